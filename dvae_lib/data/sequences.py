@@ -1,0 +1,680 @@
+"""Sequences of vectors, cut, padded, standardised and split: what every model here is trained on."""
+
+import csv
+import hashlib
+import logging
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+__all__ = [
+    "Batch",
+    "SequenceDataset",
+    "Splits",
+    "Standardizer",
+    "from_arrays",
+    "from_csv_folder",
+    "identity",
+    "split_by_group",
+]
+
+logger = logging.getLogger("dvae_lib.data")
+
+ArrayLike = NDArray[Any] | Tensor
+
+
+class Batch(NamedTuple):
+    """Some sequences of vectors, side by side.
+
+    Attributes:
+        x: the observed sequences, (B, T, x_dim); zero on the frames that only fill up.
+        lengths: frames of each sequence, (B,) of int64, or None where every sequence has all T frames.
+        u: the inputs that drive the sequences, (B, T, u_dim), or None.
+    """
+
+    x: Tensor
+    lengths: Tensor | None = None
+    u: Tensor | None = None
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
+        """The same batch on another device."""
+        moved = (None if t is None else t.to(device, non_blocking=non_blocking) for t in self)
+        return Batch(*moved)  # type: ignore[arg-type]
+
+
+def identity(batch: Batch) -> Batch:
+    """What a ``DataLoader`` needs as its ``collate_fn``: the dataset has already made the batch."""
+    return batch
+
+
+@dataclass(frozen=True)
+class Standardizer:
+    r"""Zero mean and unit variance for each dimension, :math:`(x - \mu) / \sigma`, learned on training data.
+
+    A dimension that never changes keeps its scale (:math:`\sigma = 1`), so nothing is divided by zero.
+
+    Attributes:
+        mean: (x_dim,), float64.
+        scale: (x_dim,), float64, positive.
+
+    Examples:
+        >>> standardizer = Standardizer.fit([torch.tensor([[1.0, 5.0], [3.0, 5.0]])])
+        >>> standardizer.transform(torch.tensor([[3.0, 5.0]]))
+        tensor([[1., 0.]])
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __post_init__(self) -> None:
+        if self.mean.ndim != 1 or self.mean.shape != self.scale.shape:
+            raise ValueError(
+                "mean and scale are vectors of the same size, "
+                f"not of shapes {tuple(self.mean.shape)} and {tuple(self.scale.shape)}."
+            )
+        if not (
+            torch.isfinite(self.mean).all() and torch.isfinite(self.scale).all() and (self.scale > 0).all()
+        ):
+            raise ValueError("mean and scale must be finite, and scale positive.")
+
+    @classmethod
+    def fit(cls, train: "SequenceDataset | Iterable[ArrayLike]") -> "Standardizer":
+        """Mean and standard deviation over all frames of the training sequences.
+
+        Arguments:
+            train: a dataset (the frames that its sequences hold count, before any standardisation of its own)
+                or sequences of shape (T_i, x_dim).
+
+        Returns:
+            The standardiser, in float64.
+        """
+        clips = train._raw_sequences() if isinstance(train, SequenceDataset) else map(torch.as_tensor, train)
+        count, mean, sum_of_squares = 0, torch.zeros(()), torch.zeros(())
+        for clip in clips:  # Chan's pairwise update: no cancellation, one pass, no copy of the whole
+            clip = clip.to("cpu", torch.float64)
+            n, clip_mean = len(clip), clip.mean(0)
+            delta = clip_mean - mean
+            sum_of_squares = (
+                sum_of_squares + (clip - clip_mean).square().sum(0) + delta**2 * count * n / (count + n)
+            )
+            mean = mean + delta * n / (count + n)
+            count += n
+        if count == 0:
+            raise ValueError("A standardiser needs at least one frame to learn from, and there is none.")
+        scale = (sum_of_squares / count).sqrt()
+        # What is left of a constant dimension is rounding error, which must not be blown up to unit variance.
+        constant = scale <= 1e-12 * mean.abs().clamp(min=1e-300)
+        return cls(mean, torch.where(constant, torch.ones_like(scale), scale))
+
+    def transform(self, x: Tensor) -> Tensor:
+        """Standardised x, of the same shape (..., x_dim), dtype and device."""
+        return (x - self.mean.to(x)) / self.scale.to(x)
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """Back from standardised x to the data's own units."""
+        return x * self.scale.to(x) + self.mean.to(x)
+
+    def to_dict(self) -> dict[str, list[float]]:
+        """The two vectors as lists, ready for JSON; :meth:`from_dict` restores them bit for bit."""
+        return {"mean": self.mean.tolist(), "scale": self.scale.tolist()}
+
+    @classmethod
+    def from_dict(cls, state: dict[str, list[float]]) -> "Standardizer":
+        """The standardiser that :meth:`to_dict` wrote."""
+        if set(state) != {"mean", "scale"}:
+            raise ValueError(f"A standardiser has the keys 'mean' and 'scale', not {sorted(state)}.")
+        return cls(*(torch.tensor(state[key], dtype=torch.float64) for key in ("mean", "scale")))
+
+
+class SequenceDataset(Dataset[Tensor]):
+    """Sequences of vectors in one block of frames, of which a batch is one gather.
+
+    All frames stand one after the other in one tensor, which may be a memory map or live on a GPU
+    (:meth:`to`). A batch of sequences is a single indexing operation, whatever its size, so a
+    ``DataLoader`` costs next to nothing::
+
+        loader = DataLoader(dataset, batch_size=128, shuffle=True, collate_fn=identity)
+
+    Arguments:
+        sequences: arrays or tensors of shape (T_i, x_dim). T_i may differ, x_dim may not.
+        inputs: driving inputs of shape (T_i, u_dim), one for each sequence.
+        names: one name for each sequence, used in messages and in :attr:`names`.
+        sequence_length: cut every sequence into pieces of that many frames. What remains at the end is left
+            out. A sequence with fewer frames is skipped, counted in :attr:`skipped` and reported in the log.
+            None keeps sequences whole.
+        hop: frames from the start of one piece to the start of the next; by default ``sequence_length``.
+        standardizer: applied to x whenever it is read.
+        dtype: of what is returned.
+        report_skipped: say in the log how many sequences were too short.
+
+    Raises:
+        ValueError: on NaN or infinity (naming sequence, frame and dimension), wrong shapes, no sequence at
+            all, or none that is long enough.
+        TypeError: on data that are not real numbers.
+
+    Examples:
+        >>> dataset = SequenceDataset([torch.ones(3, 2), torch.ones(5, 2)])
+        >>> dataset.batch([0, 1]).lengths
+        tensor([3, 5])
+        >>> SequenceDataset([torch.ones(3, 2), torch.ones(5, 2)], sequence_length=2).names
+        ('0[0:2]', '1[0:2]', '1[2:4]')
+    """
+
+    def __init__(
+        self,
+        sequences: Iterable[ArrayLike],
+        inputs: Iterable[ArrayLike] | None = None,
+        *,
+        names: Sequence[str] | None = None,
+        sequence_length: int | None = None,
+        hop: int | None = None,
+        standardizer: Standardizer | None = None,
+        dtype: torch.dtype = torch.float32,
+        report_skipped: bool = True,
+    ) -> None:
+        sequences = list(sequences)
+        names = [str(i) for i in range(len(sequences))] if names is None else list(map(str, names))
+        if len(names) != len(sequences):
+            raise ValueError(
+                f"Each sequence has one name: {len(names)} names for {len(sequences)} sequences."
+            )
+        clips = _checked_clips(sequences, names, "sequence", dtype)
+        drive = None
+        if inputs is not None:
+            drive = _checked_clips(list(inputs), names, "input of sequence", dtype)
+            for name, clip, u in zip(names, clips, drive, strict=True):
+                if len(clip) != len(u):
+                    raise ValueError(f"Sequence {name} has {len(clip)} frames, but its input has {len(u)}.")
+        lengths = torch.tensor([len(clip) for clip in clips])
+        self._frames = clips[0] if len(clips) == 1 else torch.cat(clips)
+        self._inputs = None if drive is None else torch.cat(drive)
+        self._index(
+            lengths.cumsum(0) - lengths, lengths, names, sequence_length, hop, standardizer, report_skipped
+        )
+
+    @classmethod
+    def from_frames(
+        cls,
+        frames: ArrayLike,
+        starts: Sequence[int],
+        lengths: Sequence[int],
+        *,
+        names: Sequence[str] | None = None,
+        sequence_length: int | None = None,
+        hop: int | None = None,
+        standardizer: Standardizer | None = None,
+        report_skipped: bool = True,
+    ) -> "SequenceDataset":
+        """A dataset over frames that already stand in one block, such as a memory map. Nothing is copied.
+
+        The block is not searched for NaN, which would read all of it: whoever wrote it has.
+
+        Arguments:
+            frames: (N, x_dim), float32 or float64. A numpy memory map must be writable or copy-on-write
+                (``mode="c"``), as torch cannot hold a read-only one.
+            starts: first frame of each sequence.
+            lengths: frames of each sequence.
+            names: as in the constructor, and so are the others.
+            sequence_length: see the constructor.
+            hop: see the constructor.
+            standardizer: see the constructor.
+            report_skipped: see the constructor.
+        """
+        block = torch.as_tensor(frames)
+        if block.ndim != 2 or not block.is_floating_point():
+            raise ValueError(f"frames is (N, x_dim) of floats, not {tuple(block.shape)} of {block.dtype}.")
+        first = torch.as_tensor(starts, dtype=torch.int64)
+        count = torch.as_tensor(lengths, dtype=torch.int64)
+        names = [str(i) for i in range(len(first))] if names is None else list(map(str, names))
+        if not len(first) == len(count) == len(names):
+            raise ValueError(
+                f"{len(first)} starts, {len(count)} lengths and {len(names)} names do not match."
+            )
+        if len(first) and (
+            int(first.min()) < 0 or int(count.min()) < 1 or int((first + count).max()) > len(block)
+        ):
+            raise ValueError(
+                f"Every sequence has a frame at least and lies within the {len(block)} frames given."
+            )
+        dataset = cls.__new__(cls)
+        dataset._frames, dataset._inputs = block, None
+        dataset._index(first, count, names, sequence_length, hop, standardizer, report_skipped)
+        return dataset
+
+    def _index(
+        self,
+        starts: Tensor,
+        lengths: Tensor,
+        names: Sequence[str],
+        sequence_length: int | None,
+        hop: int | None,
+        standardizer: Standardizer | None,
+        report_skipped: bool,
+    ) -> None:
+        if sequence_length is None and hop is not None:
+            raise ValueError("hop says where the next piece starts, so it needs a sequence_length.")
+        hop = sequence_length if hop is None else hop
+        if sequence_length is not None and (sequence_length < 1 or hop is None or hop < 1):
+            raise ValueError(f"sequence_length and hop are at least 1, not {sequence_length} and {hop}.")
+        if len(starts) == 0:
+            raise ValueError("A dataset needs at least one sequence, and there is none.")
+        if standardizer is not None and len(standardizer.mean) != self._frames.shape[1]:
+            raise ValueError(
+                f"The standardiser is for {len(standardizer.mean)} dimensions, "
+                f"the data have {self._frames.shape[1]}."
+            )
+        self.standardizer, self.sequence_length, self.hop = standardizer, sequence_length, hop
+        self._clip_names = tuple(names)
+        self.skipped_names: tuple[str, ...] = ()
+        if sequence_length is None or hop is None:
+            self._starts, self._lengths = starts, lengths
+            self._clip, self._offsets = torch.arange(len(starts)), torch.zeros_like(starts)
+            return
+        pieces = ((lengths - sequence_length).div(hop, rounding_mode="floor") + 1).clamp(min=0)
+        short = (pieces == 0).tolist()
+        self.skipped_names = tuple(name for name, is_short in zip(names, short, strict=True) if is_short)
+        if len(self.skipped_names) == len(names):
+            raise ValueError(
+                f"No sequence has {sequence_length} frames; the longest of {len(names)} "
+                f"has {int(lengths.max())}. Ask for a smaller sequence_length or bring longer sequences."
+            )
+        if self.skipped_names and report_skipped:
+            logger.warning(
+                "Skipped %d of %d sequences with fewer than %d frames (first: %s).",
+                *(len(self.skipped_names), len(names), sequence_length, self.skipped_names[0]),
+            )
+        self._clip = torch.arange(len(starts)).repeat_interleave(pieces)
+        first_piece = (pieces.cumsum(0) - pieces)[self._clip]
+        self._offsets = (torch.arange(len(self._clip)) - first_piece) * hop
+        self._starts = starts[self._clip] + self._offsets
+        self._lengths = torch.full_like(self._starts, sequence_length)
+
+    @property
+    def x_dim(self) -> int:
+        """Dimensions of an observed vector."""
+        return self._frames.shape[1]
+
+    @property
+    def u_dim(self) -> int:
+        """Dimensions of an input vector, 0 without inputs."""
+        return 0 if self._inputs is None else self._inputs.shape[1]
+
+    @property
+    def lengths(self) -> Tensor:
+        """Frames of each sequence, (N,)."""
+        return self._lengths
+
+    @property
+    def num_frames(self) -> int:
+        """Frames in all sequences together."""
+        return int(self._lengths.sum())
+
+    @property
+    def skipped(self) -> int:
+        """How many of the given sequences were shorter than ``sequence_length``."""
+        return len(self.skipped_names)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name of each sequence; a piece of a longer one carries its frames, as in ``walk[50:100]``."""
+        if self.sequence_length is None:
+            return self._clip_names
+        return tuple(
+            f"{self._clip_names[clip]}[{offset}:{offset + self.sequence_length}]"
+            for clip, offset in zip(self._clip.tolist(), self._offsets.tolist(), strict=True)
+        )
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __repr__(self) -> str:
+        lengths = sorted({int(self._lengths.min()), int(self._lengths.max())})
+        return (
+            f"SequenceDataset({len(self)} sequences of {' to '.join(map(str, lengths))} frames, "
+            f"x_dim={self.x_dim}, u_dim={self.u_dim}, skipped={self.skipped})"
+        )
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Sequence number ``index``, (T_i, x_dim)."""
+        return self.batch([index]).x[0]
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """What a ``DataLoader`` asks for: the batch itself, made by one gather."""
+        return self.batch(indices)
+
+    def batch(self, indices: Sequence[int] | Tensor) -> Batch:
+        """Some sequences as one batch, padded with zeros to the longest.
+
+        Arguments:
+            indices: which ones; negative numbers count from the end.
+
+        Returns:
+            The batch; its ``lengths`` is None where all its sequences have the same length.
+        """
+        which = torch.as_tensor(indices, dtype=torch.int64, device="cpu").flatten()
+        if len(which) == 0:
+            raise ValueError("A batch needs at least one index.")
+        if int(which.min()) < -len(self) or int(which.max()) >= len(self):
+            raise IndexError(f"Indices {which.tolist()} reach beyond the {len(self)} sequences.")
+        which = which % len(self)
+        lengths, starts = self._lengths[which], self._starts[which]
+        longest = int(lengths.max())
+        steps = torch.arange(longest)
+        inside = steps < lengths[:, None]  # (B, T)
+        equal = bool(inside.all())
+        rows = (starts[:, None] + steps)[inside].to(self._frames.device)  # every frame wanted, in order
+
+        def gather(block: Tensor, standardizer: Standardizer | None) -> Tensor:
+            frames = block.index_select(0, rows)
+            if standardizer is not None:
+                frames = standardizer.transform(frames)
+            if equal:
+                return frames.view(len(which), longest, -1)
+            padded = frames.new_zeros(len(which), longest, frames.shape[1])
+            padded[inside.to(padded.device)] = frames
+            return padded
+
+        u = None if self._inputs is None else gather(self._inputs, None)
+        return Batch(gather(self._frames, self.standardizer), None if equal else lengths.to(rows.device), u)
+
+    def to(self, device: torch.device | str) -> "SequenceDataset":
+        """The same dataset with its frames on another device, where batches are then made without a copy.
+
+        Worth it on a GPU whose memory holds all frames (4 bytes a value).
+        """
+        moved = type(self).__new__(type(self))
+        moved.__dict__.update(self.__dict__)
+        moved._frames = self._frames.to(device)
+        moved._inputs = None if self._inputs is None else self._inputs.to(device)
+        return moved
+
+    def _raw_sequences(self) -> Iterable[Tensor]:
+        for start, length in zip(self._starts.tolist(), self._lengths.tolist(), strict=True):
+            yield self._frames[start : start + length]
+
+
+def _checked_clips(
+    arrays: list[ArrayLike], names: Sequence[str], what: str, dtype: torch.dtype
+) -> list[Tensor]:
+    """The arrays as tensors of shape (T_i, dim), or an error that names the one at fault."""
+    if not arrays:
+        raise ValueError(f"Expected at least one {what}, got none.")
+    if len(arrays) != len(names):
+        raise ValueError(f"Expected one {what} each for {len(names)} sequences, got {len(arrays)}.")
+    clips: list[Tensor] = []
+    for name, array in zip(names, arrays, strict=True):
+        try:
+            # A copy of what cannot be written to, because torch holds no read-only memory.
+            read_only = isinstance(array, np.ndarray) and not array.flags.writeable
+            clip = torch.as_tensor(np.array(array) if read_only else array)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{what.capitalize()} {name} is not an array of numbers: {error}.") from error
+        if clip.is_complex():
+            raise TypeError(
+                f"{what.capitalize()} {name} is complex; models take real numbers, such as its power."
+            )
+        if clip.ndim != 2 or 0 in clip.shape:
+            hint = " A scalar series x becomes one by x[:, None]." if clip.ndim == 1 else ""
+            raise ValueError(
+                f"{what.capitalize()} {name} has shape {tuple(clip.shape)}; expected (frames, dimensions), "
+                f"neither of them empty.{hint}"
+            )
+        if clips and clip.shape[1] != clips[0].shape[1]:
+            raise ValueError(
+                f"{what.capitalize()} {name} has {clip.shape[1]} dimensions, "
+                f"{names[0]} has {clips[0].shape[1]}; all must have the same."
+            )
+        clip = clip.detach().to(dtype)
+        finite = torch.isfinite(clip)
+        if not bool(finite.all()):
+            frame, dim = (~finite).nonzero()[0].tolist()
+            raise ValueError(
+                f"{what.capitalize()} {name} is not finite: {clip[frame, dim].item()} at frame {frame}, "
+                f"dimension {dim} ({int((~finite).sum())} such values). "
+                "Fill or drop these frames before training."
+            )
+        clips.append(clip)
+    return clips
+
+
+def split_by_group(
+    groups: Sequence[Hashable], fractions: Sequence[float] = (0.8, 0.1, 0.1), *, seed: int = 0
+) -> tuple[list[int], ...]:
+    """Split items so that all items of a group (a speaker, a subject, a song) stand in one part.
+
+    Groups are put in the order of a hash of seed and name, then handed out so that each part comes as near as
+    whole groups allow to its fraction of the *items*; each part gets one group at least. The result depends
+    on nothing else: not on the order of the items, the platform or a library's random numbers.
+
+    Arguments:
+        groups: the group of each item.
+        fractions: the share of each part, positive, adding up to 1.
+        seed: another number gives another split.
+
+    Returns:
+        For each part the indices of its items, ascending.
+
+    Raises:
+        ValueError: if there are fewer groups than parts.
+
+    Examples:
+        >>> train, test = split_by_group(["ann", "bob", "ann", "cy", "cy"], (0.6, 0.4), seed=1)
+        >>> sorted(train + test)
+        [0, 1, 2, 3, 4]
+    """
+    shares = np.asarray(fractions, dtype=float)
+    if shares.ndim != 1 or not (shares > 0).all() or not np.isclose(shares.sum(), 1):
+        raise ValueError(f"fractions are positive and add up to 1, not {tuple(fractions)}.")
+    items: dict[str, list[int]] = {}
+    for index, group in enumerate(groups):
+        items.setdefault(str(group), []).append(index)
+    if len(items) < len(shares):
+        raise ValueError(
+            f"{len(shares)} parts need {len(shares)} groups at least, and there are {len(items)}. "
+            "Give more groups or fewer fractions."
+        )
+    shuffled = sorted(items, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
+    parts: list[list[int]] = []
+    taken = 0
+    for part, bound in enumerate(np.cumsum(shares) * len(groups)):
+        reserved = len(shares) - 1 - part  # groups that the parts to come need
+        members: list[int] = []
+        while len(shuffled) > reserved:
+            size = len(items[shuffled[0]])
+            nearer = abs(taken + size - bound) <= abs(taken - bound)
+            if members and not nearer and part < len(shares) - 1:
+                break
+            members += items[shuffled.pop(0)]
+            taken += size
+        parts.append(sorted(members))
+    return tuple(parts)
+
+
+class Splits(NamedTuple):
+    """Training, validation and test part of one collection of sequences."""
+
+    train: SequenceDataset
+    validation: SequenceDataset
+    test: SequenceDataset
+
+
+def from_arrays(
+    arrays: Iterable[ArrayLike] | ArrayLike,
+    inputs: Iterable[ArrayLike] | ArrayLike | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    groups: Sequence[Hashable] | None = None,
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    seed: int = 0,
+    sequence_length: int | None = None,
+    hop: int | None = None,
+    standardize: bool = True,
+    dtype: torch.dtype = torch.float32,
+) -> Splits:
+    """Your own sequences, split, cut and standardised, ready to train on.
+
+    The standardiser is learned on the training part and stands in each part's ``standardizer``. Training and
+    validation sequences are cut to ``sequence_length``; test sequences stay whole.
+
+    Arguments:
+        arrays: sequences of shape (T_i, x_dim), or one array of shape (N, T, x_dim).
+        inputs: what drives them, of shape (T_i, u_dim), or None.
+        names: one for each sequence.
+        groups: the group of each sequence (a speaker, a day, a machine): no group is split over two parts.
+            By default each sequence is its own group.
+        fractions: shares of the three parts; see :func:`split_by_group`.
+        seed: of the split.
+        sequence_length: frames of a training sequence; None keeps sequences whole.
+        hop: frames between the starts of two training sequences; by default ``sequence_length``.
+        standardize: False leaves the data as they are (counts, binary data, power spectra).
+        dtype: of the data.
+
+    Returns:
+        The three parts.
+
+    Examples:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> walks = [torch.randn(40 + i, 3, generator=generator).cumsum(0) for i in range(10)]
+        >>> train, validation, test = from_arrays(walks, sequence_length=20)
+        >>> len(train), len(validation), len(test), train.x_dim
+        (16, 2, 1, 3)
+    """
+    clips = list(arrays)
+    drive = None if inputs is None else list(inputs)
+    labels = [str(i) for i in range(len(clips))] if names is None else list(names)
+    by_group = list(range(len(clips))) if groups is None else list(groups)
+    for given, what in ((labels, "names"), (by_group, "groups"), (drive, "inputs")):
+        if given is not None and len(given) != len(clips):
+            raise ValueError(f"{len(given)} {what} for {len(clips)} sequences; one each was expected.")
+    # The door: shapes and NaN are checked on everything, so that messages carry the reader's own numbering.
+    checked = _checked_clips(clips, labels, "sequence", dtype)
+    parts = split_by_group(by_group, fractions, seed=seed)
+    datasets: list[SequenceDataset] = []
+    standardizer = None
+    for number, part in enumerate(parts):
+        cut = number < 2
+        dataset = SequenceDataset(
+            [checked[i] for i in part],
+            None if drive is None else [drive[i] for i in part],
+            names=[labels[i] for i in part],
+            sequence_length=sequence_length if cut else None,
+            hop=hop if cut else None,
+            dtype=dtype,
+        )
+        if standardize and standardizer is None:
+            standardizer = Standardizer.fit(dataset)
+        dataset.standardizer = standardizer
+        datasets.append(dataset)
+    return Splits(*datasets)
+
+
+def from_csv_folder(
+    folder: str | Path,
+    *,
+    columns: Sequence[str] | None = None,
+    input_columns: Sequence[str] | None = None,
+    pattern: str = "*.csv",
+    groups: Sequence[Hashable] | None = None,
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    seed: int = 0,
+    sequence_length: int | None = None,
+    hop: int | None = None,
+    standardize: bool = True,
+    dtype: torch.dtype = torch.float32,
+) -> Splits:
+    """A folder of CSV files, one sequence each: a row is a time step, a column a dimension.
+
+    The separator (comma, semicolon or tab) and a first line of column names are recognised.
+
+    Arguments:
+        folder: where the files are; they are taken in the order of their names.
+        columns: names of the columns to observe; by default all that are not ``input_columns``.
+        input_columns: names of the columns that drive the sequence.
+        pattern: which files.
+        groups: the group of each file, in the order of the names; see :func:`from_arrays`, also for the rest.
+        fractions: shares of the three parts.
+        seed: of the split.
+        sequence_length: frames of a training sequence.
+        hop: frames between the starts of two training sequences.
+        standardize: learn a standardiser on the training part.
+        dtype: of the data.
+
+    Returns:
+        The three parts.
+
+    Raises:
+        FileNotFoundError: no such folder, or no file that matches.
+        ValueError: a file that is empty, not a table of numbers, or with other columns than the first one;
+            the message names the file and what was wrong with it.
+    """
+    files = sorted(Path(folder).glob(pattern))
+    if not files:
+        what = f"has no file {pattern}" if Path(folder).is_dir() else "does not exist"
+        raise FileNotFoundError(f"The folder {folder} {what}. Expected one CSV file for each sequence.")
+    tables = [_read_table(file) for file in files]
+    header, first = tables[0]
+    for file, (names, table) in zip(files, tables, strict=True):
+        if names != header or table.shape[1] != first.shape[1]:
+            raise ValueError(
+                f"{file} has {table.shape[1]} columns ({', '.join(names) or 'unnamed'}), but {files[0]} has "
+                f"{first.shape[1]} ({', '.join(header) or 'unnamed'}). All files must have the same columns."
+            )
+    asked = [*(columns or ()), *(input_columns or ())]
+    missing = [name for name in asked if name not in header]
+    if missing:
+        raise ValueError(
+            f"No column {', '.join(missing)} in {files[0]}; it has {', '.join(header) or 'no names'}."
+        )
+    driving = [header.index(name) for name in input_columns or ()]
+    observed = [i for i in range(first.shape[1]) if i not in driving]
+    if columns is not None:
+        observed = [header.index(name) for name in columns]
+    return from_arrays(
+        [table[:, observed] for _, table in tables],
+        [table[:, driving] for _, table in tables] if driving else None,
+        names=[str(file) for file in files],
+        groups=groups,
+        fractions=fractions,
+        seed=seed,
+        sequence_length=sequence_length,
+        hop=hop,
+        standardize=standardize,
+        dtype=dtype,
+    )
+
+
+def _read_table(file: Path) -> tuple[list[str], NDArray[np.float64]]:
+    """Column names (none if the first line has numbers only) and values of a CSV file."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not a text file in UTF-8, so it is no CSV file: {error}.") from error
+    rows = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not rows:
+        raise ValueError(f"{file} is empty; expected a row of numbers for each time step.")
+    delimiter = max(",;\t", key=rows[0][1].count)
+    names: list[str] = []
+    values: list[list[float]] = []
+    for position, (number, line) in enumerate(rows):
+        fields = next(csv.reader([line], delimiter=delimiter))
+        try:
+            values.append([float(field) for field in fields])
+        except ValueError:
+            if position > 0:
+                raise ValueError(f"{file}, line {number}: expected numbers, found {line[:60]!r}.") from None
+            names = [field.strip() for field in fields]
+        expected = len(names) if names else len(values[0])
+        if len(fields) != expected:
+            raise ValueError(
+                f"{file}, line {number}: {len(fields)} fields, but {expected} in the first line."
+            )
+    if not values:
+        raise ValueError(f"{file} has a line of column names and no data.")
+    return names, np.asarray(values)

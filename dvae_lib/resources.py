@@ -1,0 +1,39 @@
+"""Where the data that travels with the library stands: split lists, checksums, licences, trained weights."""
+
+from pathlib import Path
+
+__all__ = ["resource_path"]
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def resource_path(*parts: str) -> Path:
+    """Path to a file or folder that travels with the library.
+
+    In a checkout these files stand in the folder ``data/`` beside the package; the wheel carries the same
+    folder inside the package. Code asks here and need not know which of the two it runs from.
+
+    Arguments:
+        parts: the path inside that folder, such as ``"speech", "prompts.csv"``. None gives the folder itself.
+
+    Returns:
+        A path that exists.
+
+    Raises:
+        FileNotFoundError: if there is no such file; the message lists what stands beside it.
+
+    Examples:
+        >>> resource_path("README.md").name
+        'README.md'
+    """
+    # The wheel's place comes first: beside an installed package, a folder `data` would be somebody else's.
+    installed = _PACKAGE / "_resources"
+    root = installed if installed.is_dir() else _PACKAGE.parent / "data"
+    path = root.joinpath(*parts)
+    if not path.exists():
+        present = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
+        beside = ", ".join(present) if present else "nothing: the folder is missing too"
+        raise FileNotFoundError(
+            f"dvae_lib carries no resource {'/'.join(parts)!r} (looked for {path}; present there: {beside})."
+        )
+    return path
