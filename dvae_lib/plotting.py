@@ -16,6 +16,7 @@ import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 import torch
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 
@@ -72,9 +73,7 @@ _STYLE: dict[str, Any] = {
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "axes.prop_cycle": mpl.cycler(
-        color=["#0072B2", "#D55E00", "#009E73", "#AA4499", "#E0A100", "#56B4E9", "#5B6470"]
-    ),
+    "axes.prop_cycle": cycler(color=["#0072B2", "#D55E00", "#009E73", "#AA4499", "#E0A100", "#56B4E9", "#5B6470"]),
     "grid.color": "#E3E5E8",
     "grid.linewidth": 0.7,
     "xtick.color": "#3A4048",
@@ -191,9 +190,7 @@ def plot_spectrogram(
         ValueError: if ``power`` is not two-dimensional, is empty, or holds a negative or non-finite value.
     """
     if power.ndim != 2 or 0 in power.shape:
-        raise ValueError(
-            f"power must be (frames, frequencies), at least one each; its shape is {tuple(power.shape)}."
-        )
+        raise ValueError(f"power must be (frames, frequencies), at least one each; its shape is {tuple(power.shape)}.")
     level = power_to_db(power)
     low, high = limits if limits is not None else (level.max() - dynamic_range, level.max())
     num_frames, num_bins = level.shape
@@ -243,9 +240,7 @@ def plot_spectrograms(
     """
     panels = np.asarray(axes, dtype=object).ravel().tolist()
     if not powers or len(panels) != len(powers):
-        raise ValueError(
-            f"Expected one axis for each spectrogram, at least one; got {len(panels)} and {len(powers)}."
-        )
+        raise ValueError(f"Expected one axis for each spectrogram, at least one; got {len(panels)} and {len(powers)}.")
     loudest = max(float(power_to_db(power).max()) for power in powers.values())
     for ax, (title, power) in zip(panels, powers.items(), strict=True):
         image = plot_spectrogram(ax, power, title=title, limits=(loudest - dynamic_range, loudest), **options)
