@@ -1,3 +1,12 @@
-"""Dynamical variational autoencoders in PyTorch: models of sequences that read like their equations."""
+"""Dynamical variational autoencoders in PyTorch: models of sequences that read like their equations.
+
+The models and what they are trained with stand here; `dvae_lib.data`, `dvae_lib.statespace`,
+`dvae_lib.graphs`, `dvae_lib.metrics` and `dvae_lib.plotting` are imported by name.
+"""
+
+from dvae_lib.graphs import DependencySpec
+from dvae_lib.models import DVAE, MODELS, VAE, build_model
 
 __version__ = "0.1.0"
+
+__all__ = ["DVAE", "MODELS", "VAE", "DependencySpec", "build_model"]

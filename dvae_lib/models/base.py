@@ -1,0 +1,605 @@
+"""The contract that every dynamical variational autoencoder fulfils, and what follows from it."""
+
+import inspect
+import json
+import os
+import tempfile
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Generator, Tensor, nn
+from torch.distributions import Distribution
+
+from dvae_lib.graphs import DependencySpec
+from dvae_lib.objectives import (
+    VLB,
+    DVAEOutput,
+    Generated,
+    Latent,
+    importance_weighted_bound,
+    log_weights,
+    variational_lower_bound,
+)
+from dvae_lib.resources import resource_path
+
+__all__ = ["DVAE", "Draw", "Sample", "State", "StepOutput", "check_sequences", "draw_mean", "draw_sample"]
+
+State = dict[str, Tensor]
+"""What a generator carries from one frame to the next, by name; every tensor has the batch first."""
+
+Draw = Callable[[Distribution, Generator | None], Tensor]
+"""How a posterior is turned into a value that the rest is conditioned on."""
+
+Model = TypeVar("Model", bound="DVAE")
+
+CONFIGURATION, WEIGHTS = "config.json", "model.safetensors"
+FORMAT = 1
+
+
+class StepOutput(NamedTuple):
+    """One frame of generation: the latents' prior and value, p(x_t | .), and the state for the next frame."""
+
+    prior: Distribution
+    z_t: Tensor
+    observation: Distribution
+    state: State
+
+
+class Sample(NamedTuple):
+    """Generated sequences: frames x, the latents behind them, and the distribution that x was drawn from."""
+
+    x: Float[Tensor, "batch time x_dim"]
+    latents: dict[str, Tensor]
+    observation: Distribution
+
+
+def draw_sample(posterior: Distribution, generator: Generator | None) -> Tensor:
+    """A reparameterised sample."""
+    # Our own families and those of torch differ in that ours take a generator.
+    if "generator" in inspect.signature(posterior.rsample).parameters:
+        return posterior.rsample(generator=generator)  # type: ignore[call-arg]
+    return posterior.rsample()
+
+
+def draw_mean(posterior: Distribution, generator: Generator | None) -> Tensor:
+    """The mean, whatever the generator."""
+    return posterior.mean
+
+
+class DVAE(nn.Module):
+    r"""A generative model of sequences with latent variables, and an inference model, trained together.
+
+    A subclass declares its `spec` (who depends on whom) and writes `inference` and `generation`; a causal
+    model also writes `initial_state` and `step`. Bounds, reconstruction, generation and files follow.
+
+    Arguments:
+        x_dim: Size F of the observed vectors.
+        z_dim: Size L of the latent vectors.
+        observation: The family of p(x_t | .): "gaussian", "unit_gaussian", "gamma" or "bernoulli".
+        u_dim: Size of the input vectors; 0 where the model is undriven.
+
+    Attributes:
+        metadata: JSON data that travels with the weights: corpus, standardisation, front end...
+        options: The arguments that the model was built with.
+    """
+
+    spec: DependencySpec
+    summary: ClassVar[str] = ""
+
+    options: dict[str, Any]
+    metadata: dict[str, Any]
+
+    def __new__(cls: type[Model], *args: Any, **kwargs: Any) -> Model:
+        """Note the arguments of the constructor, so that a saved model can be built again."""
+        model = super().__new__(cls)
+        signature = inspect.signature(cls.__init__)
+        try:
+            bound = signature.bind(model, *args, **kwargs)
+        except TypeError:  # wrong arguments, of which __init__ complains better; or a copy being made
+            return model
+        bound.apply_defaults()
+        options: dict[str, Any] = {}
+        for name, value in list(bound.arguments.items())[1:]:
+            collects = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
+            options.update(value if collects else {name: value})
+        object.__setattr__(model, "options", options)
+        object.__setattr__(model, "metadata", {})
+        return model
+
+    def __init__(self, x_dim: int, z_dim: int, *, observation: str = "gaussian", u_dim: int = 0) -> None:
+        super().__init__()
+        for name, size, least in (("x_dim", x_dim, 1), ("z_dim", z_dim, 1), ("u_dim", u_dim, 0)):
+            if not isinstance(size, int) or size < least:
+                raise ValueError(f"{name} must be an integer of at least {least}; got {size!r}")
+        self.x_dim, self.z_dim, self.u_dim, self.observation = x_dim, z_dim, u_dim, observation
+
+    # ---------------------------------------------------------------- what a model defines
+
+    @abstractmethod
+    def inference(
+        self,
+        x: Float[Tensor, "batch time x_dim"],
+        u: Float[Tensor, "batch time u_dim"] | None = None,
+        *,
+        lengths: Int[Tensor, " batch"] | None = None,
+        latents: Mapping[str, Tensor] | None = None,
+        draw: Draw = draw_sample,
+        generator: Generator | None = None,
+    ) -> dict[str, Latent]:
+        r"""The inference model :math:`q_\phi(\mathbf{z}_{1:T} | \mathbf{x}_{1:T}, \mathbf{u}_{1:T})`, sampled in order.
+
+        Arguments:
+            x: The observed sequences.
+            u: The input sequences of a driven model.
+            lengths: The sequences' lengths in a padded batch.
+            latents: Values to condition on; those not given are drawn. A partial dictionary is fine.
+            draw: How a latent is drawn from its posterior: `draw_sample` or `draw_mean`.
+            generator: Source of randomness.
+
+        Returns:
+            For each latent variable, the value conditioned on and the parameters of its posterior.
+        """
+        raise NotImplementedError
+
+    @abstractmethod
+    def generation(
+        self,
+        x: Float[Tensor, "batch time x_dim"],
+        latents: Mapping[str, Tensor],
+        u: Float[Tensor, "batch time u_dim"] | None = None,
+        *,
+        lengths: Int[Tensor, " batch"] | None = None,
+    ) -> Generated:
+        r"""The conditionals :math:`p(\mathbf{z}_t | \cdot)` and :math:`p(\mathbf{x}_t | \cdot)` given whole sequences.
+
+        The past of x is the true one (teacher forcing).
+        """
+        raise NotImplementedError
+
+    def initial_state(self, batch_size: int) -> State:
+        """The generator's state before the first frame.
+
+        Raises:
+            NotImplementedError: If generation is not causal.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not generate frame by frame")
+
+    def step(
+        self,
+        state: State,
+        x_prev: Float[Tensor, "batch x_dim"],
+        u_t: Float[Tensor, "batch u_dim"] | None = None,
+        *,
+        z_t: Float[Tensor, "batch z_dim"] | None = None,
+        generator: Generator | None = None,
+    ) -> StepOutput:
+        """Generate one frame: the latent's prior given the past, its value (given or drawn), p(x_t | .)."""
+        raise NotImplementedError(f"{type(self).__name__} does not generate frame by frame")
+
+    # ---------------------------------------------------------------- what follows
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch time x_dim"],
+        u: Float[Tensor, "batch time u_dim"] | None = None,
+        *,
+        lengths: Int[Tensor, " batch"] | None = None,
+        feedback: float = 0.0,
+        draw: Draw = draw_sample,
+        generator: Generator | None = None,
+    ) -> DVAEOutput:
+        """Infer the latents, then generate from them: what the training objectives are computed from."""
+        self.check(x, u, lengths, feedback)
+        latents = self.inference(x, u, lengths=lengths, draw=draw, generator=generator)
+        values = {name: latent.sample for name, latent in latents.items()}
+        generated = self._generate_from(x, values, u, lengths, feedback, generator)
+        both = {
+            name: latent._replace(prior=generated.prior.get(name, latent.prior)) for name, latent in latents.items()
+        }
+        return DVAEOutput(both, generated.observation)
+
+    def _generate_from(
+        self,
+        x: Tensor,
+        values: Mapping[str, Tensor],
+        u: Tensor | None,
+        lengths: Tensor | None,
+        feedback: float,
+        generator: Generator | None,
+    ) -> Generated:
+        """`generation`, with the feedback that models with a predictive link know about."""
+        if feedback == 0.0:
+            return self.generation(x, values, u, lengths=lengths)
+        return self.generation(  # type: ignore[call-arg]
+            x, values, u, lengths=lengths, feedback=feedback, generator=generator
+        )
+
+    def vlb(
+        self,
+        x: Float[Tensor, "batch time x_dim"],
+        u: Float[Tensor, "batch time u_dim"] | None = None,
+        *,
+        lengths: Int[Tensor, " batch"] | None = None,
+        beta: float = 1.0,
+        num_samples: int = 1,
+        feedback: float = 0.0,
+        kl: Literal["analytic", "sampled"] = "analytic",
+        generator: Generator | None = None,
+    ) -> VLB:
+        r"""The variational lower bound of each sequence, Eqs. (2.23) and (4.24), in nats.
+
+        Arguments:
+            x: The observed sequences.
+            u: The input sequences of a driven model.
+            lengths: The sequences' lengths in a padded batch.
+            beta: Weight of the KL terms.
+            num_samples: Number R of samples that the expectation is estimated with.
+            feedback: Probability that the generative model is fed its own output instead of the true past.
+            kl: "analytic" (closed form where there is one) or "sampled".
+            generator: Source of randomness.
+        """
+        if num_samples < 1:
+            raise ValueError(f"num_samples must be at least 1; got {num_samples}")
+        if num_samples == 1:
+            output = self(x, u, lengths=lengths, feedback=feedback, generator=generator)
+            return variational_lower_bound(
+                output, x, lengths=lengths, beta=beta, kl=kl, auxiliary=self.auxiliary(output, x, lengths)
+            )
+        x_r, u_r, lengths_r = _repeat_all(x, u, lengths, num_samples)
+        bound = self.vlb(x_r, u_r, lengths=lengths_r, beta=beta, feedback=feedback, kl=kl, generator=generator)
+
+        def average(value: Tensor) -> Tensor:
+            return value.reshape(num_samples, -1, *value.shape[1:]).mean(0)
+
+        return VLB(
+            average(bound.value),
+            average(bound.reconstruction),
+            {name: average(term) for name, term in bound.kl.items()},
+            {name: average(term) for name, term in bound.kl_per_dim.items()},
+            {name: average(term) for name, term in bound.auxiliary.items()},
+            beta,
+        )
+
+    def auxiliary(self, output: DVAEOutput, x: Tensor, lengths: Tensor | None) -> dict[str, Tensor]:
+        """Training terms beside the bound, each of shape ``(B,)``; none unless a model adds some."""
+        return {}
+
+    @torch.no_grad()
+    def importance_weighted_bound(
+        self,
+        x: Float[Tensor, "batch time x_dim"],
+        u: Float[Tensor, "batch time u_dim"] | None = None,
+        *,
+        lengths: Int[Tensor, " batch"] | None = None,
+        num_samples: int = 100,
+        chunk_size: int = 10,
+        generator: Generator | None = None,
+    ) -> Float[Tensor, " batch"]:
+        r"""The importance-weighted bound of :math:`\log p_\theta(\mathbf{x}_{1:T})`, in nats per sequence.
+
+        Arguments:
+            x: The observed sequences.
+            u: The input sequences of a driven model.
+            lengths: The sequences' lengths in a padded batch.
+            num_samples: Number K of samples; in expectation the bound rises with it.
+            chunk_size: How many samples are held in memory at once.
+            generator: Source of randomness.
+
+        Source: Burda, Grosse and Salakhutdinov (2016), "Importance weighted autoencoders".
+        """
+        if num_samples < 1 or chunk_size < 1:
+            raise ValueError(f"num_samples and chunk_size must be at least 1; got {num_samples} and {chunk_size}")
+        weights = []
+        for start in range(0, num_samples, chunk_size):
+            repeats = min(chunk_size, num_samples - start)
+            x_r, u_r, lengths_r = _repeat_all(x, u, lengths, repeats)
+            output = self(x_r, u_r, lengths=lengths_r, generator=generator)
+            frames = log_weights(output, x_r, lengths=lengths_r).reshape(repeats, *x.shape[:2])
+            weights.append(self._independent_parts(frames))
+        return importance_weighted_bound(torch.cat(weights)).sum(-1)
+
+    def _independent_parts(self, weights: Float[Tensor, "samples batch time"]) -> Float[Tensor, "samples batch parts"]:
+        """The log-weights of the parts that are independent of each other: in general, the whole sequence."""
+        return weights.sum(-1, keepdim=True)
+
+    def reconstruct(
+        self,
+        x: Float[Tensor, "batch time x_dim"],
+        u: Float[Tensor, "batch time u_dim"] | None = None,
+        *,
+        lengths: Int[Tensor, " batch"] | None = None,
+        feedback: float = 0.0,
+        latents: Literal["sample", "mean"] = "sample",
+        generator: Generator | None = None,
+    ) -> Distribution:
+        """Analysis-resynthesis: p(x_t | .) at the latents inferred from x.
+
+        Arguments:
+            x: The observed sequences.
+            u: The input sequences of a driven model.
+            lengths: The sequences' lengths in a padded batch.
+            feedback: As in `vlb`.
+            latents: Condition on a sample of the posterior, or on its mean (drawn frame by frame where the
+                posterior is recursive).
+            generator: Source of randomness.
+        """
+        draws: dict[str, Draw] = {"sample": draw_sample, "mean": draw_mean}
+        if latents not in draws:
+            raise ValueError(f"latents must be 'sample' or 'mean'; got {latents!r}")
+        output: DVAEOutput = self(x, u, lengths=lengths, feedback=feedback, draw=draws[latents], generator=generator)
+        return output.observation
+
+    @torch.no_grad()
+    def generate(
+        self,
+        num_steps: int,
+        batch_size: int = 1,
+        *,
+        prefix: Float[Tensor, "batch start x_dim"] | None = None,
+        u: Float[Tensor, "batch time u_dim"] | None = None,
+        emission: Literal["sample", "mean"] = "sample",
+        generator: Generator | None = None,
+    ) -> Sample:
+        """New sequences from the prior, or the continuation of sequences that were analysed (Section 13.3.2).
+
+        Arguments:
+            num_steps: Number of new frames.
+            batch_size: Number of sequences; with `prefix`, that of the prefix.
+            prefix: Sequences to continue: their latents are inferred, then generation goes on alone. The
+                returned frames are those after the prefix.
+            u: The inputs of a driven model, over the prefix (if any) and the new frames.
+            emission: What x_t is, and what is fed back: a sample of p(x_t | .) or its mean.
+            generator: Source of randomness.
+        """
+        if num_steps < 1 or batch_size < 1:
+            raise ValueError(f"num_steps and batch_size must be at least 1; got {num_steps} and {batch_size}")
+        if emission not in ("sample", "mean"):
+            raise ValueError(f"emission must be 'sample' or 'mean'; got {emission!r}")
+        start = 0 if prefix is None else prefix.shape[1]
+        if prefix is not None:
+            batch_size = prefix.shape[0]
+        if (u is None) != (self.u_dim == 0) or (
+            u is not None and u.shape != (batch_size, start + num_steps, self.u_dim)
+        ):
+            wanted = f"u of shape ({batch_size}, {start + num_steps}, {self.u_dim})" if self.u_dim else "no u"
+            raise ValueError(f"expected {wanted}; got {None if u is None else tuple(u.shape)}")
+        parameter = next(self.parameters())
+        state = self.initial_state(batch_size)
+        x_prev = parameter.new_zeros(batch_size, self.x_dim)
+        inferred: Tensor | None = None
+        if prefix is not None:
+            u_prefix = None if u is None else u[:, :start]
+            self.check(prefix, u_prefix)
+            inferred = self.inference(prefix, u_prefix, generator=generator)["z"].sample
+        frames, latents, steps = [], [], []
+        for t in range(start + num_steps):
+            analysed = inferred is not None and t < start
+            out = self.step(
+                state,
+                x_prev,
+                None if u is None else u[:, t],
+                z_t=inferred[:, t] if analysed and inferred is not None else None,
+                generator=generator,
+            )
+            state = out.state
+            if analysed and prefix is not None:
+                x_prev = prefix[:, t]
+                continue
+            # Not every family of torch takes a generator; all of ours do.
+            x_prev = (
+                out.observation.sample(generator=generator)  # type: ignore[call-arg]
+                if emission == "sample"
+                else out.observation.mean
+            )
+            frames.append(x_prev)
+            latents.append(out.z_t)
+            steps.append(out.observation)
+        observation = _stack(steps)
+        return Sample(torch.stack(frames, 1), {"z": torch.stack(latents, 1)}, observation)
+
+    def check(
+        self,
+        x: Tensor,
+        u: Tensor | None = None,
+        lengths: Tensor | None = None,
+        feedback: float = 0.0,
+    ) -> None:
+        """Refuse what the model cannot be run on, saying what was expected.
+
+        Raises:
+            ValueError: Wrong shapes, sizes, lengths, non-finite data, feedback outside [0, 1] or on a model
+                whose generation does not look at past observations.
+            TypeError: Wrong dtypes or devices.
+        """
+        parameter = next(self.parameters())
+        check_sequences(x, "x", self.x_dim, parameter)
+        if self.u_dim == 0 and u is not None:
+            raise ValueError("this model was built with u_dim=0 (undriven) and takes no input u")
+        if self.u_dim > 0:
+            if u is None:
+                raise ValueError(
+                    f"this model is driven (u_dim={self.u_dim}): pass u of shape (batch, time, {self.u_dim})"
+                )
+            check_sequences(u, "u", self.u_dim, parameter)
+            if u.shape[:2] != x.shape[:2]:
+                raise ValueError(
+                    f"u must have as many sequences and frames as x, {tuple(x.shape[:2])}; got {tuple(u.shape[:2])}"
+                )
+        if lengths is not None:
+            if lengths.shape != x.shape[:1] or lengths.dtype.is_floating_point:
+                raise ValueError(
+                    f"lengths must hold one integer per sequence, {x.shape[0]} in all; "
+                    f"got {lengths.dtype} of shape {tuple(lengths.shape)}"
+                )
+            if lengths.device != x.device:
+                raise TypeError(f"lengths is on {lengths.device}, x on {x.device}: use lengths.to(x.device)")
+            if not _skip_values(lengths) and not bool(((lengths >= 1) & (lengths <= x.shape[1])).all()):
+                raise ValueError(
+                    f"lengths must lie between 1 and the {x.shape[1]} frames of the batch; got {lengths.tolist()}"
+                )
+        if not 0.0 <= feedback <= 1.0:
+            raise ValueError(f"feedback is a probability between 0 and 1; got {feedback}")
+        if feedback > 0.0 and "feedback" not in inspect.signature(self.generation).parameters:
+            raise ValueError(
+                f"{type(self).__name__} does not generate from past observations, so nothing can be fed back; "
+                "use feedback=0"
+            )
+
+    # ---------------------------------------------------------------- files
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the configuration (JSON) and the weights (safetensors) into a folder, each file whole or not at all.
+
+        Returns:
+            The folder, created if need be.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        import dvae_lib
+
+        configuration = {
+            "format": FORMAT,
+            "class": type(self).__name__,
+            "options": self.options,
+            "metadata": self.metadata,
+            "dvae_lib": dvae_lib.__version__,
+        }
+        try:
+            text = json.dumps(configuration, indent=2)
+        except TypeError as error:
+            raise TypeError(f"options and metadata of a saved model must be JSON data: {error}") from error
+        weights = {name: value.detach().contiguous() for name, value in self.state_dict().items()}
+        _write_whole(folder / WEIGHTS, lambda path: save_file(weights, path))
+        _write_whole(folder / CONFIGURATION, lambda path: Path(path).write_text(text, encoding="utf-8"))
+        return folder
+
+    @classmethod
+    def from_pretrained(cls: type[Model], folder: str | Path) -> Model:
+        """A saved model, from its folder or by the name of one that ships with the library.
+
+        Called on `DVAE` it finds the class by itself; called on a class it insists on that class.
+
+        Raises:
+            FileNotFoundError: No such folder or name.
+            ValueError: A damaged or incomplete folder, another class, weights that do not fit.
+        """
+        path = _locate(folder)
+        configuration = _read_configuration(path / CONFIGURATION)
+        name = configuration["class"]
+        known: dict[str, type[Model]] = {c.__name__: c for c in [cls, *_subclasses(cls)]}
+        if name not in known:
+            raise ValueError(
+                f"{path} holds a {name}, which is not a {cls.__name__}; "
+                "load it with DVAE.from_pretrained, or import the module that defines it first"
+            )
+        try:
+            model = known[name](**configuration["options"])
+        except TypeError as error:
+            raise ValueError(f"{path / CONFIGURATION}: options do not fit {name}: {error}") from error
+        object.__setattr__(model, "metadata", configuration.get("metadata", {}))
+        try:
+            weights = load_file(path / WEIGHTS)
+            model.load_state_dict(weights)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise ValueError(f"{path / WEIGHTS} is damaged or does not belong to this {name}: {error}") from error
+        model.eval()
+        return model
+
+
+def check_sequences(x: Tensor, name: str, dim: int, like: Tensor | None = None) -> None:
+    """Refuse anything but finite floating-point sequences of shape ``(batch, time, dim)``.
+
+    Arguments:
+        x: The sequences.
+        name: What they are called in the message.
+        dim: The expected size of the vectors.
+        like: A tensor whose dtype and device they must have.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor; got {type(x).__name__}: use torch.as_tensor({name})")
+    if x.ndim != 3:
+        raise ValueError(f"{name} must have shape (batch, time, {dim}); got {tuple(x.shape)}")
+    if x.shape[2] != dim:
+        raise ValueError(f"{name} must have vectors of size {dim}, the model's; got {x.shape[2]}")
+    if x.shape[0] == 0 or x.shape[1] == 0:
+        raise ValueError(f"{name} holds no frame: its shape is {tuple(x.shape)}")
+    if like is not None and (x.dtype != like.dtype or x.device != like.device):
+        raise TypeError(
+            f"{name} is {x.dtype} on {x.device}, the model {like.dtype} on {like.device}: "
+            f"use {name}.to({like.device.type!r}, {like.dtype})"
+        )
+    if not _skip_values(x) and not bool(torch.isfinite(x).all()):
+        i, t, d = (~torch.isfinite(x)).nonzero()[0].tolist()
+        raise ValueError(f"{name} is not finite: {name}[{i}, {t}, {d}] is {x[i, t, d].item()}")
+
+
+def _stack(steps: list[Distribution]) -> Distribution:
+    """Distributions of single frames as one, along a time dimension after the batch."""
+    parameters: list[tuple[Tensor, ...]] = [step.parameters for step in steps]  # type: ignore[attr-defined]
+    return type(steps[0])(*(torch.stack(p, 1) for p in zip(*parameters, strict=True)))  # type: ignore[arg-type]
+
+
+def _skip_values(x: Tensor) -> bool:
+    """Whether values cannot be looked at now: while a graph is being captured or compiled."""
+    return torch.compiler.is_compiling() or (x.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+def _repeat_all(
+    x: Tensor, u: Tensor | None, lengths: Tensor | None, times: int
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The whole batch again and again along the first dimension."""
+    return (
+        x.repeat(times, 1, 1),
+        None if u is None else u.repeat(times, 1, 1),
+        None if lengths is None else lengths.repeat(times),
+    )
+
+
+def _subclasses(cls: type[Any]) -> list[type[Any]]:
+    return [s for c in cls.__subclasses__() for s in (c, *_subclasses(c))]
+
+
+def _write_whole(path: Path, write: Callable[[str], object]) -> None:
+    """Write beside, then rename: a reader finds the old file or the new one, never half of one."""
+    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        write(beside)
+        Path(beside).replace(path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+
+
+def _locate(folder: str | Path) -> Path:
+    path = Path(folder)
+    if path.is_dir():
+        return path
+    shelf = resource_path() / "pretrained"
+    shipped = {p.parent.name: p.parent for p in sorted(shelf.glob(f"*/{CONFIGURATION}"))}
+    if str(folder) in shipped:
+        return shipped[str(folder)]
+    raise FileNotFoundError(
+        f"no folder and no trained model called {str(folder)!r}; models that ship: {', '.join(shipped) or 'none'}"
+    )
+
+
+def _read_configuration(path: Path) -> dict[str, Any]:
+    try:
+        configuration = json.loads(path.read_text(encoding="utf-8"))
+        if configuration["format"] > FORMAT:
+            raise ValueError(
+                f"{path} was written by a newer dvae_lib ({configuration.get('dvae_lib')}): upgrade dvae-lib"
+            )
+        configuration["class"], configuration["options"]
+    except FileNotFoundError as error:
+        raise ValueError(f"{path.parent} is not a saved model: it has no {path.name}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error!r}") from error
+    return configuration  # type: ignore[no-any-return]

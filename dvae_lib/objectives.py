@@ -1,0 +1,214 @@
+r"""The variational lower bound and its relatives, as functions of what a model returns.
+
+Everything is in nats and per sequence, shape ``(B,)``, unless said otherwise. Frames beyond a sequence's
+length contribute nothing.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.distributions import Distribution
+from torch.distributions import kl_divergence as torch_kl_divergence
+
+from dvae_lib.distributions import FactorisedDistribution, kl_per_dim
+
+__all__ = [
+    "VLB",
+    "DVAEOutput",
+    "Generated",
+    "Latent",
+    "frame_mask",
+    "importance_weighted_bound",
+    "log_weights",
+    "variational_lower_bound",
+]
+
+
+class Latent(NamedTuple):
+    """One latent variable as inferred: a sample of its posterior, and its prior where it is known.
+
+    `posterior` and `prior` are the conditionals that the spec declares, at the sampled parents.
+    """
+
+    sample: Tensor
+    posterior: Distribution
+    prior: Distribution | None = None
+
+
+class Generated(NamedTuple):
+    """What the generative model says of whole sequences: the latents' priors and p(x_t | .)."""
+
+    prior: dict[str, Distribution]
+    observation: Distribution
+
+
+class DVAEOutput(NamedTuple):
+    """What a forward pass returns: the latents (samples, posteriors, priors) and p(x_t | .)."""
+
+    latents: dict[str, Latent]
+    observation: Distribution
+
+
+@dataclass(frozen=True)
+class VLB:
+    r"""The variational lower bound of each sequence, Eqs. (2.21) and (4.24), and the terms it is made of.
+
+    ``value == reconstruction - beta * (sum of kl over latents and frames) + (sum of auxiliary)``
+
+    Attributes:
+        value: The objective, shape ``(B,)``. At ``beta == 1`` and without auxiliary terms, an unbiased
+            estimate of a lower bound of :math:`\log p(\mathbf{x}_{1:T})`.
+        reconstruction: :math:`\sum_t \log p(\mathbf{x}_t | \cdot)` at the sampled latents, shape ``(B,)``.
+        kl: For each latent, ``(B, T)`` if it has one value per frame, ``(B,)`` if it has one per sequence.
+            Zero in padded frames.
+        kl_per_dim: The same before summing over the vector, shape ``(B, T, D)`` or ``(B, D)``, where both
+            posterior and prior are factorised.
+        auxiliary: Training terms beside the bound, each of shape ``(B,)``.
+        beta: The weight of the KL terms.
+    """
+
+    value: Float[Tensor, " batch"]
+    reconstruction: Float[Tensor, " batch"]
+    kl: dict[str, Tensor]
+    kl_per_dim: dict[str, Tensor] = field(default_factory=dict)
+    auxiliary: dict[str, Tensor] = field(default_factory=dict)
+    beta: float = 1.0
+
+    @property
+    def total_kl(self) -> Float[Tensor, " batch"]:
+        """The sum of all KL terms, shape ``(B,)``."""
+        total = torch.zeros_like(self.reconstruction)
+        for kl in self.kl.values():
+            total = total + kl.flatten(1).sum(1) if kl.ndim > 1 else total + kl
+        return total
+
+
+def frame_mask(lengths: Int[Tensor, " batch"] | None, num_steps: int) -> Bool[Tensor, "batch time"] | None:
+    """True on the frames that belong to each sequence; None where all sequences are full.
+
+    Example:
+        >>> frame_mask(torch.tensor([1, 3]), 3)
+        tensor([[ True, False, False],
+                [ True,  True,  True]])
+    """
+    if lengths is None:
+        return None
+    return torch.arange(num_steps, device=lengths.device) < lengths[:, None]
+
+
+def variational_lower_bound(
+    output: DVAEOutput,
+    x: Float[Tensor, "batch time x_dim"],
+    *,
+    lengths: Int[Tensor, " batch"] | None = None,
+    beta: float = 1.0,
+    kl: Literal["analytic", "sampled"] = "analytic",
+    auxiliary: Mapping[str, Tensor] | None = None,
+) -> VLB:
+    r"""The VLB of Eqs. (2.21) and (4.24), with one sample of the latents as the expectation's estimate.
+
+    .. math::
+        \mathcal{L} = \sum_t \mathbb{E}_q\Big[\log p(\mathbf{x}_t | \cdot)
+        - D_\mathrm{KL}\big(q(\mathbf{z}_t | \cdot) \,\|\, p(\mathbf{z}_t | \cdot)\big)\Big]
+
+    Arguments:
+        output: What `forward` returned.
+        x: The observed sequences.
+        lengths: The sequences' lengths in a padded batch.
+        beta: Weight of the KL terms (KL warm-up; the beta-VAE).
+        kl: "analytic" uses the closed form where the pair has one and a sample where it has none; "sampled"
+            uses :math:`\log q - \log p` at the very sample that the reconstruction uses, so that at the exact
+            posterior the value is log p(x) for every sample.
+        auxiliary: Terms of shape ``(B,)`` added to the objective.
+    """
+    if kl not in ("analytic", "sampled"):
+        raise ValueError(f"kl must be 'analytic' or 'sampled'; got {kl!r}")
+    mask = frame_mask(lengths, x.shape[1])
+    reconstruction = _sum_frames(output.observation.log_prob(x), mask)
+    terms: dict[str, Tensor] = {}
+    per_dim: dict[str, Tensor] = {}
+    for name, latent in output.latents.items():
+        if latent.prior is None:
+            raise ValueError(f"the output holds no prior of {name!r}; pass what `forward` returns")
+        # A latent of the whole sequence, such as the DSAE's v, has no frames to mask.
+        framewise = mask if latent.sample.ndim == x.ndim else None
+        term, detail = _kl(latent.posterior, latent.prior, latent.sample, analytic=kl == "analytic")
+        terms[name] = _masked(term, framewise)
+        if detail is not None:
+            per_dim[name] = _masked(detail, framewise)
+    auxiliary = dict(auxiliary or {})
+    bound = VLB(reconstruction, reconstruction, terms, per_dim, auxiliary, beta)
+    value = reconstruction - beta * bound.total_kl
+    for term in auxiliary.values():
+        value = value + term
+    return VLB(value, reconstruction, terms, per_dim, auxiliary, beta)
+
+
+def log_weights(
+    output: DVAEOutput,
+    x: Float[Tensor, "batch time x_dim"],
+    *,
+    lengths: Int[Tensor, " batch"] | None = None,
+) -> Float[Tensor, "batch time"]:
+    r"""Each frame's part of the log importance weight.
+
+    The whole is :math:`\log p(\mathbf{x}, \mathbf{z}) - \log q(\mathbf{z} | \mathbf{x})`.
+    Latents with one value per sequence are counted in the first frame. Padded frames hold zero.
+    """
+    mask = frame_mask(lengths, x.shape[1])
+    weights = output.observation.log_prob(x)
+    for name, latent in output.latents.items():
+        if latent.prior is None:
+            raise ValueError(f"the output holds no prior of {name!r}; pass what `forward` returns")
+        term = latent.prior.log_prob(latent.sample) - latent.posterior.log_prob(latent.sample)
+        if term.ndim == 1:
+            term = torch.nn.functional.pad(term[:, None], (0, x.shape[1] - 1))
+        weights = weights + term
+    return _masked(weights, mask)
+
+
+def importance_weighted_bound(weights: Float[Tensor, "samples *batch"]) -> Float[Tensor, "*batch"]:
+    r"""The importance-weighted bound from log-weights of independent samples, along the first dimension.
+
+    .. math::
+        \mathcal{L}_K = \log \frac{1}{K} \sum_{k=1}^K
+        \frac{p(\mathbf{x}, \mathbf{z}^{(k)})}{q(\mathbf{z}^{(k)} | \mathbf{x})}
+
+    In expectation it rises with K from the VLB (K = 1) to log p(x).
+
+    Source: Burda, Grosse and Salakhutdinov (2016), "Importance weighted autoencoders".
+    """
+    return weights.logsumexp(0) - math.log(weights.shape[0])
+
+
+def _kl(q: Distribution, p: Distribution, sample: Tensor, *, analytic: bool) -> tuple[Tensor, Tensor | None]:
+    """KL summed over the vector, and per entry where both sides are factorised."""
+    factorised = isinstance(q, FactorisedDistribution) and isinstance(p, FactorisedDistribution)
+    if analytic:
+        try:
+            if factorised:
+                per_dim = kl_per_dim(q, p)  # type: ignore[arg-type]
+                return per_dim.sum(-1), per_dim
+            return torch_kl_divergence(q, p), None
+        except NotImplementedError:
+            pass  # no closed form: the sampled estimate below is unbiased
+    if factorised:
+        per_dim = q.log_prob_per_dim(sample) - p.log_prob_per_dim(sample)  # type: ignore[attr-defined]
+        return per_dim.sum(-1), per_dim
+    return q.log_prob(sample) - p.log_prob(sample), None
+
+
+def _masked(values: Float[Tensor, "batch time *dim"], mask: Tensor | None) -> Tensor:
+    """The values, zero in padded frames."""
+    if mask is None:
+        return values
+    return torch.where(mask.reshape(mask.shape + (1,) * (values.ndim - 2)), values, values.new_zeros(()))
+
+
+def _sum_frames(values: Float[Tensor, "batch time"], mask: Tensor | None) -> Float[Tensor, " batch"]:
+    return _masked(values, mask).sum(1)

@@ -1,0 +1,278 @@
+"""Laws that every model of the registry obeys, whatever its equations."""
+
+import copy
+import json
+
+import pytest
+import torch
+
+from dvae_lib.distributions import OBSERVATIONS, DiagonalGaussian
+from dvae_lib.models import DVAE, MODELS, VAE, build_model
+from dvae_lib.objectives import importance_weighted_bound, log_weights
+
+NAMES = list(MODELS)
+SHAPES = {"x_dim": 5, "z_dim": 3}
+
+
+def make(name, **options):
+    torch.manual_seed(0)
+    return build_model(name, **SHAPES, **options).double()
+
+
+def data(observation="gaussian", batch=4, time=6):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(batch, time, 5, generator=generator, dtype=torch.float64)
+    return {"gamma": x.square(), "bernoulli": (x > 0).double()}.get(observation, x)
+
+
+def seeded():
+    return torch.Generator().manual_seed(3)
+
+
+@pytest.mark.parametrize("observation", OBSERVATIONS)
+@pytest.mark.parametrize("name", NAMES)
+def test_vlb_is_reconstruction_less_kl(name, observation):
+    model, x = make(name, observation=observation), data(observation)
+    for kl in ("analytic", "sampled"):
+        bound = model.vlb(x, beta=0.3, kl=kl, generator=seeded())
+        assert bound.value.shape == (4,)
+        torch.testing.assert_close(bound.value, bound.reconstruction - 0.3 * bound.total_kl)
+        for latent, term in bound.kl.items():
+            if latent in bound.kl_per_dim:
+                torch.testing.assert_close(bound.kl_per_dim[latent].sum(-1), term)
+    assert all((term >= 0).all() for term in model.vlb(x).kl.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sampled_and_analytic_kl_agree_on_average(name):
+    model, x = make(name), data(batch=1)
+    analytic = model.vlb(x, num_samples=3000, generator=seeded()).value
+    sampled = model.vlb(x, num_samples=3000, kl="sampled", generator=seeded()).value
+    torch.testing.assert_close(analytic, sampled, rtol=0.02, atol=0.1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sampled_value_is_the_log_weight(name):
+    model, x = make(name), data()
+    output = model(x, generator=seeded())
+    bound = model.vlb(x, kl="sampled", generator=seeded())
+    torch.testing.assert_close(log_weights(output, x).sum(1), bound.value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_padded_equals_single(name):
+    model, x = make(name), data()
+    lengths = torch.tensor([6, 1, 4, 2])
+    padded = torch.where((torch.arange(6) < lengths[:, None])[..., None], x, 0.0)
+    zeros = {k: torch.zeros_like(v.sample) for k, v in model.inference(padded, lengths=lengths).items()}
+    together = model.inference(padded, lengths=lengths, latents=zeros)
+    generated = model.generation(padded, zeros, lengths=lengths)
+    for i, length in enumerate(lengths.tolist()):
+        alone = x[i : i + 1, :length]
+        own = {k: v[i : i + 1, :length] if v.ndim == 3 else v[i : i + 1] for k, v in zeros.items()}
+        for k, latent in model.inference(alone, latents=own).items():
+            both = together[k].posterior.mean[i : i + 1]
+            torch.testing.assert_close(latent.posterior.mean, both[:, :length] if both.ndim == 3 else both)
+        single = model.generation(alone, own)
+        torch.testing.assert_close(single.observation.mean, generated.observation.mean[i : i + 1, :length])
+    bound = model.vlb(padded, lengths=lengths, generator=seeded())
+    for term in bound.kl.values():
+        if term.ndim == 2:
+            assert (term[torch.arange(6) >= lengths[:, None]] == 0).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_padding_is_never_read(name):
+    """What stands in the padded frames changes neither the bound nor any gradient."""
+    model, x = make(name), data()
+    lengths = torch.tensor([6, 1, 4, 2])
+    inside = (torch.arange(6) < lengths[:, None])[..., None]
+    results = []
+    for filling in (0.0, 123.0):
+        model.zero_grad()
+        bound = model.vlb(torch.where(inside, x, filling), lengths=lengths, generator=seeded())
+        bound.value.sum().backward()
+        results.append([bound.value.detach(), *(p.grad.clone() for p in model.parameters())])
+    for first, second in zip(*results, strict=True):
+        torch.testing.assert_close(first, second)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_latents_given_are_conditioned_on(name):
+    model, x = make(name), data()
+    drawn = {k: v.sample for k, v in model.inference(x, generator=seeded()).items()}
+    again = model.inference(x, latents=drawn)
+    for k, value in drawn.items():
+        assert torch.equal(again[k].sample, value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_generator_decides_everything(name):
+    model, x = make(name), data()
+    assert torch.equal(model.vlb(x, generator=seeded()).value, model.vlb(x, generator=seeded()).value)
+    first, second = (model.generate(5, 2, generator=seeded()) for _ in range(2))
+    assert torch.equal(first.x, second.x)
+    before = torch.get_rng_state()
+    model.vlb(x, generator=seeded())
+    model.generate(5, 2, generator=seeded())
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stepwise_generation_equals_the_vectorised_pass(name):
+    model, x = make(name), data()
+    latents = {k: v.sample for k, v in model.inference(x, generator=seeded()).items()}
+    whole = model.generation(x, latents)
+    state, x_prev = model.initial_state(4), torch.zeros(4, 5, dtype=torch.float64)
+    for t in range(x.shape[1]):
+        out = model.step(state, x_prev, z_t=latents["z"][:, t])
+        torch.testing.assert_close(out.prior.mean, whole.prior["z"].mean[:, t])
+        torch.testing.assert_close(out.observation.mean, whole.observation.mean[:, t])
+        state, x_prev = out.state, x[:, t]
+
+
+@pytest.mark.parametrize("observation", OBSERVATIONS)
+@pytest.mark.parametrize("name", NAMES)
+def test_generates(name, observation):
+    model = make(name, observation=observation)
+    sample = model.generate(7, 2, generator=seeded())
+    assert sample.x.shape == (2, 7, 5)
+    assert sample.latents["z"].shape == (2, 7, 3)
+    torch.testing.assert_close(model.generate(7, 2, emission="mean", generator=seeded()).x.shape, sample.x.shape)
+    assert torch.isfinite(sample.observation.log_prob(sample.x)).all()
+    continued = model.generate(3, prefix=data(observation), generator=seeded())
+    assert continued.x.shape == (4, 3, 5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_reconstruction_from_the_mean_is_deterministic(name):
+    model, x = make(name), data()
+    assert torch.equal(model.reconstruct(x, latents="mean").mean, model.reconstruct(x, latents="mean").mean)
+    assert model.reconstruct(x).mean.shape == x.shape
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_importance_weighted_bound_rises(name):
+    """Over many repetitions the average bound rises with the number of samples (Burda et al., 2016)."""
+    model, x = make(name), data(batch=1).repeat(300, 1, 1)
+    averages = [model.importance_weighted_bound(x, num_samples=k, generator=seeded()).mean() for k in (1, 8, 64)]
+    assert averages[0] < averages[1] < averages[2]
+    one = model.vlb(x, kl="sampled", generator=seeded()).value
+    torch.testing.assert_close(
+        model.importance_weighted_bound(x, num_samples=1, generator=seeded()), one, rtol=1e-10, atol=1e-10
+    )
+
+
+def test_importance_weights_average_in_log_space():
+    weights = torch.tensor([[0.0], [2.0], [-900.0]])
+    expected = torch.log(weights.double().exp().mean(0))
+    torch.testing.assert_close(importance_weighted_bound(weights.double()), expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_save_and_load(name, tmp_path):
+    model, x = make(name, observation="gamma"), data("gamma")
+    model.metadata["corpus"] = "made up"
+    model.float().save_pretrained(tmp_path / "model")
+    for cls in (DVAE, type(model)):
+        loaded = cls.from_pretrained(tmp_path / "model")
+        assert loaded.options == json.loads(json.dumps(model.options))
+        assert loaded.metadata == {"corpus": "made up"}
+        assert not loaded.training
+        expected = model.vlb(x.float(), generator=seeded()).value
+        assert torch.equal(loaded.vlb(x.float(), generator=seeded()).value, expected)
+    assert copy.deepcopy(model).options == model.options
+
+
+class TestBadInput:
+    def test_shapes_dtypes_values(self, as_a_user):
+        model = VAE(5, 3)
+        x = torch.randn(2, 4, 5)
+        for wrong, error, words in [
+            (x[0], ValueError, r"\(batch, time, 5\)"),
+            (x[..., :4], ValueError, "vectors of size 5"),
+            (x.double(), TypeError, "float64 .*float32"),
+            (x[:, :0], ValueError, "no frame"),
+            (torch.where(x == x[1, 2, 3], torch.nan, x), ValueError, r"x\[1, 2, 3\] is nan"),
+        ]:
+            with pytest.raises(error, match=words):
+                model.vlb(wrong)
+        with pytest.raises(ValueError, match="between 1 and the 4 frames"):
+            model.vlb(x, lengths=torch.tensor([4, 5]))
+        with pytest.raises(ValueError, match="one integer per sequence, 2"):
+            model.vlb(x, lengths=torch.tensor([4]))
+        with pytest.raises(ValueError, match="takes no input u"):
+            model.vlb(x, x)
+
+    def test_options(self):
+        with pytest.raises(ValueError, match="gaussian, unit_gaussian, gamma, bernoulli"):
+            VAE(5, 3, observation="poisson")
+        with pytest.raises(ValueError, match="x_dim must be an integer of at least 1"):
+            VAE(0, 3)
+        with pytest.raises(ValueError, match="no input u"):
+            VAE(5, 3, u_dim=2)
+        with pytest.raises(ValueError, match="no model is called 'vea'"):
+            build_model("vea", x_dim=1, z_dim=1)
+        with pytest.raises(ValueError, match="speech, motion"):
+            build_model("vae", preset="text")
+
+    def test_feedback(self):
+        model, x = VAE(5, 3), torch.randn(2, 4, 5)
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            model.vlb(x, feedback=1.5)
+        with pytest.raises(ValueError, match="does not generate from past observations"):
+            model.vlb(x, feedback=0.5)
+
+    def test_files(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="no folder and no trained model called"):
+            DVAE.from_pretrained(tmp_path / "nothing")
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(ValueError, match="not a saved model"):
+            DVAE.from_pretrained(tmp_path / "empty")
+        folder = VAE(5, 3).save_pretrained(tmp_path / "model")
+        assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
+        weights = (folder / "model.safetensors").read_bytes()
+        (folder / "model.safetensors").write_bytes(weights[:-100])
+        with pytest.raises(ValueError, match="damaged"):
+            DVAE.from_pretrained(folder)
+        (folder / "model.safetensors").write_bytes(weights)
+        text = (folder / "config.json").read_text()
+        (folder / "config.json").write_text(text.replace('"x_dim": 5', '"x_dim": 6'))
+        with pytest.raises(ValueError, match="does not belong"):
+            DVAE.from_pretrained(folder)
+        (folder / "config.json").write_text(text[:-30])
+        with pytest.raises(ValueError, match="damaged"):
+            DVAE.from_pretrained(folder)
+        (folder / "config.json").write_text(text.replace('"VAE"', '"Elephant"'))
+        with pytest.raises(ValueError, match="holds a Elephant, which is not a DVAE"):
+            DVAE.from_pretrained(folder)
+        (folder / "config.json").write_text(text.replace('"format": 1', '"format": 2'))
+        with pytest.raises(ValueError, match="newer dvae_lib"):
+            DVAE.from_pretrained(folder)
+
+    def test_unfinished_files_never_replace_finished_ones(self, tmp_path, monkeypatch):
+        model = VAE(5, 3)
+        folder = model.save_pretrained(tmp_path / "model")
+        before = (folder / "model.safetensors").read_bytes()
+
+        def full_disk(tensors, path):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("dvae_lib.models.base.save_file", full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            VAE(5, 3).save_pretrained(folder)
+        assert (folder / "model.safetensors").read_bytes() == before
+        assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
+
+    def test_metadata_must_be_json(self, tmp_path):
+        model = VAE(5, 3)
+        model.metadata["x"] = object()
+        with pytest.raises(TypeError, match="must be JSON data"):
+            model.save_pretrained(tmp_path)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_posterior_is_the_prior_when_equal():
+    """KL is zero, and the bound has no gap, where the encoder gives the exact posterior."""
+    q = DiagonalGaussian(torch.zeros(1, 2), torch.zeros(1, 2))
+    assert torch.distributions.kl_divergence(q, q).item() == 0

@@ -1,0 +1,179 @@
+"""The likelihoods: against torch's own, against numerical integration, and against the laws they must obey."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import integrate, stats
+from torch import distributions as td
+
+from dvae_lib.distributions import (
+    OBSERVATIONS,
+    Bernoulli,
+    DiagonalGaussian,
+    Gamma,
+    UnitGaussian,
+    itakura_saito,
+    kl_divergence,
+    kl_per_dim,
+    standard_normal,
+)
+
+FAMILIES = list(OBSERVATIONS.values())
+
+
+def random(family, *shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    size = (*shape[:-1], family.outputs_per_dim * shape[-1])
+    return family.from_output(torch.randn(size, generator=generator, dtype=torch.float64))
+
+
+def oracle(p):
+    """The same distribution, from torch."""
+    if isinstance(p, DiagonalGaussian):
+        return td.Independent(td.Normal(p.mean, (0.5 * p.logvar).exp()), 1)
+    if isinstance(p, Gamma):
+        return td.Independent(td.Gamma(torch.ones_like(p.logvar), (-p.logvar).exp()), 1)
+    return td.Independent(td.Bernoulli(logits=p.logits), 1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_agrees_with_torch(family):
+    p = random(family, 4, 5, 3)
+    x = oracle(p).sample()
+    assert p.log_prob(x).shape == (4, 5)
+    torch.testing.assert_close(p.log_prob(x), oracle(p).log_prob(x), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(p.log_prob_per_dim(x).sum(-1), p.log_prob(x))
+    torch.testing.assert_close(p.mean, oracle(p).mean)
+    torch.testing.assert_close(p.variance, oracle(p).variance)
+    torch.testing.assert_close(p.entropy(), oracle(p).entropy())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_is_normalised(family):
+    p = random(family, 1)
+
+    def density(value):
+        return p.log_prob_per_dim(torch.tensor([value], dtype=torch.float64)).exp().item()
+
+    if family is Bernoulli:
+        total = density(0.0) + density(1.0)
+    else:
+        total, _ = integrate.quad(density, 0 if family is Gamma else -np.inf, np.inf)
+    assert total == pytest.approx(1, abs=1e-8)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_kl_is_the_expected_log_ratio(family):
+    q, p = random(family, 1, seed=1), random(family, 1, seed=2)
+    if family is Bernoulli:
+        values = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+        expected = (q.log_prob(values).exp() * (q.log_prob(values) - p.log_prob(values))).sum().item()
+    else:
+
+        def integrand(value):
+            x = torch.tensor([value], dtype=torch.float64)
+            return (q.log_prob(x).exp() * (q.log_prob(x) - p.log_prob(x))).item()
+
+        low, high = (0, 400 * q.mean.item()) if family is Gamma else (-40, 40)
+        expected, _ = integrate.quad(integrand, low, high, limit=500)
+    assert kl_divergence(q, p).item() == pytest.approx(expected, rel=1e-6)
+    assert kl_divergence(q, q).item() == pytest.approx(0, abs=1e-15)
+    assert td.kl_divergence(q, p).item() == kl_divergence(q, p).item()
+    torch.testing.assert_close(kl_per_dim(q, p).sum(-1), kl_divergence(q, p))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_samples_follow_the_distribution(family):
+    p = random(family, 1, seed=3)
+    samples = p.sample((4000,), generator=torch.Generator().manual_seed(0)).squeeze(-1).numpy()
+    if family is Bernoulli:
+        assert stats.binomtest(int(samples.sum()), 4000, p.mean.item()).pvalue > 1e-3
+        return
+    if family is Gamma:
+        cdf = stats.expon(scale=p.mean.item()).cdf
+    else:
+        cdf = stats.norm(p.mean.item(), p.variance.sqrt().item()).cdf
+    assert stats.kstest(samples, cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sampling_repeats_with_the_generator(family):
+    p = random(family, 2, 3, 4)
+    draws = [p.sample(generator=torch.Generator().manual_seed(7)) for _ in range(2)]
+    assert torch.equal(*draws)
+    assert draws[0].shape == (2, 3, 4)
+    assert not draws[0].requires_grad
+    assert p.sample((5,)).shape == (5, 2, 3, 4)
+
+
+@pytest.mark.parametrize("family", [DiagonalGaussian, UnitGaussian, Gamma])
+def test_reparameterised_gradient_is_that_of_the_mean(family):
+    """The gradient of E[x] with respect to the parameters, estimated through samples, is the gradient of the mean."""
+    raw = torch.randn(1, family.outputs_per_dim, dtype=torch.float64, requires_grad=True)
+    p = family.from_output(raw)
+    estimate = p.rsample((200_000,), generator=torch.Generator().manual_seed(0)).mean()
+    by_samples = torch.autograd.grad(estimate, raw, retain_graph=True)[0]
+    exact = torch.autograd.grad(p.mean.sum(), raw)[0]
+    torch.testing.assert_close(by_samples, exact, atol=0.02, rtol=0.02)
+
+
+def test_gamma_is_the_power_of_a_circular_complex_gaussian():
+    logvar = torch.tensor([[-1.0, 2.0]], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    parts = (0.5 * logvar.exp()).sqrt() * torch.randn(2, 20_000, 2, dtype=torch.float64, generator=generator)
+    power = parts.square().sum(0)
+    for d, scale in enumerate(Gamma(logvar).mean[0]):
+        assert stats.kstest(power[:, d].numpy(), stats.expon(scale=scale.item()).cdf).pvalue > 1e-3
+
+
+def test_gamma_likelihood_is_the_itakura_saito_divergence():
+    p = random(Gamma, 3, 4, 5)
+    x = p.sample(generator=torch.Generator().manual_seed(0))
+    expected = itakura_saito(x, p.mean) + x.log() + 1
+    torch.testing.assert_close(-p.log_prob_per_dim(x), expected)
+    assert itakura_saito(x, x).abs().max() < 1e-12
+    assert (itakura_saito(x, p.mean) >= 0).all()
+    torch.testing.assert_close(
+        kl_per_dim(p, random(Gamma, 3, 4, 5, seed=9)),
+        itakura_saito(p.mean, random(Gamma, 3, 4, 5, seed=9).mean),
+    )
+
+
+def test_unit_gaussian_is_the_squared_error():
+    mean, x = torch.randn(2, 7, 5, dtype=torch.float64).unbind(0)
+    expected = -0.5 * (x - mean).square().sum(-1) - 2.5 * math.log(2 * math.pi)
+    torch.testing.assert_close(UnitGaussian(mean).log_prob(x), expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_indexing_and_expanding_act_on_the_batch(family):
+    p = random(family, 4, 5, 3)
+    x = p.sample()
+    torch.testing.assert_close(p[1].log_prob(x[1]), p.log_prob(x)[1])
+    torch.testing.assert_close(p[:, 2].log_prob(x[:, 2]), p.log_prob(x)[:, 2])
+    assert p[1, 2].batch_shape == ()
+    assert p.expand((6, 4, 5)).batch_shape == (6, 4, 5)
+
+
+def test_extreme_parameters_stay_finite():
+    for logit in (-800.0, 800.0):
+        p = Bernoulli(torch.tensor([logit]))
+        assert torch.isfinite(p.log_prob(torch.tensor([1.0])))
+        assert torch.isfinite(kl_divergence(p, Bernoulli(torch.zeros(1))))
+        assert torch.isfinite(p.entropy())
+
+
+def test_no_closed_form_is_said():
+    with pytest.raises(NotImplementedError, match="kl='sampled'"):
+        kl_divergence(Gamma(torch.zeros(1)), standard_normal(torch.zeros(1)))
+
+
+def test_standard_normal():
+    assert (
+        kl_divergence(standard_normal(torch.ones(2, 3)), DiagonalGaussian(torch.zeros(2, 3), torch.zeros(2, 3)))
+        .abs()
+        .max()
+        == 0
+    )
