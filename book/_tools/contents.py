@@ -1,0 +1,166 @@
+"""Make `_toc.yml` and the pages of the API reference from `book/contents.yml` and the public modules of `dvae_lib`.
+
+python book/_tools/contents.py [--check]
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+HEADER = "# Made by `python book/_tools/contents.py` from book/contents.yml: the pages that are written.\n"
+
+
+def contents(root: Path = ROOT) -> dict[str, Any]:
+    """The whole table of contents, written or not."""
+    loaded: dict[str, Any] = yaml.safe_load((root / "book/contents.yml").read_text(encoding="utf-8"))
+    return loaded
+
+
+def is_written(root: Path, name: str) -> bool:
+    """Whether book/ holds a page."""
+    return any((root / "book" / f"{name}{suffix}").is_file() for suffix in (".ipynb", ".md"))
+
+
+def written_pages(root: Path = ROOT) -> set[str]:
+    """The names of all pages in book/, in the way `contents.yml` gives them."""
+    book = root / "book"
+    return {
+        path.relative_to(book).with_suffix("").as_posix()
+        for suffix in ("ipynb", "md")
+        for path in book.rglob(f"*.{suffix}")
+        if not any(part.startswith(("_", ".")) or part == "generated" for part in path.relative_to(book).parts)
+    }
+
+
+def listed_pages(root: Path = ROOT) -> list[str]:
+    """The names of all pages that `contents.yml` announces; folders are listed with what they hold."""
+    plan = contents(root)
+    entries = [plan["root"], *(entry for part in plan["parts"] for entry in part["pages"])]
+    return [name for entry in entries for name in names_of(entry, root)]
+
+
+def names_of(entry: dict[str, str], root: Path) -> list[str]:
+    """The page of an entry, or the pages of its folder."""
+    if "pages" in entry:
+        folder = entry["pages"].removesuffix("*")
+        return sorted(name for name in written_pages(root) if name.startswith(folder))
+    return [entry["file"]]
+
+
+def public_modules(root: Path = ROOT) -> list[str]:
+    """The public modules and packages right below `dvae_lib`, with what they say of themselves."""
+    return sorted(
+        path.stem
+        for path in (root / "dvae_lib").iterdir()
+        if not path.name.startswith(("_", ".")) and (path.suffix == ".py" or (path / "__init__.py").is_file())
+    )
+
+
+def toc(root: Path = ROOT) -> str:
+    """The text of `_toc.yml`."""
+    plan = contents(root)
+    first = plan["root"]["file"]
+    parts = []
+    for part in plan["parts"]:
+        chapters = []
+        for entry in part["pages"]:
+            chapters += [chapter(entry, name, root) for name in names_of(entry, root) if is_written(root, name)]
+        if chapters:
+            parts.append({"caption": part["caption"], "chapters": chapters})
+    text = yaml.safe_dump(
+        {"format": "jb-book", "root": f"book/{first}", "parts": parts}, sort_keys=False, allow_unicode=True
+    )
+    return HEADER + text
+
+
+def chapter(entry: dict[str, str], name: str, root: Path) -> dict[str, Any]:
+    """One line of `_toc.yml`, with the pages below it."""
+    line: dict[str, Any] = {"file": f"book/{name}"}
+    if "modules" in entry:
+        line["sections"] = [{"file": f"book/generated/{entry['modules']}.{module}"} for module in public_modules(root)]
+    return line
+
+
+def api_pages(root: Path = ROOT) -> dict[Path, str]:
+    """Path and text of every page of the API reference, and of the table that lists them."""
+    folder = root / "book/generated"
+    pages = {folder / f"dvae_lib.{module}.md": api_page(root, f"dvae_lib.{module}") for module in public_modules(root)}
+    rows = [
+        f"| [dvae_lib.{module}](generated/dvae_lib.{module}.md) | {summary(root, f'dvae_lib.{module}')} |"
+        for module in public_modules(root)
+    ]
+    pages[folder / "modules.txt"] = "\n".join(["| module | what it holds |", "|---|---|", *rows]) + "\n"
+    return pages
+
+
+def source_of(root: Path, module: str) -> Path:
+    """The file of a module or package."""
+    path = root.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def summary(root: Path, module: str) -> str:
+    """The first sentence of a module's docstring."""
+    docstring = ast.get_docstring(ast.parse(source_of(root, module).read_text(encoding="utf-8"))) or ""
+    return docstring.split("\n\n")[0].replace("\n", " ").replace("|", "\\|").replace("``", "`")
+
+
+def api_page(root: Path, module: str) -> str:
+    """A module with all its public names; a package with its modules, one after the other."""
+    source = source_of(root, module)
+    is_package = source.name == "__init__.py"
+    parts = [f"# {module}", automodule(module, is_package=is_package)]
+    for path in sorted(source.parent.rglob("*.py")) if is_package else []:
+        name = ".".join(path.relative_to(root).with_suffix("").parts)
+        if not any(part.startswith("_") for part in name.split(".")):
+            parts += [f"## {name}", automodule(name, is_package=False)]
+    return "\n\n".join(parts) + "\n"
+
+
+def automodule(module: str, *, is_package: bool) -> str:
+    """The directive that documents one module."""
+    # A package names in __all__ what its modules define; each name is documented once, where it is defined.
+    only_own = "   :ignore-module-all:\n" if is_package else ""
+    return f"```{{eval-rst}}\n.. automodule:: {module}\n   :members:\n   :show-inheritance:\n{only_own}```"
+
+
+def write_if_new(path: Path, text: str) -> None:
+    """Write a file unless it holds that text already: Sphinx reads again what has a new time stamp."""
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def main() -> int:
+    """Write `_toc.yml` and the API pages; with `--check`, only compare `_toc.yml`."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--check", action="store_true", help="change nothing, fail if _toc.yml would change")
+    check = options.parse_args().check
+    unlisted = sorted(written_pages() - set(listed_pages()))
+    if unlisted:
+        print(f"Not in book/contents.yml: {', '.join(unlisted)}. Add each page where it belongs.", file=sys.stderr)
+        return 1
+    if check:
+        if (ROOT / "_toc.yml").read_text(encoding="utf-8") != toc():
+            print("_toc.yml is not up to date: run python book/_tools/contents.py", file=sys.stderr)
+            return 1
+        return 0
+    write_if_new(ROOT / "_toc.yml", toc())
+    pages = api_pages()
+    for path in (ROOT / "book/generated").glob("*"):
+        if path not in pages:
+            path.unlink()
+    for path, text in pages.items():
+        write_if_new(path, text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
