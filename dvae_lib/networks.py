@@ -1,17 +1,25 @@
-r"""The feed-forward pieces that the models are built from: :math:`d_x`, :math:`e_z` and their output layers."""
+r"""The networks that the models are built from: :math:`d_x`, :math:`e_z`, the recursions and the output layers."""
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, ClassVar
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dvae_lib.distributions import OBSERVATIONS, DiagonalGaussian, FactorisedDistribution
 
-__all__ = ["MLP", "GaussianHead", "ObservationHead", "ObservationName"]
-
-ObservationName = Literal["gaussian", "unit_gaussian", "gamma", "bernoulli"]
+__all__ = [
+    "MLP",
+    "GatedTransition",
+    "GaussianHead",
+    "ObservationHead",
+    "Recurrence",
+    "reverse_time",
+    "shift",
+]
 
 
 class MLP(nn.Sequential):
@@ -75,3 +83,105 @@ class ObservationHead(nn.Module):
     def forward(self, features: Float[Tensor, "*batch in_dim"]) -> FactorisedDistribution:
         """The distribution of the observed vectors, with the batch shape of `features`."""
         return self.family.from_output(self.linear(features))
+
+
+class Recurrence(nn.Module):
+    r"""A recurrent network run over whole sequences: the recursions :math:`d_h`, :math:`e_g` of the review.
+
+    Forward, the output at t depends on the inputs 1..t; backward, on the inputs t..T. In a padded batch a
+    backward recurrence starts at each sequence's own last frame.
+
+    Arguments:
+        in_dim: Size of the input vectors.
+        h_dim: Size of the internal state (and of the output).
+        cell: "lstm", "gru" or "rnn" (the Tanh network of Eq. (3.1)).
+        backward: Run from the last frame to the first.
+    """
+
+    CELLS: ClassVar[dict[str, Any]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
+
+    def __init__(self, in_dim: int, h_dim: int, *, cell: str = "lstm", backward: bool = False) -> None:
+        super().__init__()
+        if cell not in self.CELLS:
+            raise ValueError(f"cell must be one of {', '.join(self.CELLS)}; got {cell!r}")
+        self.network = self.CELLS[cell](in_dim, h_dim, batch_first=True)
+        self.out_dim, self.backward = h_dim, backward
+
+    def forward(
+        self, inputs: Float[Tensor, "batch time in_dim"], lengths: Int[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, "batch time h_dim"]:
+        """The internal state after each frame, from a state of zeros."""
+        if not self.backward:
+            return self.network(inputs)[0]  # type: ignore[no-any-return]
+        states = self.network(reverse_time(inputs, lengths))[0]
+        return reverse_time(states, lengths)
+
+
+def reverse_time(
+    sequences: Float[Tensor, "batch time dim"], lengths: Int[Tensor, " batch"] | None = None
+) -> Float[Tensor, "batch time dim"]:
+    """Every sequence from its own last frame to its first; padding stays where it is.
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([[[1.0], [2.0], [0.0]]])
+        >>> reverse_time(x, torch.tensor([2])).flatten()
+        tensor([2., 1., 0.])
+    """
+    if lengths is None:
+        return sequences.flip(1)
+    time = torch.arange(sequences.shape[1], device=sequences.device)
+    index = lengths[:, None] - 1 - time
+    index = torch.where(index >= 0, index, time)
+    return sequences.gather(1, index[..., None].expand_as(sequences))
+
+
+def shift(
+    sequences: Float[Tensor, "batch time dim"], first: Float[Tensor, "batch dim"] | None = None
+) -> Float[Tensor, "batch time dim"]:
+    r"""The sequence one frame late: :math:`\mathbf{x}_{0:T-1}` from :math:`\mathbf{x}_{1:T}`.
+
+    Arguments:
+        sequences: :math:`\mathbf{x}_{1:T}`.
+        first: :math:`\mathbf{x}_0`; zeros if not given.
+    """
+    if first is None:
+        return F.pad(sequences[:, :-1], (0, 0, 1, 0))
+    return torch.cat([first[:, None], sequences[:, :-1]], 1)
+
+
+class GatedTransition(nn.Module):
+    r"""The gated transition of the deep Kalman filter, Eqs. (B.1)-(B.5).
+
+    .. math::
+        \boldsymbol\mu = (1 - \boldsymbol\nu) \odot \boldsymbol\mu^\mathrm{lin}
+        + \boldsymbol\nu \odot \boldsymbol\mu^\mathrm{nonlin}
+
+    A gate chooses, for each dimension, between a linear and a nonlinear transition.
+
+    Arguments:
+        z_dim: Size of the latent vector.
+        hidden: Size of the hidden layers.
+        u_dim: Size of the input vector, which is appended to z_{t-1}.
+
+    Source: Krishnan, Shalit and Sontag (2017), "Structured inference networks for nonlinear state space models".
+    """
+
+    def __init__(self, z_dim: int, *, hidden: int = 16, u_dim: int = 0) -> None:
+        super().__init__()
+        in_dim = z_dim + u_dim
+        self.gate = nn.Sequential(nn.Linear(in_dim, hidden), nn.ReLU(), nn.Linear(hidden, z_dim), nn.Sigmoid())
+        self.nonlinear = nn.Sequential(nn.Linear(in_dim, hidden), nn.ReLU(), nn.Linear(hidden, z_dim))
+        self.linear = nn.Linear(in_dim, z_dim)
+        self.variance = nn.Linear(z_dim, z_dim)
+
+    def forward(self, features: Float[Tensor, "*batch in_dim"]) -> DiagonalGaussian:
+        r""":math:`p(\mathbf{z}_t | \mathbf{z}_{t-1}, \mathbf{u}_t)` from :math:`[\mathbf{z}_{t-1}, \mathbf{u}_t]`."""
+        gate = self.gate(features)  # (B.1)
+        nonlinear = self.nonlinear(features)  # (B.2)
+        linear = self.linear(features)  # (B.3)
+        mean = linear + gate * (nonlinear - linear)  # (B.4)
+        raw = self.variance(nonlinear.relu())
+        # (B.5), as a logarithm: log softplus(r), which is r itself where the exponential would underflow.
+        logvar = torch.where(raw < -20, raw, F.softplus(raw.clamp_min(-20)).log())
+        return DiagonalGaussian(mean, logvar)

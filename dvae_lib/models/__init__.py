@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from dvae_lib.models.base import DVAE, Sample, State, StepOutput, draw_mean, draw_sample
+from dvae_lib.models.base import DVAE, Sample, State, StepOutput
 from dvae_lib.models.vae import VAE
 
 __all__ = [
@@ -15,8 +15,6 @@ __all__ = [
     "State",
     "StepOutput",
     "build_model",
-    "draw_mean",
-    "draw_sample",
 ]
 
 

@@ -28,12 +28,12 @@ from dvae_lib.objectives import (
 )
 from dvae_lib.resources import resource_path
 
-__all__ = ["DVAE", "Draw", "Sample", "State", "StepOutput", "check_sequences", "draw_mean", "draw_sample"]
+__all__ = ["DVAE", "Draw", "Sample", "State", "StepOutput", "check_sequences", "noise"]
 
 State = dict[str, Tensor]
 """What a generator carries from one frame to the next, by name; every tensor has the batch first."""
 
-Draw = Callable[[Distribution, Generator | None], Tensor]
+Draw = Literal["sample", "mean"]
 """How a posterior is turned into a value that the rest is conditioned on."""
 
 Model = TypeVar("Model", bound="DVAE")
@@ -59,17 +59,14 @@ class Sample(NamedTuple):
     observation: Distribution
 
 
-def draw_sample(posterior: Distribution, generator: Generator | None) -> Tensor:
-    """A reparameterised sample."""
-    # Our own families and those of torch differ in that ours take a generator.
-    if "generator" in inspect.signature(posterior.rsample).parameters:
-        return posterior.rsample(generator=generator)  # type: ignore[call-arg]
-    return posterior.rsample()
+def noise(like: Float[Tensor, "*shape"], draw: Draw, generator: Generator | None) -> Float[Tensor, "*shape"]:
+    r"""The :math:`\boldsymbol\epsilon` of Eq. (2.24): standard normal, or zero where the mean is wanted.
 
-
-def draw_mean(posterior: Distribution, generator: Generator | None) -> Tensor:
-    """The mean, whatever the generator."""
-    return posterior.mean
+    Drawn once for all frames, outside the recursions.
+    """
+    if draw == "mean":
+        return torch.zeros_like(like)
+    return torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)
 
 
 class DVAE(nn.Module):
@@ -129,7 +126,7 @@ class DVAE(nn.Module):
         *,
         lengths: Int[Tensor, " batch"] | None = None,
         latents: Mapping[str, Tensor] | None = None,
-        draw: Draw = draw_sample,
+        draw: Draw = "sample",
         generator: Generator | None = None,
     ) -> dict[str, Latent]:
         r"""The inference model :math:`q_\phi(\mathbf{z}_{1:T} | \mathbf{x}_{1:T}, \mathbf{u}_{1:T})`, sampled in order.
@@ -139,7 +136,7 @@ class DVAE(nn.Module):
             u: The input sequences of a driven model.
             lengths: The sequences' lengths in a padded batch.
             latents: Values to condition on; those not given are drawn. A partial dictionary is fine.
-            draw: How a latent is drawn from its posterior: `draw_sample` or `draw_mean`.
+            draw: "sample" draws each latent from its posterior, "mean" takes the posterior's mean.
             generator: Source of randomness.
 
         Returns:
@@ -191,7 +188,7 @@ class DVAE(nn.Module):
         *,
         lengths: Int[Tensor, " batch"] | None = None,
         feedback: float = 0.0,
-        draw: Draw = draw_sample,
+        draw: Draw = "sample",
         generator: Generator | None = None,
     ) -> DVAEOutput:
         """Infer the latents, then generate from them: what the training objectives are computed from."""
@@ -315,7 +312,7 @@ class DVAE(nn.Module):
         *,
         lengths: Int[Tensor, " batch"] | None = None,
         feedback: float = 0.0,
-        latents: Literal["sample", "mean"] = "sample",
+        latents: Draw = "sample",
         generator: Generator | None = None,
     ) -> Distribution:
         """Analysis-resynthesis: p(x_t | .) at the latents inferred from x.
@@ -329,10 +326,9 @@ class DVAE(nn.Module):
                 posterior is recursive).
             generator: Source of randomness.
         """
-        draws: dict[str, Draw] = {"sample": draw_sample, "mean": draw_mean}
-        if latents not in draws:
+        if latents not in ("sample", "mean"):
             raise ValueError(f"latents must be 'sample' or 'mean'; got {latents!r}")
-        output: DVAEOutput = self(x, u, lengths=lengths, feedback=feedback, draw=draws[latents], generator=generator)
+        output: DVAEOutput = self(x, u, lengths=lengths, feedback=feedback, draw=latents, generator=generator)
         return output.observation
 
     @torch.no_grad()

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from dvae_lib.distributions import standard_normal
 from dvae_lib.graphs import DependencySpec
-from dvae_lib.models.base import DVAE, Draw, State, StepOutput, draw_sample
+from dvae_lib.models.base import DVAE, Draw, State, StepOutput, noise
 from dvae_lib.networks import MLP, GaussianHead, ObservationHead
 from dvae_lib.objectives import Generated, Latent
 
@@ -78,13 +78,15 @@ class VAE(DVAE):
         *,
         lengths: Int[Tensor, " batch"] | None = None,
         latents: Mapping[str, Tensor] | None = None,
-        draw: Draw = draw_sample,
+        draw: Draw = "sample",
         generator: Generator | None = None,
     ) -> dict[str, Latent]:
         r"""The encoder :math:`q_\phi(\mathbf{z}_t | \mathbf{x}_t)` for every frame, Eqs. (2.18)-(2.20)."""
         q_z = self.z_head(self.e_z(x))  # (2.20), (2.18)
         z = (latents or {}).get("z")
-        return {"z": Latent(draw(q_z, generator) if z is None else z, q_z)}  # (2.24)
+        if z is None:
+            z = q_z.mean + q_z.stddev * noise(q_z.mean, draw, generator)  # (2.24)
+        return {"z": Latent(z, q_z)}
 
     def generation(
         self,
