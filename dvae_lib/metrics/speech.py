@@ -1,0 +1,431 @@
+"""How close resynthesised speech is to its original: SI-SDR, PESQ and ESTOI of waveforms."""
+
+import contextlib
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from dvae_lib.metrics.processes import ProcessDied, map_in_processes
+from dvae_lib.metrics.table import METRICS, ScoreTable
+
+__all__ = ["SPEECH_METRICS", "UndefinedScoreError", "estoi", "pesq", "raw_pesq", "si_sdr", "speech_metrics"]
+
+Waveform: TypeAlias = npt.ArrayLike | Tensor
+Samples: TypeAlias = npt.NDArray[np.float64]
+
+SPEECH_METRICS = ("si_sdr", "pesq_nb", "pesq_wb", "estoi")
+"""The measures of :func:`speech_metrics`."""
+
+_PACKAGE = {"si_sdr": "torchmetrics", "pesq_nb": "pesq", "pesq_wb": "pesq", "estoi": "pystoi"}
+
+# Below -120 dB re full scale, under the step of 16-bit audio, the packages' own constants take over.
+_SILENCE_RMS = 1e-6
+# The ITU-T code that `pesq` wraps has room for 50 utterances and overruns it without a check. Speech that
+# pauses more often than every 0.8 s does not occur; P.862 itself asks for recordings of 8 to 20 s.
+_PESQ_LONGEST_S = 40.0
+# A process needs about three seconds to start: give it at least that much to do.
+_RECORDINGS_PER_PROCESS = 8
+
+
+class UndefinedScoreError(ValueError):
+    """The measure has no value for this pair of signals (silence, no utterance found, too short)."""
+
+
+def si_sdr(reference: Waveform, estimate: Waveform, *, zero_mean: bool = False) -> float:
+    r"""Scale-invariant signal-to-distortion ratio in dB.
+
+    .. math:: 10 \log_{10} \frac{\| \alpha s \|^2}{\| \alpha s - \hat{s} \|^2}, \qquad
+              \alpha = \frac{\hat{s}^\top s}{\| s \|^2}
+
+    The means are kept by default, as in the definition and in `torchmetrics`, which computes the value (in double
+    precision). A constant offset of the estimate therefore counts as distortion; ``zero_mean=True`` removes it from
+    both signals first. A perfect copy gives a large finite number (rounding), not infinity.
+
+    Arguments:
+        reference: The original :math:`s`, shape (samples,).
+        estimate: The resynthesised :math:`\hat{s}`, same shape; its scale does not matter.
+        zero_mean: Whether to subtract each signal's mean first.
+
+    Returns:
+        The ratio in dB; higher is better.
+
+    Raises:
+        UndefinedScoreError: One of the signals is silent.
+        ValueError: Not one channel, different lengths, no samples, or NaN.
+        ImportError: `torchmetrics` is missing.
+
+    References:
+        Le Roux, Wisdom, Erdogan, Hershey (2019). SDR: half-baked or well done? ICASSP.
+
+    Example:
+        An error orthogonal to the signal, of a hundredth of its energy, is 20 dB below it:
+
+        >>> import numpy as np
+        >>> phase = np.arange(1000) * 2 * np.pi / 100
+        >>> round(si_sdr(np.sin(phase), 3 * (np.sin(phase) + 0.1 * np.cos(phase))), 6)
+        20.0
+    """
+    s, s_hat = _comparable(reference, estimate)
+    _require("si_sdr")
+    from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio
+
+    _refuse_silence(s, s_hat)
+    signals = torch.from_numpy(s_hat), torch.from_numpy(s)
+    return float(scale_invariant_signal_distortion_ratio(*signals, zero_mean=zero_mean))
+
+
+def pesq(
+    reference: Waveform,
+    estimate: Waveform,
+    *,
+    sample_rate: int = 16_000,
+    band: Literal["narrow", "wide"] = "narrow",
+) -> float:
+    """Perceptual evaluation of speech quality, on the listening scale MOS-LQO.
+
+    Narrow-band scores follow ITU-T P.862 with the mapping of P.862.1 (1.02 to 4.55), wide-band scores P.862.2 (1.04 to
+    4.64); the two differ much and must not be mixed. The range [-0.5, 4.5] that the review names is that of the raw
+    narrow-band score before the mapping: :func:`raw_pesq` undoes it. The package `pesq` computes the value.
+
+    Arguments:
+        reference: The original, shape (samples,), up to 40 s.
+        estimate: The resynthesised signal, same shape.
+        sample_rate: In Hz: 8,000 or 16,000; wide-band needs 16,000.
+        band: ``"narrow"`` (telephone band) or ``"wide"`` (50 to 7,000 Hz).
+
+    Returns:
+        The predicted mean opinion score; higher is better.
+
+    Raises:
+        UndefinedScoreError: Silence, no utterance found, shorter than a quarter of a second, or longer than 40 s (the
+            ITU code has room for 50 utterances only and writes beyond it).
+        ValueError: Signals that cannot be compared, or a sample rate that PESQ does not know.
+        ImportError: `pesq` is missing; the message says how to get it.
+
+    References:
+        Rix, Beerends, Hollier, Hekstra (2001). Perceptual evaluation of speech quality (PESQ). ICASSP.
+    """
+    if band not in ("narrow", "wide"):
+        raise ValueError(f"band must be 'narrow' or 'wide', not {band!r}.")
+    allowed = (8_000, 16_000) if band == "narrow" else (16_000,)
+    if sample_rate not in allowed:
+        rates = " or ".join(f"{rate:,}" for rate in allowed)
+        raise ValueError(
+            f"PESQ {band}-band is defined at {rates} Hz, but sample_rate is {sample_rate:,}. Resample both first."
+        )
+    s, s_hat = _comparable(reference, estimate)
+    _require("pesq_nb")
+    import pesq as itu
+
+    _refuse_silence(s, s_hat)
+    if s.size > _PESQ_LONGEST_S * sample_rate:
+        raise UndefinedScoreError(
+            f"{s.size / sample_rate:.1f} s are too long for PESQ (at most {_PESQ_LONGEST_S:.0f} s): its code has room "
+            "for 50 utterances. Cut the recording into parts"
+        )
+    try:
+        return float(itu.pesq(sample_rate, s, s_hat, "nb" if band == "narrow" else "wb"))
+    except (itu.NoUtterancesError, itu.BufferTooShortError) as error:
+        found = "finds no utterance" if isinstance(error, itu.NoUtterancesError) else "needs a quarter of a second"
+        raise UndefinedScoreError(f"PESQ {found} in these {s.size / sample_rate:.2f} s") from None
+
+
+def raw_pesq(mos_lqo: float) -> float:
+    r"""The raw narrow-band PESQ score in [-0.5, 4.5], from the MOS-LQO that :func:`pesq` gives.
+
+    Inverts the mapping of ITU-T P.862.1, :math:`y = 0.999 + 4 / (1 + e^{-1.4945 x + 4.6607})`. Older packages, and the
+    range that the review names, use the raw score.
+
+    Arguments:
+        mos_lqo: A narrow-band score in (0.999, 4.999); NaN gives NaN.
+
+    Example:
+        >>> round(raw_pesq(4.0), 3)
+        3.855
+    """
+    if math.isnan(mos_lqo):
+        return math.nan
+    if not 0.999 < mos_lqo < 4.999:
+        raise ValueError(f"A narrow-band MOS-LQO lies between 0.999 and 4.999, not {mos_lqo}.")
+    return (4.6607 - math.log((4.999 - mos_lqo) / (mos_lqo - 0.999))) / 1.4945
+
+
+def estoi(reference: Waveform, estimate: Waveform, *, sample_rate: int = 16_000) -> float:
+    """Extended short-time objective intelligibility, in [-1, 1] and for speech almost always in [0, 1].
+
+    The package `pystoi` computes the value; it resamples to 10 kHz and leaves out frames in which the reference is more
+    than 40 dB below its loudest. What it adds at random to the last digits is drawn from a fixed seed here.
+
+    Arguments:
+        reference: The original, shape (samples,).
+        estimate: The resynthesised signal, same shape; its scale does not matter.
+        sample_rate: In Hz.
+
+    Returns:
+        The mean correlation; higher is better.
+
+    Raises:
+        UndefinedScoreError: Silence, or fewer than 30 active frames (0.4 s of speech).
+        ValueError: Signals that cannot be compared, or a sample rate that is not a positive whole number.
+        ImportError: `pystoi` is missing.
+
+    References:
+        Jensen, Taal (2016). An algorithm for predicting the intelligibility of speech masked by modulated noise
+        maskers. IEEE/ACM Transactions on Audio, Speech, and Language Processing.
+    """
+    if sample_rate != int(sample_rate) or sample_rate <= 0:
+        raise ValueError(f"sample_rate must be a positive whole number of Hz, not {sample_rate}.")
+    s, s_hat = _comparable(reference, estimate)
+    _require("estoi")
+    from pystoi import stoi
+
+    _refuse_silence(s, s_hat)
+    # pystoi cuts windows of 25.6 ms and cannot handle a signal that holds none.
+    too_short = f"ESTOI needs 30 active frames (0.4 s of speech); {s.size / sample_rate:.2f} s hold fewer"
+    if s.size < 0.06 * sample_rate:
+        raise UndefinedScoreError(too_short)
+    with warnings.catch_warnings(), _fixed_numpy_seed():
+        warnings.filterwarnings("error", message="Not enough STFT frames", category=RuntimeWarning)
+        try:
+            # An ndarray's own scalar type: keep the rate a plain int, pystoi divides it in place.
+            return float(stoi(s, s_hat, int(sample_rate), extended=True))
+        except RuntimeWarning:
+            raise UndefinedScoreError(too_short) from None
+
+
+def speech_metrics(
+    references: Sequence[Waveform | str | Path],
+    estimates: Sequence[Waveform | str | Path],
+    *,
+    sample_rate: int = 16_000,
+    metrics: Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
+    num_workers: int | None = None,
+    progress: bool = False,
+) -> ScoreTable:
+    """SI-SDR, PESQ and ESTOI of many recordings, in parallel processes.
+
+    The table is in the order of the input and the same for any number of processes. These are fresh interpreters:
+    nothing is forked from a program that runs torch, CUDA or a notebook, and a script needs no
+    ``if __name__ == "__main__"``. Where compiled code takes a process down, the recording gets NaN and the reason; the
+    others are scored.
+
+    Arguments:
+        references: The originals: arrays of shape (samples,) or audio files.
+        estimates: The resynthesised signals in the same order.
+        sample_rate: Of the arrays, in Hz. Files carry their own, and have to agree pairwise.
+        metrics: Some of :data:`SPEECH_METRICS`. Default: all whose package is installed, with a warning that names the
+            others.
+        names: Names for the table and for errors. Default: the file of the estimate, or ``"recording 0"``.
+        num_workers: Processes; 0 computes here. Default: one per core, but none for a handful of recordings.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        One row per recording. Undefined scores are NaN; :attr:`ScoreTable.reasons` says why.
+
+    Raises:
+        ValueError: Lists of different lengths, no recordings, or a recording that cannot be compared, by its name.
+        ImportError: A measure was asked for whose package is missing.
+    """
+    if len(references) != len(estimates):
+        raise ValueError(f"There are {len(references)} references but {len(estimates)} estimates.")
+    if not references:
+        raise ValueError("There are no recordings to score.")
+    if names is None:
+        names = [str(e) if isinstance(e, str | Path) else f"recording {i}" for i, e in enumerate(estimates)]
+    elif len(names) != len(references):
+        raise ValueError(f"There are {len(names)} names for {len(references)} recordings.")
+    metrics = _installed() if metrics is None else tuple(metrics)
+    for metric in metrics:
+        if metric not in SPEECH_METRICS:
+            raise ValueError(f"metrics: {metric!r} is none of {', '.join(SPEECH_METRICS)}.")
+        _require(metric)
+    if num_workers is None:
+        num_workers = min(_cores(), len(references) // _RECORDINGS_PER_PROCESS)
+    if num_workers < 0:
+        raise ValueError(f"num_workers must be 0 or more, not {num_workers}.")
+
+    tasks = [
+        _Task(name, _sendable(reference), _sendable(estimate), sample_rate, metrics)
+        for name, reference, estimate in zip(names, references, estimates, strict=True)
+    ]
+    results = _score_all(tasks, num_workers, progress)
+    return ScoreTable(
+        tuple(names),
+        {metric: tuple(result.scores[metric] for result in results) for metric in metrics},
+        {
+            (task.name, metric): reason
+            for task, result in zip(tasks, results, strict=True)
+            for metric, reason in result.reasons.items()
+        },
+    )
+
+
+class _Task(NamedTuple):
+    name: str
+    reference: Samples | Path
+    estimate: Samples | Path
+    sample_rate: int
+    metrics: tuple[str, ...]
+
+
+class _Result(NamedTuple):
+    scores: dict[str, float]
+    reasons: dict[str, str]
+
+
+_FUNCTIONS: dict[str, Callable[[Samples, Samples, int], float]] = {
+    "si_sdr": lambda s, s_hat, rate: si_sdr(s, s_hat),
+    "pesq_nb": lambda s, s_hat, rate: pesq(s, s_hat, sample_rate=rate, band="narrow"),
+    "pesq_wb": lambda s, s_hat, rate: pesq(s, s_hat, sample_rate=rate, band="wide"),
+    "estoi": lambda s, s_hat, rate: estoi(s, s_hat, sample_rate=rate),
+}
+
+
+def _score(task: _Task) -> _Result:
+    try:
+        s, rate = _read(task.reference, task.sample_rate)
+        s_hat, rate_hat = _read(task.estimate, task.sample_rate)
+        if rate != rate_hat:
+            raise ValueError(f"the reference is sampled at {rate:,} Hz, the estimate at {rate_hat:,} Hz. Resample one.")
+        result = _Result({}, {})
+        for metric in task.metrics:
+            try:
+                result.scores[metric] = _FUNCTIONS[metric](s, s_hat, rate)
+            except UndefinedScoreError as undefined:
+                result.scores[metric], result.reasons[metric] = math.nan, str(undefined)
+        return result
+    except (ValueError, TypeError, OSError) as error:
+        raise ValueError(f"{task.name}: {error}") from error
+
+
+def _score_all(tasks: Sequence[_Task], num_workers: int, progress: bool) -> list[_Result]:
+    if num_workers == 0:
+        return [_score(task) for task in _bar(tasks, len(tasks), progress)]
+    results: list[_Result] = []
+    for task, result in zip(
+        tasks, _bar(map_in_processes(_score, tasks, num_workers), len(tasks), progress), strict=True
+    ):
+        if not isinstance(result, ProcessDied):
+            results.append(result)
+        elif len(task.metrics) == 1:
+            reason = f"the process that computed it {result}"
+            results.append(_Result({task.metrics[0]: math.nan}, {task.metrics[0]: reason}))
+        else:  # which measure was it? Each on its own, so that the others are not lost
+            alone = [task._replace(metrics=(metric,)) for metric in task.metrics]
+            parts = _score_all(alone, 1, progress=False)
+            results.append(
+                _Result(
+                    {metric: score for part in parts for metric, score in part.scores.items()},
+                    {metric: reason for part in parts for metric, reason in part.reasons.items()},
+                )
+            )
+    return results
+
+
+def _as_array(waveform: Waveform) -> npt.NDArray[Any]:
+    if isinstance(waveform, Tensor):
+        waveform = waveform.detach().cpu()
+        return (waveform.float() if waveform.dtype == torch.bfloat16 else waveform).numpy()
+    return np.asarray(waveform)
+
+
+def _comparable(reference: Waveform, estimate: Waveform) -> tuple[Samples, Samples]:
+    pair = []
+    for role, waveform in (("reference", reference), ("estimate", estimate)):
+        samples = _as_array(waveform)
+        if not np.issubdtype(samples.dtype, np.floating):
+            raise TypeError(f"the {role} holds {samples.dtype}, not floating-point samples; scale it to [-1, 1] first.")
+        if samples.ndim != 1:
+            raise ValueError(f"the {role} must be one channel of shape (samples,), not {samples.shape}.")
+        bad = np.flatnonzero(~np.isfinite(samples))
+        if bad.size:
+            raise ValueError(f"the {role} holds {bad.size} NaN or infinite samples, the first at {bad[0]}.")
+        pair.append(samples.astype(np.float64))
+    s, s_hat = pair
+    if s.size != s_hat.size:
+        raise ValueError(f"the reference has {s.size} samples, the estimate {s_hat.size}. Cut or pad one to the other.")
+    if s.size == 0:
+        raise ValueError("the signals hold no samples.")
+    return s, s_hat
+
+
+def _refuse_silence(s: Samples, s_hat: Samples) -> None:
+    for role, samples in (("reference", s), ("estimate", s_hat)):
+        if samples.std() < _SILENCE_RMS:  # a constant is not heard either
+            raise UndefinedScoreError(f"the {role} is silent (below -120 dB)")
+
+
+def _read(source: Samples | Path, sample_rate: int) -> tuple[Samples, int]:
+    if not isinstance(source, Path):
+        return source, sample_rate
+    try:
+        import soundfile
+    except ImportError:
+        raise ImportError('Reading audio files needs soundfile: pip install "dvae-lib[speech]".') from None
+    if not source.is_file():
+        raise FileNotFoundError(f"{source} does not exist.")
+    try:
+        samples, rate = soundfile.read(source, dtype="float64", always_2d=True)
+    except soundfile.SoundFileError as error:
+        raise ValueError(f"{source} is not an audio file that can be read ({error}).") from None
+    if samples.shape[1] != 1:
+        raise ValueError(f"{source} has {samples.shape[1]} channels. Mix it to one first.")
+    return samples[:, 0], int(rate)
+
+
+def _sendable(source: Waveform | str | Path) -> npt.NDArray[Any] | Path:
+    return Path(source) if isinstance(source, str | Path) else _as_array(source)
+
+
+def _require(metric: str) -> None:
+    package = _PACKAGE[metric]
+    if find_spec(package) is None:
+        compiler = " It is compiled while it installs and needs a C compiler (Debian and Ubuntu: apt install gcc)."
+        raise ImportError(
+            f'{METRICS[metric].label} needs the package {package}: pip install "dvae-lib[speech]".'
+            + (compiler if package == "pesq" else "")
+        )
+
+
+def _installed() -> tuple[str, ...]:
+    present = []
+    for metric in SPEECH_METRICS:
+        try:
+            _require(metric)
+        except ImportError as missing:
+            warnings.warn(f"Left out of the table. {missing}", stacklevel=3)
+        else:
+            present.append(metric)
+    return tuple(present)
+
+
+@contextlib.contextmanager
+def _fixed_numpy_seed() -> Iterator[None]:
+    state = np.random.get_state()  # noqa: NPY002 - pystoi draws from the global generator
+    np.random.seed(0)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _bar(items: Iterable[Any], total: int, progress: bool) -> Iterable[Any]:
+    if not progress:
+        return items
+    from tqdm.auto import tqdm
+
+    return cast(Iterable[Any], tqdm(items, total=total, desc="Scoring", unit="recording", leave=False))
