@@ -3,14 +3,17 @@
 from typing import Any, NamedTuple
 
 from dvae_lib.models.base import DVAE, Sample, State, StepOutput
+from dvae_lib.models.dkf import DKF
 from dvae_lib.models.vae import VAE
 
 __all__ = [
+    "DKF",
     "DVAE",
     "MODELS",
     "PRESETS",
     "VAE",
     "ModelEntry",
+    "Preset",
     "Sample",
     "State",
     "StepOutput",
@@ -27,14 +30,49 @@ class ModelEntry(NamedTuple):
 
 MODELS: dict[str, ModelEntry] = {
     "vae": ModelEntry(VAE, {}),
+    "dkf": ModelEntry(DKF, {}),
 }
 """The models by name."""
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "speech": {"x_dim": 513, "z_dim": 16, "observation": "gamma"},
-    "motion": {"x_dim": 93, "z_dim": 10, "observation": "unit_gaussian"},
+
+class Preset(NamedTuple):
+    """What all models of an experiment share, and each model's own layers."""
+
+    shared: dict[str, Any]
+    layers: dict[str, dict[str, Any]]
+
+
+PRESETS: dict[str, Preset] = {
+    "speech": Preset(
+        {"x_dim": 513, "z_dim": 16, "observation": "gamma"},
+        {
+            "vae": {"encoder": (128,), "decoder": (128,)},
+            "dkf": {
+                "transition": 16,
+                "decoder": (32, 64, 128, 256),
+                "encoder": (256,),
+                "g_dim": 128,
+                "combiner": (32,),
+                "head": (32,),
+            },
+        },
+    ),
+    "motion": Preset(
+        {"x_dim": 93, "z_dim": 10, "observation": "unit_gaussian"},
+        {
+            "vae": {"encoder": (128,), "decoder": (128,)},
+            "dkf": {
+                "transition": 10,
+                "decoder": (32, 64),
+                "encoder": (64,),
+                "g_dim": 64,
+                "combiner": (16,),
+                "head": (32,),
+            },
+        },
+    ),
 }
-"""Sizes and observation models of the experiments on speech (Appendix B) and human motion (Appendix C)."""
+"""The architectures of the experiments on speech (Appendix B) and human motion (Appendix C)."""
 
 
 def build_model(name: str, preset: str | None = None, **overrides: Any) -> DVAE:
@@ -57,4 +95,5 @@ def build_model(name: str, preset: str | None = None, **overrides: Any) -> DVAE:
     if preset is not None and preset not in PRESETS:
         raise ValueError(f"no preset is called {preset!r}; there are {', '.join(PRESETS)}")
     entry = MODELS[name]
-    return entry.cls(**{**PRESETS.get(preset or "", {}), **entry.options, **overrides})
+    chosen = PRESETS[preset] if preset else Preset({}, {})
+    return entry.cls(**{**chosen.shared, **chosen.layers.get(name, {}), **entry.options, **overrides})

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 import os
 import tempfile
 from abc import abstractmethod
@@ -22,6 +23,7 @@ from dvae_lib.objectives import (
     DVAEOutput,
     Generated,
     Latent,
+    frame_mask,
     importance_weighted_bound,
     log_weights,
     variational_lower_bound,
@@ -305,6 +307,81 @@ class DVAE(nn.Module):
         """The log-weights of the parts that are independent of each other: in general, the whole sequence."""
         return weights.sum(-1, keepdim=True)
 
+    @torch.no_grad()
+    def smc_bound(
+        self,
+        x: Float[Tensor, "batch time x_dim"],
+        u: Float[Tensor, "batch time u_dim"] | None = None,
+        *,
+        lengths: Int[Tensor, " batch"] | None = None,
+        num_particles: int = 100,
+        threshold: float = 0.5,
+        generator: Generator | None = None,
+    ) -> Float[Tensor, " batch"]:
+        r"""A particle bound of :math:`\log p_\theta(\mathbf{x}_{1:T})`, in nats per sequence.
+
+        A particle filter in which the inference model proposes :math:`\mathbf{z}_t` given each particle's own past.
+        Its likelihood estimate is unbiased, so the expectation of its logarithm is a lower bound. On long
+        sequences it needs far fewer particles than `importance_weighted_bound` needs samples, because it gives
+        up unlikely particles on the way. The exception is a proposal that looks ahead and is nearly exact: there
+        `threshold=0` is better, which never resamples and is the importance-weighted bound. Every frame costs
+        one pass over the whole sequence.
+
+        Arguments:
+            x: The observed sequences.
+            u: The input sequences of a driven model.
+            lengths: The sequences' lengths in a padded batch.
+            num_particles: Number of particles.
+            threshold: Resample where the effective sample size falls below this fraction of the particles.
+            generator: Source of randomness.
+
+        Raises:
+            NotImplementedError: If generation is not causal: the weight of a frame would need future latents.
+
+        Source: Maddison et al. (2017), "Filtering variational objectives"; Naesseth et al. (2018); Le et al. (2018).
+        """
+        if num_particles < 1 or not 0.0 <= threshold <= 1.0:
+            raise ValueError(
+                "num_particles must be at least 1 and threshold lie between 0 and 1; "
+                f"got {num_particles} and {threshold}"
+            )
+        self.check(x, u, lengths)
+        self.initial_state(1)  # says so where generation is not causal
+        batch_size, num_steps = x.shape[:2]
+        k = num_particles
+        x_k, u_k, lengths_k = _repeat_all(x, u, lengths, k)
+        mask = frame_mask(lengths, num_steps)
+        drawn = self.inference(x_k, u_k, lengths=lengths_k, generator=generator)
+        values = {name: latent.sample.clone() for name, latent in drawn.items()}
+        framewise = [name for name, value in values.items() if value.ndim == 3]
+        weights = x.new_zeros(k, batch_size)
+        first = self.generation(x_k, values, u_k, lengths=lengths_k)
+        for name in values.keys() - set(framewise):  # latents of the whole sequence are drawn once, at the start
+            ratio = first.prior[name].log_prob(values[name]) - drawn[name].posterior.log_prob(values[name])
+            weights = weights + ratio.view(k, batch_size)
+        evidence = x.new_zeros(batch_size)
+        for t in range(num_steps):
+            increment = x.new_zeros(k * batch_size)
+            for name in framewise:
+                q_t = self.inference(x_k, u_k, lengths=lengths_k, latents=values)[name].posterior[:, t]  # type: ignore[index]
+                values[name][:, t] = q_t.sample(generator=generator)
+                increment = increment - q_t.log_prob(values[name][:, t])
+            generated = self.generation(x_k, values, u_k, lengths=lengths_k)
+            for name in framewise:
+                increment = increment + generated.prior[name][:, t].log_prob(values[name][:, t])  # type: ignore[index]
+            increment = increment + generated.observation[:, t].log_prob(x_k[:, t])  # type: ignore[index]
+            increment = increment.view(k, batch_size)
+            weights = weights + (increment if mask is None else torch.where(mask[:, t], increment, 0.0))
+            normalised = weights.softmax(0)
+            poor = normalised.square().sum(0).reciprocal() < threshold * k
+            evidence = torch.where(poor, evidence + weights.logsumexp(0) - math.log(k), evidence)
+            ancestors = _systematic(normalised, generator)
+            ancestors = torch.where(poor, ancestors, torch.arange(k, device=x.device)[:, None])
+            weights = torch.where(poor, 0.0, weights)
+            rows = (ancestors * batch_size + torch.arange(batch_size, device=x.device)).reshape(-1)
+            values = {name: value[rows] for name, value in values.items()}
+        return evidence + weights.logsumexp(0) - math.log(k)
+
     def reconstruct(
         self,
         x: Float[Tensor, "batch time x_dim"],
@@ -533,6 +610,16 @@ def check_sequences(x: Tensor, name: str, dim: int, like: Tensor | None = None) 
     if not _skip_values(x) and not bool(torch.isfinite(x).all()):
         i, t, d = (~torch.isfinite(x)).nonzero()[0].tolist()
         raise ValueError(f"{name} is not finite: {name}[{i}, {t}, {d}] is {x[i, t, d].item()}")
+
+
+def _systematic(weights: Float[Tensor, "particles batch"], generator: Generator | None) -> Tensor:
+    """Indices of the particles that go on, drawn in proportion to their weights with one uniform per sequence."""
+    k, batch_size = weights.shape
+    offset = torch.rand(batch_size, dtype=weights.dtype, device=weights.device, generator=generator)
+    positions = (torch.arange(k, device=weights.device, dtype=weights.dtype)[:, None] + offset) / k
+    edges = weights.cumsum(0)
+    found = torch.searchsorted(edges.T.contiguous(), positions.T.contiguous()).T
+    return found.clamp_max(k - 1)
 
 
 def _stack(steps: list[Distribution]) -> Distribution:

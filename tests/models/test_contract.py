@@ -7,16 +7,30 @@ import pytest
 import torch
 
 from dvae_lib.distributions import OBSERVATIONS, DiagonalGaussian
+from dvae_lib.graphs import verify_dependencies
 from dvae_lib.models import DVAE, MODELS, VAE, build_model
+from dvae_lib.models.dkf import INFERENCE_MODELS
 from dvae_lib.objectives import importance_weighted_bound, log_weights
 
-NAMES = list(MODELS)
+VARIANTS = {"vae": [{}], "dkf": [{"inference_model": name} for name in INFERENCE_MODELS]}
+MODELS_AND_OPTIONS = [(name, options) for name, variants in VARIANTS.items() for options in variants]
 SHAPES = {"x_dim": 5, "z_dim": 3}
+SMALL = {"vae": {}, "dkf": {"g_dim": 8, "encoder": (8,), "decoder": (8,)}}
+
+
+def of_every_model(test):
+    """Run a test on every variant of every model."""
+    names = ["-".join([name, *map(str, options.values())]) for name, options in MODELS_AND_OPTIONS]
+    return pytest.mark.parametrize(("name", "options"), MODELS_AND_OPTIONS, ids=names)(test)
+
+
+def test_no_model_escapes():
+    assert set(VARIANTS) == set(MODELS)
 
 
 def make(name, **options):
     torch.manual_seed(0)
-    return build_model(name, **SHAPES, **options).double()
+    return build_model(name, **SHAPES, **SMALL[name], **options).double()
 
 
 def data(observation="gaussian", batch=4, time=6):
@@ -30,9 +44,9 @@ def seeded():
 
 
 @pytest.mark.parametrize("observation", OBSERVATIONS)
-@pytest.mark.parametrize("name", NAMES)
-def test_vlb_is_reconstruction_less_kl(name, observation):
-    model, x = make(name, observation=observation), data(observation)
+@of_every_model
+def test_vlb_is_reconstruction_less_kl(name, options, observation):
+    model, x = make(name, **options, observation=observation), data(observation)
     for kl in ("analytic", "sampled"):
         bound = model.vlb(x, beta=0.3, kl=kl, generator=seeded())
         assert bound.value.shape == (4,)
@@ -43,48 +57,58 @@ def test_vlb_is_reconstruction_less_kl(name, observation):
     assert all((term >= 0).all() for term in model.vlb(x).kl.values())
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_sampled_and_analytic_kl_agree_on_average(name):
-    model, x = make(name), data(batch=1)
+@of_every_model
+def test_sampled_and_analytic_kl_agree_on_average(name, options):
+    model, x = make(name, **options), data(batch=1)
     analytic = model.vlb(x, num_samples=3000, generator=seeded()).value
     sampled = model.vlb(x, num_samples=3000, kl="sampled", generator=seeded()).value
     torch.testing.assert_close(analytic, sampled, rtol=0.02, atol=0.1)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_sampled_value_is_the_log_weight(name):
-    model, x = make(name), data()
+@of_every_model
+def test_sampled_value_is_the_log_weight(name, options):
+    model, x = make(name, **options), data()
     output = model(x, generator=seeded())
     bound = model.vlb(x, kl="sampled", generator=seeded())
     torch.testing.assert_close(log_weights(output, x).sum(1), bound.value)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_padded_equals_single(name):
-    model, x = make(name), data()
+@of_every_model
+def test_code_has_the_dependencies_of_the_equations(name, options):
+    verdict = verify_dependencies(make(name, **options))
+    assert not verdict.missing
+    assert not verdict.extra
+
+
+@of_every_model
+def test_padded_equals_single(name, options):
+    model, x = make(name, **options), data()
     lengths = torch.tensor([6, 1, 4, 2])
     padded = torch.where((torch.arange(6) < lengths[:, None])[..., None], x, 0.0)
-    zeros = {k: torch.zeros_like(v.sample) for k, v in model.inference(padded, lengths=lengths).items()}
-    together = model.inference(padded, lengths=lengths, latents=zeros)
-    generated = model.generation(padded, zeros, lengths=lengths)
+    given = {k: v.sample for k, v in model.inference(padded, lengths=lengths, generator=seeded()).items()}
+    together = model.inference(padded, lengths=lengths, latents=given)
+    generated = model.generation(padded, given, lengths=lengths)
     for i, length in enumerate(lengths.tolist()):
         alone = x[i : i + 1, :length]
-        own = {k: v[i : i + 1, :length] if v.ndim == 3 else v[i : i + 1] for k, v in zeros.items()}
+        own = {k: v[i : i + 1, :length] if v.ndim == 3 else v[i : i + 1] for k, v in given.items()}
         for k, latent in model.inference(alone, latents=own).items():
-            both = together[k].posterior.mean[i : i + 1]
-            torch.testing.assert_close(latent.posterior.mean, both[:, :length] if both.ndim == 3 else both)
+            both = together[k].posterior.log_prob(given[k])[i : i + 1]
+            torch.testing.assert_close(latent.posterior.log_prob(own[k]), both[:, :length] if both.ndim == 2 else both)
         single = model.generation(alone, own)
         torch.testing.assert_close(single.observation.mean, generated.observation.mean[i : i + 1, :length])
+        for k, prior in single.prior.items():
+            both = generated.prior[k].log_prob(given[k])[i : i + 1]
+            torch.testing.assert_close(prior.log_prob(own[k]), both[:, :length] if both.ndim == 2 else both)
     bound = model.vlb(padded, lengths=lengths, generator=seeded())
     for term in bound.kl.values():
         if term.ndim == 2:
             assert (term[torch.arange(6) >= lengths[:, None]] == 0).all()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_padding_is_never_read(name):
+@of_every_model
+def test_padding_is_never_read(name, options):
     """What stands in the padded frames changes neither the bound nor any gradient."""
-    model, x = make(name), data()
+    model, x = make(name, **options), data()
     lengths = torch.tensor([6, 1, 4, 2])
     inside = (torch.arange(6) < lengths[:, None])[..., None]
     results = []
@@ -97,18 +121,28 @@ def test_padding_is_never_read(name):
         torch.testing.assert_close(first, second)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_latents_given_are_conditioned_on(name):
-    model, x = make(name), data()
+@of_every_model
+def test_recursion_equals_the_pass_with_the_latents_given(name, options):
+    """What the sampling loop says of each posterior is what the vectorised pass says at the same latents."""
+    model, x = make(name, **options), data()
+    drawn = model.inference(x, generator=seeded())
+    again = model.inference(x, latents={k: v.sample for k, v in drawn.items()})
+    for k, latent in drawn.items():
+        torch.testing.assert_close(latent.posterior.log_prob(latent.sample), again[k].posterior.log_prob(latent.sample))
+
+
+@of_every_model
+def test_latents_given_are_conditioned_on(name, options):
+    model, x = make(name, **options), data()
     drawn = {k: v.sample for k, v in model.inference(x, generator=seeded()).items()}
     again = model.inference(x, latents=drawn)
     for k, value in drawn.items():
         assert torch.equal(again[k].sample, value)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_generator_decides_everything(name):
-    model, x = make(name), data()
+@of_every_model
+def test_generator_decides_everything(name, options):
+    model, x = make(name, **options), data()
     assert torch.equal(model.vlb(x, generator=seeded()).value, model.vlb(x, generator=seeded()).value)
     first, second = (model.generate(5, 2, generator=seeded()) for _ in range(2))
     assert torch.equal(first.x, second.x)
@@ -118,9 +152,9 @@ def test_generator_decides_everything(name):
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_stepwise_generation_equals_the_vectorised_pass(name):
-    model, x = make(name), data()
+@of_every_model
+def test_stepwise_generation_equals_the_vectorised_pass(name, options):
+    model, x = make(name, **options), data()
     latents = {k: v.sample for k, v in model.inference(x, generator=seeded()).items()}
     whole = model.generation(x, latents)
     state, x_prev = model.initial_state(4), torch.zeros(4, 5, dtype=torch.float64)
@@ -132,9 +166,9 @@ def test_stepwise_generation_equals_the_vectorised_pass(name):
 
 
 @pytest.mark.parametrize("observation", OBSERVATIONS)
-@pytest.mark.parametrize("name", NAMES)
-def test_generates(name, observation):
-    model = make(name, observation=observation)
+@of_every_model
+def test_generates(name, options, observation):
+    model = make(name, **options, observation=observation)
     sample = model.generate(7, 2, generator=seeded())
     assert sample.x.shape == (2, 7, 5)
     assert sample.latents["z"].shape == (2, 7, 3)
@@ -144,17 +178,17 @@ def test_generates(name, observation):
     assert continued.x.shape == (4, 3, 5)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_reconstruction_from_the_mean_is_deterministic(name):
-    model, x = make(name), data()
+@of_every_model
+def test_reconstruction_from_the_mean_is_deterministic(name, options):
+    model, x = make(name, **options), data()
     assert torch.equal(model.reconstruct(x, latents="mean").mean, model.reconstruct(x, latents="mean").mean)
     assert model.reconstruct(x).mean.shape == x.shape
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_importance_weighted_bound_rises(name):
+@of_every_model
+def test_importance_weighted_bound_rises(name, options):
     """Over many repetitions the average bound rises with the number of samples (Burda et al., 2016)."""
-    model, x = make(name), data(batch=1).repeat(300, 1, 1)
+    model, x = make(name, **options), data(batch=1).repeat(200, 1, 1)
     averages = [model.importance_weighted_bound(x, num_samples=k, generator=seeded()).mean() for k in (1, 8, 64)]
     assert averages[0] < averages[1] < averages[2]
     one = model.vlb(x, kl="sampled", generator=seeded()).value
@@ -169,9 +203,9 @@ def test_importance_weights_average_in_log_space():
     torch.testing.assert_close(importance_weighted_bound(weights.double()), expected)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_save_and_load(name, tmp_path):
-    model, x = make(name, observation="gamma"), data("gamma")
+@of_every_model
+def test_save_and_load(name, options, tmp_path):
+    model, x = make(name, **options, observation="gamma"), data("gamma")
     model.metadata["corpus"] = "made up"
     model.float().save_pretrained(tmp_path / "model")
     for cls in (DVAE, type(model)):
