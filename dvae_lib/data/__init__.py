@@ -6,43 +6,35 @@ Names are imported when they are first used, so that ``import dvae_lib`` stays q
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# Module by module, the public names of this package. A new module adds its line here and below.
+# Module by module, the public names of this package: what stands in the modules' own __all__.
+# A new module adds its line here and to the imports below, which editors and type checkers see.
 _PUBLIC = {
+    "audio": ("AUDIO_SUFFIXES", "Audio", "AudioError", "read_audio"),
+    "catalogue": (
+        *("CorpusInfo", "MissingCorpusError", "corpus_info", "default_corpus", "describe", "fetch_corpus"),
+        "list_corpora",
+    ),
+    "corpora": ("SpeechCorpus", "Utterance", "librispeech_part", "load_corpus"),
+    "fetch": ("DownloadError", "download"),
+    "places": ("cache_folder", "find_folder", "search_path"),
     "sequences": (
-        "Batch",
-        "SequenceDataset",
-        "Splits",
-        "Standardizer",
-        "from_arrays",
-        "from_csv_folder",
-        "identity",
+        *("Batch", "SequenceDataset", "Splits", "Standardizer", "from_arrays", "from_csv_folder", "identity"),
         "split_by_group",
     ),
+    "speech": ("Analysis", "FrontEndSettings", "SpeechFrontEnd"),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
 
-if TYPE_CHECKING:  # what editors and type checkers see
-    from dvae_lib.data.sequences import (
-        Batch,
-        SequenceDataset,
-        Splits,
-        Standardizer,
-        from_arrays,
-        from_csv_folder,
-        identity,
-        split_by_group,
-    )
+if TYPE_CHECKING:
+    from dvae_lib.data.audio import *  # noqa: F403
+    from dvae_lib.data.catalogue import *  # noqa: F403
+    from dvae_lib.data.corpora import *  # noqa: F403
+    from dvae_lib.data.fetch import *  # noqa: F403
+    from dvae_lib.data.places import *  # noqa: F403
+    from dvae_lib.data.sequences import *  # noqa: F403
+    from dvae_lib.data.speech import *  # noqa: F403
 
-__all__ = [
-    "Batch",
-    "SequenceDataset",
-    "Splits",
-    "Standardizer",
-    "from_arrays",
-    "from_csv_folder",
-    "identity",
-    "split_by_group",
-]
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:
@@ -54,4 +46,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return __all__

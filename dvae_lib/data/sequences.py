@@ -79,9 +79,7 @@ class Standardizer:
                 "mean and scale are vectors of the same size, "
                 f"not of shapes {tuple(self.mean.shape)} and {tuple(self.scale.shape)}."
             )
-        if not (
-            torch.isfinite(self.mean).all() and torch.isfinite(self.scale).all() and (self.scale > 0).all()
-        ):
+        if not (torch.isfinite(self.mean).all() and torch.isfinite(self.scale).all() and (self.scale > 0).all()):
             raise ValueError("mean and scale must be finite, and scale positive.")
 
     @classmethod
@@ -101,9 +99,7 @@ class Standardizer:
             clip = clip.to("cpu", torch.float64)
             n, clip_mean = len(clip), clip.mean(0)
             delta = clip_mean - mean
-            sum_of_squares = (
-                sum_of_squares + (clip - clip_mean).square().sum(0) + delta**2 * count * n / (count + n)
-            )
+            sum_of_squares = sum_of_squares + (clip - clip_mean).square().sum(0) + delta**2 * count * n / (count + n)
             mean = mean + delta * n / (count + n)
             count += n
         if count == 0:
@@ -150,6 +146,7 @@ class SequenceDataset(Dataset[Tensor]):
             out. A sequence with fewer frames is skipped, counted in :attr:`skipped` and reported in the log.
             None keeps sequences whole.
         hop: frames from the start of one piece to the start of the next; by default ``sequence_length``.
+        min_length: skip sequences with fewer frames, in the same way; by default ``sequence_length``, or 1.
         standardizer: applied to x whenever it is read.
         dtype: of what is returned.
         report_skipped: say in the log how many sequences were too short.
@@ -175,6 +172,7 @@ class SequenceDataset(Dataset[Tensor]):
         names: Sequence[str] | None = None,
         sequence_length: int | None = None,
         hop: int | None = None,
+        min_length: int | None = None,
         standardizer: Standardizer | None = None,
         dtype: torch.dtype = torch.float32,
         report_skipped: bool = True,
@@ -182,9 +180,7 @@ class SequenceDataset(Dataset[Tensor]):
         sequences = list(sequences)
         names = [str(i) for i in range(len(sequences))] if names is None else list(map(str, names))
         if len(names) != len(sequences):
-            raise ValueError(
-                f"Each sequence has one name: {len(names)} names for {len(sequences)} sequences."
-            )
+            raise ValueError(f"Each sequence has one name: {len(names)} names for {len(sequences)} sequences.")
         clips = _checked_clips(sequences, names, "sequence", dtype)
         drive = None
         if inputs is not None:
@@ -196,7 +192,7 @@ class SequenceDataset(Dataset[Tensor]):
         self._frames = clips[0] if len(clips) == 1 else torch.cat(clips)
         self._inputs = None if drive is None else torch.cat(drive)
         self._index(
-            lengths.cumsum(0) - lengths, lengths, names, sequence_length, hop, standardizer, report_skipped
+            lengths.cumsum(0) - lengths, lengths, names, sequence_length, hop, min_length, standardizer, report_skipped
         )
 
     @classmethod
@@ -209,6 +205,7 @@ class SequenceDataset(Dataset[Tensor]):
         names: Sequence[str] | None = None,
         sequence_length: int | None = None,
         hop: int | None = None,
+        min_length: int | None = None,
         standardizer: Standardizer | None = None,
         report_skipped: bool = True,
     ) -> "SequenceDataset":
@@ -224,6 +221,7 @@ class SequenceDataset(Dataset[Tensor]):
             names: as in the constructor, and so are the others.
             sequence_length: see the constructor.
             hop: see the constructor.
+            min_length: see the constructor.
             standardizer: see the constructor.
             report_skipped: see the constructor.
         """
@@ -234,18 +232,12 @@ class SequenceDataset(Dataset[Tensor]):
         count = torch.as_tensor(lengths, dtype=torch.int64)
         names = [str(i) for i in range(len(first))] if names is None else list(map(str, names))
         if not len(first) == len(count) == len(names):
-            raise ValueError(
-                f"{len(first)} starts, {len(count)} lengths and {len(names)} names do not match."
-            )
-        if len(first) and (
-            int(first.min()) < 0 or int(count.min()) < 1 or int((first + count).max()) > len(block)
-        ):
-            raise ValueError(
-                f"Every sequence has a frame at least and lies within the {len(block)} frames given."
-            )
+            raise ValueError(f"{len(first)} starts, {len(count)} lengths and {len(names)} names do not match.")
+        if len(first) and (int(first.min()) < 0 or int(count.min()) < 1 or int((first + count).max()) > len(block)):
+            raise ValueError(f"Every sequence has a frame at least and lies within the {len(block)} frames given.")
         dataset = cls.__new__(cls)
         dataset._frames, dataset._inputs = block, None
-        dataset._index(first, count, names, sequence_length, hop, standardizer, report_skipped)
+        dataset._index(first, count, names, sequence_length, hop, min_length, standardizer, report_skipped)
         return dataset
 
     def _index(
@@ -255,6 +247,7 @@ class SequenceDataset(Dataset[Tensor]):
         names: Sequence[str],
         sequence_length: int | None,
         hop: int | None,
+        min_length: int | None,
         standardizer: Standardizer | None,
         report_skipped: bool,
     ) -> None:
@@ -267,34 +260,37 @@ class SequenceDataset(Dataset[Tensor]):
             raise ValueError("A dataset needs at least one sequence, and there is none.")
         if standardizer is not None and len(standardizer.mean) != self._frames.shape[1]:
             raise ValueError(
-                f"The standardiser is for {len(standardizer.mean)} dimensions, "
-                f"the data have {self._frames.shape[1]}."
+                f"The standardiser is for {len(standardizer.mean)} dimensions, the data have {self._frames.shape[1]}."
             )
         self.standardizer, self.sequence_length, self.hop = standardizer, sequence_length, hop
         self._clip_names = tuple(names)
-        self.skipped_names: tuple[str, ...] = ()
+        # A piece must fit, so less than sequence_length is never enough.
+        shortest = max(1, min_length or 1, sequence_length or 1)
         if sequence_length is None or hop is None:
-            self._starts, self._lengths = starts, lengths
-            self._clip, self._offsets = torch.arange(len(starts)), torch.zeros_like(starts)
-            return
-        pieces = ((lengths - sequence_length).div(hop, rounding_mode="floor") + 1).clamp(min=0)
+            pieces = torch.ones_like(lengths)
+        else:
+            pieces = (lengths - sequence_length).div(hop, rounding_mode="floor") + 1
+        pieces = torch.where(lengths >= shortest, pieces, 0)
         short = (pieces == 0).tolist()
         self.skipped_names = tuple(name for name, is_short in zip(names, short, strict=True) if is_short)
         if len(self.skipped_names) == len(names):
             raise ValueError(
-                f"No sequence has {sequence_length} frames; the longest of {len(names)} "
-                f"has {int(lengths.max())}. Ask for a smaller sequence_length or bring longer sequences."
+                f"No sequence has {shortest} frames; the longest of {len(names)} has {int(lengths.max())}. "
+                "Ask for a smaller sequence_length or bring longer sequences."
             )
         if self.skipped_names and report_skipped:
             logger.warning(
                 "Skipped %d of %d sequences with fewer than %d frames (first: %s).",
-                *(len(self.skipped_names), len(names), sequence_length, self.skipped_names[0]),
+                *(len(self.skipped_names), len(names), shortest, self.skipped_names[0]),
             )
         self._clip = torch.arange(len(starts)).repeat_interleave(pieces)
-        first_piece = (pieces.cumsum(0) - pieces)[self._clip]
-        self._offsets = (torch.arange(len(self._clip)) - first_piece) * hop
+        if sequence_length is None or hop is None:
+            self._offsets, self._lengths = torch.zeros_like(self._clip), lengths[self._clip]
+        else:
+            first_piece = (pieces.cumsum(0) - pieces)[self._clip]
+            self._offsets = (torch.arange(len(self._clip)) - first_piece) * hop
+            self._lengths = torch.full_like(self._clip, sequence_length)
         self._starts = starts[self._clip] + self._offsets
-        self._lengths = torch.full_like(self._starts, sequence_length)
 
     @property
     def x_dim(self) -> int:
@@ -318,14 +314,14 @@ class SequenceDataset(Dataset[Tensor]):
 
     @property
     def skipped(self) -> int:
-        """How many of the given sequences were shorter than ``sequence_length``."""
+        """How many of the given sequences were too short, by ``sequence_length`` or ``min_length``."""
         return len(self.skipped_names)
 
     @property
     def names(self) -> tuple[str, ...]:
         """The name of each sequence; a piece of a longer one carries its frames, as in ``walk[50:100]``."""
         if self.sequence_length is None:
-            return self._clip_names
+            return tuple(self._clip_names[clip] for clip in self._clip.tolist())
         return tuple(
             f"{self._clip_names[clip]}[{offset}:{offset + self.sequence_length}]"
             for clip, offset in zip(self._clip.tolist(), self._offsets.tolist(), strict=True)
@@ -400,9 +396,7 @@ class SequenceDataset(Dataset[Tensor]):
             yield self._frames[start : start + length]
 
 
-def _checked_clips(
-    arrays: list[ArrayLike], names: Sequence[str], what: str, dtype: torch.dtype
-) -> list[Tensor]:
+def _checked_clips(arrays: list[ArrayLike], names: Sequence[str], what: str, dtype: torch.dtype) -> list[Tensor]:
     """The arrays as tensors of shape (T_i, dim), or an error that names the one at fault."""
     if not arrays:
         raise ValueError(f"Expected at least one {what}, got none.")
@@ -417,9 +411,7 @@ def _checked_clips(
         except (TypeError, ValueError) as error:
             raise TypeError(f"{what.capitalize()} {name} is not an array of numbers: {error}.") from error
         if clip.is_complex():
-            raise TypeError(
-                f"{what.capitalize()} {name} is complex; models take real numbers, such as its power."
-            )
+            raise TypeError(f"{what.capitalize()} {name} is complex; models take real numbers, such as its power.")
         if clip.ndim != 2 or 0 in clip.shape:
             hint = " A scalar series x becomes one by x[:, None]." if clip.ndim == 1 else ""
             raise ValueError(
@@ -629,9 +621,7 @@ def from_csv_folder(
     asked = [*(columns or ()), *(input_columns or ())]
     missing = [name for name in asked if name not in header]
     if missing:
-        raise ValueError(
-            f"No column {', '.join(missing)} in {files[0]}; it has {', '.join(header) or 'no names'}."
-        )
+        raise ValueError(f"No column {', '.join(missing)} in {files[0]}; it has {', '.join(header) or 'no names'}.")
     driving = [header.index(name) for name in input_columns or ()]
     observed = [i for i in range(first.shape[1]) if i not in driving]
     if columns is not None:
@@ -672,9 +662,7 @@ def _read_table(file: Path) -> tuple[list[str], NDArray[np.float64]]:
             names = [field.strip() for field in fields]
         expected = len(names) if names else len(values[0])
         if len(fields) != expected:
-            raise ValueError(
-                f"{file}, line {number}: {len(fields)} fields, but {expected} in the first line."
-            )
+            raise ValueError(f"{file}, line {number}: {len(fields)} fields, but {expected} in the first line.")
     if not values:
         raise ValueError(f"{file} has a line of column names and no data.")
     return names, np.asarray(values)

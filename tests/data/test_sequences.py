@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-import dvae_lib.data
 from dvae_lib.data import (
     Batch,
     SequenceDataset,
@@ -88,9 +87,7 @@ class TestBatches:
 
     def test_a_loader_gets_every_sequence_once(self):
         dataset = SequenceDataset(ramps(9, 7, 20), sequence_length=3)
-        loader = DataLoader(
-            dataset, 4, shuffle=True, collate_fn=identity, generator=torch.Generator().manual_seed(0)
-        )
+        loader = DataLoader(dataset, 4, shuffle=True, collate_fn=identity, generator=torch.Generator().manual_seed(0))
         batches = list(loader)
         assert all(isinstance(batch, Batch) for batch in batches)
         rows = torch.cat([batch.x for batch in batches])
@@ -136,9 +133,7 @@ class TestTheDoor:
     def test_what_is_not_finite_is_named(self, bad):
         clips = ramps(4, 5)
         clips[1][3, 1] = bad
-        with pytest.raises(
-            ValueError, match=r"Sequence walk is not finite: -?(nan|inf) at frame 3, dimension 1"
-        ):
+        with pytest.raises(ValueError, match=r"Sequence walk is not finite: -?(nan|inf) at frame 3, dimension 1"):
             SequenceDataset(clips, names=["sit", "walk"])
         with pytest.raises(ValueError, match="Input of sequence 1 is not finite"):
             SequenceDataset(ramps(4, 5), clips)
@@ -290,9 +285,7 @@ class TestYourOwnData:
     def test_parts_share_one_standardiser_learned_on_training_data(self):
         rng = np.random.default_rng(0)
         clips = [rng.normal(i, 1 + i, size=(30 + i, 2)) for i in range(20)]
-        train, validation, test = from_arrays(
-            clips, names=[f"clip{i}" for i in range(20)], sequence_length=10
-        )
+        train, validation, test = from_arrays(clips, names=[f"clip{i}" for i in range(20)], sequence_length=10)
         frames = train.batch(range(len(train))).x.double().flatten(0, 1)
         torch.testing.assert_close(frames.mean(0), torch.zeros(2, dtype=torch.float64), atol=1e-6, rtol=0)
         torch.testing.assert_close(frames.std(0, unbiased=False), torch.ones(2, dtype=torch.float64))
@@ -310,9 +303,7 @@ class TestYourOwnData:
 
     def test_inputs_and_groups(self):
         clips, inputs = ramps(*[4] * 6), ramps(*[4] * 6, x_dim=1)
-        parts = from_arrays(
-            clips, inputs, groups=list("aabbcc"), fractions=(0.34, 0.33, 0.33), standardize=False
-        )
+        parts = from_arrays(clips, inputs, groups=list("aabbcc"), fractions=(0.34, 0.33, 0.33), standardize=False)
         for part in parts:
             assert part.u_dim == 1
             assert len({("aabbcc")[int(name)] for name in part.names}) == 1
@@ -377,11 +368,3 @@ class TestYourOwnData:
         self.write(tmp_path, "a.csv", "x,y\n1,2\n")
         with pytest.raises(ValueError, match="No column z in"):
             from_csv_folder(tmp_path, columns=["z"])
-
-
-def test_the_packages_public_names():
-    assert set(dvae_lib.data.__all__) == set(dvae_lib.data._MODULE_OF)
-    for name in dvae_lib.data.__all__:
-        assert getattr(dvae_lib.data, name).__module__.startswith("dvae_lib.data.")
-    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-        dvae_lib.data.nonsense  # noqa: B018
