@@ -9,10 +9,10 @@ in the notebook                                        on the site
 ``$$ ... \tag{2.10} $$``                               the equation is a target
 ``(2.10)`` in prose                                    a link to it, from any page
 ``<a id="sec-2-1"></a>`` (``fig-``, ``tab-`` ...)      a target for links
-``Section 2.3``, ``Figures 2.1 and 2.2``, ``Chapter 4``  links, where the target exists
+``Section 2.3``, ``Figures 2.1 and 2.2``                links, where the target exists
 ``**Figure 2.1.** Caption``                            a caption that belongs to the figure above it
 ``> **Note.** Text``                                   an admonition
-``[Kingma and Welling (2014)](#cite-kingma2014)``      a link to the bibliography
+``[Kingma and Welling (2014)](#cite-kingma2014)``      a link to the bibliography's entry
 ``dvae_lib.VAE`` as inline code                        a link to the API reference, where it is documented
 =====================================================  ==========================================================
 
@@ -21,7 +21,6 @@ Code, mathematics, link texts and headings are left alone, and a number that nam
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 from collections.abc import Callable, Iterable
@@ -29,11 +28,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
-from sphinx.roles import XRefRole
-from sphinx.util.nodes import make_refnode
 
 NUMBER = r"(?:\d+|[A-C])(?:\.(?:\d+|[a-z])(?![A-Za-z]))*"
 TAG = re.compile(r"\\tag\{([^}]+)\}")
@@ -277,8 +273,6 @@ class Enricher:
         """A code span, a formula, a link or an HTML tag."""
         if match["link"] and not match["link"].startswith("!"):
             href, label = match["href"], match["href"].rpartition("#")[2].lower()
-            if href.startswith("#cite-"):
-                return role("citation", match["text"], href.removeprefix("#cite-"))
             if "://" not in href and "#" in href and label in self.index.targets:
                 return f"[{match['text']}](#{label})"
         if match["code"]:
@@ -350,58 +344,17 @@ def enrich_source(app: Sphinx, docname: str, source: list[str]) -> None:
         source[0] = Enricher(docname, index).page(source[0], path)
 
 
-def resolve(app: Sphinx, env: BuildEnvironment, node: nodes.Element, text: nodes.Element) -> nodes.Node | None:
-    """Find what `citation` and `api` roles point to."""
-    from_page, target = node["refdoc"], node["reftarget"]
-    if node["reftype"] == "citation":
-        return resolve_citation(app, env, from_page, target, text)
-    if node["reftype"] == "api":
-        documented = env.get_domain("py").objects  # type: ignore[attr-defined]
-        name = next((name for name in (target, defining_name(target)) if name in documented), None)
-        if name is None:
-            return text
-        entry = documented[name]
-        return make_refnode(app.builder, from_page, entry.docname, entry.node_id, text, name)
-    return None
-
-
-def resolve_citation(
-    app: Sphinx, env: BuildEnvironment, from_page: str, key: str, text: nodes.Element
-) -> nodes.Node | None:
-    """A link to an entry of the bibliography, with the entry's text as its tool tip."""
+def label_bibliography(app: Sphinx, env: BuildEnvironment) -> None:
+    """Let ``[text](#cite-kingma2014)`` find the bibliography's entry; a key that is not there makes Sphinx warn."""
+    labels = env.get_domain("std").anonlabels  # type: ignore[attr-defined]
     for citation in env.get_domain("cite").citations:  # type: ignore[attr-defined]
-        if citation.key == key:
-            entry = citation.entry
-            tip = f"{entry.fields.get('title', '').replace('{', '').replace('}', '')} ({entry.fields.get('year')})"
-            page = citation.bibliography_key.docname
-            return make_refnode(app.builder, from_page, page, citation.citation_id, text, tip)
-    return None  # Sphinx warns, and a strict build fails
-
-
-def defining_name(name: str) -> str:
-    """Where a public name is defined: ``dvae_lib.models.vae.VAE`` for ``dvae_lib.VAE``; the name if unknown."""
-    parts = name.split(".")
-    for cut in range(len(parts) - 1, 0, -1):
-        try:
-            found: Any = importlib.import_module(".".join(parts[:cut]))
-        except ImportError:
-            continue
-        try:
-            for position, part in enumerate(parts[cut:], start=cut):
-                found = getattr(found, part)
-                if hasattr(found, "__qualname__"):
-                    return ".".join([found.__module__, found.__qualname__, *parts[position + 1 :]])
-        except AttributeError:
-            return name
-        return name
-    return name
+        labels[f"cite-{citation.key}".lower()] = (citation.bibliography_key.docname, citation.citation_id)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Called by Sphinx."""
-    app.add_role("citation", XRefRole(innernodeclass=nodes.inline, warn_dangling=True))
-    app.add_role("api", XRefRole(innernodeclass=nodes.literal, warn_dangling=True))
     app.connect("env-get-outdated", read_index)
     app.connect("source-read", enrich_source)
-    app.connect("missing-reference", resolve)
+    # After sphinxcontrib-bibtex has numbered its entries (priority 500).
+    app.connect("env-updated", label_bibliography, priority=900)
     return {"version": "1.0", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -5,9 +5,7 @@ python book/_tools/contents.py [--check]
 
 from __future__ import annotations
 
-import argparse
 import ast
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -138,29 +136,27 @@ def write_if_new(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def main() -> int:
-    """Write `_toc.yml` and the API pages; with `--check`, only compare `_toc.yml`."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--check", action="store_true", help="change nothing, fail if _toc.yml would change")
-    check = options.parse_args().check
-    unlisted = sorted(written_pages() - set(listed_pages()))
-    if unlisted:
-        print(f"Not in book/contents.yml: {', '.join(unlisted)}. Add each page where it belongs.", file=sys.stderr)
-        return 1
-    if check:
-        if (ROOT / "_toc.yml").read_text(encoding="utf-8") != toc():
-            print("_toc.yml is not up to date: run python book/_tools/contents.py", file=sys.stderr)
-            return 1
-        return 0
-    write_if_new(ROOT / "_toc.yml", toc())
-    pages = api_pages()
-    for path in (ROOT / "book/generated").glob("*"):
+def unlisted_pages(root: Path = ROOT) -> list[str]:
+    """Pages in book/ that `contents.yml` does not know."""
+    return sorted(written_pages(root) - set(listed_pages(root)))
+
+
+def update(root: Path = ROOT) -> None:
+    """Write `_toc.yml` and the API pages.
+
+    Raises:
+        SystemExit: if a page in book/ is not in `contents.yml`.
+    """
+    if unlisted := unlisted_pages(root):
+        raise SystemExit(f"Not in book/contents.yml: {', '.join(unlisted)}. Add each page where it belongs.")
+    write_if_new(root / "_toc.yml", toc(root))
+    pages = api_pages(root)
+    for path in (root / "book/generated").glob("*"):
         if path not in pages:
             path.unlink()
     for path, text in pages.items():
         write_if_new(path, text)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    update()

@@ -79,8 +79,6 @@ def test_index_knows_every_target_and_no_code():
         ("Table 13.1", "{ref}`Table 13.1 <tab-13-1>`"),
         ("Chapter 2 and Chapter 7", "{doc}`Chapter 2 </book/02_variational_autoencoders>` and Chapter 7"),
         ("Appendix A", "{ref}`Appendix A <sec-a>`"),
-        ("[Kingma (2014)](#cite-kingma2014)", "{citation}`Kingma (2014) <kingma2014>`"),
-        ("[Bayer and\nOsendorfer](#cite-b)", "{citation}`Bayer and Osendorfer <b>`"),
         ("[see *here*](02_variational_autoencoders.ipynb#sec-2-1)", "[see *here*](#sec-2-1)"),
         ("use `dvae_lib.VAE` so", "use {api}`dvae_lib.VAE <dvae_lib.VAE>` so"),
         ("`dvae_lib.budget.choose(ci=1)`", "{api}`dvae_lib.budget.choose(ci=1) <dvae_lib.budget.choose>`"),
@@ -101,6 +99,7 @@ def test_prose_is_linked(plain, rich):
         "$f(2.10)$ and $a\n(2.10)$",
         "f(2.10)",
         "[a link (2.10)](https://example.org/(2.10))",
+        "[*Kingma and Welling* (2014)](#cite-kingma2014)",
         "![Figure 2.1](x.png)",
         '<img alt="(2.10)" src="x.png">',
         "## 2.1 A heading about (2.10) and Figure 2.1",
@@ -217,9 +216,3 @@ def test_front_matter_is_left_alone():
 def test_blocks_of_every_page_give_the_text_back(page):
     text = plain_markdown.markdown_of(page.read_text(encoding="utf-8"), page)
     assert "\n".join(block for _, block in plain_markdown.blocks(text)) == text
-
-
-def test_names_lead_to_where_they_are_defined():
-    assert plain_markdown.defining_name("dvae_lib.plotting.use_style") == "dvae_lib.plotting.use_style"
-    assert plain_markdown.defining_name("dvae_lib.plotting.Axes") == "matplotlib.axes._axes.Axes"
-    assert plain_markdown.defining_name("dvae_lib.no.such.name") == "dvae_lib.no.such.name"

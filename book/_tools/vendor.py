@@ -1,0 +1,134 @@
+"""Put the scripts that the pages need into `book/_static/vendor`: mathematics, and widgets without a kernel.
+
+With them a page works where no other server can be reached. They come from npm and are compared with the checksums
+below; without npm the pages load them from the usual public servers instead.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+VENDOR = ROOT / "book/_static/vendor"
+# package, version, SHA-512, folder inside the package, what is taken of it, where it goes
+PACKAGES = (
+    (
+        "mathjax",
+        "3.2.2",
+        "Bt+SSVU8eBG27zChVewOicYs7Xsdt40qm4+UpHyX7k0/O9NliPc+x77k1/FEsPsjKPZGJvtRZM1vO+geW0OhGw==",
+        "package/es5",
+        ("tex-mml-chtml.js", "output/chtml/", "input/tex/extensions/", "a11y/", "sre/", "ui/"),
+        "mathjax",
+    ),
+    (
+        "requirejs",
+        "2.3.8",
+        "7/cTSLOdYkNBNJcDMWf+luFvMriVm7eYxp4BcFCsAX0wF421Vyce5SXP17c+Jd5otXKGNehIonFlyQXSowL6Mw==",
+        "package",
+        ("require.js",),
+        "",
+    ),
+    (
+        "@jupyter-widgets/html-manager",
+        "1.0.15",
+        "5thBIV6ymNgmPVOHvzx+gGy8ZSKmSazhtGw4/c4xJDVzRhG9PTeQsRjF3FUTopvFi//SABeNz1yp47bCrJ3CQA==",
+        "package/dist",
+        ("embed-amd.js", "libembed-amd.js", "*.woff2", "*.woff", "*.ttf"),
+        "@jupyter-widgets/html-manager/dist",
+    ),
+)
+STAMP = VENDOR / "complete.txt"
+
+
+def stamp() -> str:
+    """What a complete folder of scripts says of itself."""
+    return "".join(f"{name}@{version} {checksum}\n" for name, version, checksum, *_ in PACKAGES)
+
+
+def fetch() -> bool:
+    """Put the scripts in place unless they are; whether they are there afterwards."""
+    if STAMP.is_file() and STAMP.read_text() == stamp():
+        return True
+    if shutil.which("npm") is None:
+        print("npm is not installed: the pages will load MathJax and the widgets' scripts from public servers.")
+        return False
+    print("Fetching MathJax and the widgets' scripts from npm ...", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "vendor"
+        for name, version, checksum, inside, wanted, destination in PACKAGES:
+            archive = download(f"{name}@{version}", Path(folder))
+            if archive is None:
+                print("npm could not fetch them: the pages will load the scripts from public servers.")
+                return False
+            found = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
+            if found != checksum:
+                raise SystemExit(f"{name}@{version}: SHA-512 is {found}, expected {checksum}. Nothing was installed.")
+            unpack(archive, inside, wanted, made / destination)
+        # The bundle's style sheet looks for its icon fonts beside the page's scripts, too.
+        for font in (made / "@jupyter-widgets/html-manager/dist").glob("*.woff2"):
+            shutil.copy(font, made / "@jupyter-widgets/html-manager" / font.name)
+        (made / "require-config.js").write_text(REQUIRE_CONFIG, encoding="utf-8")
+        (made / STAMP.name).write_text(stamp())
+        shutil.rmtree(VENDOR, ignore_errors=True)
+        shutil.copytree(made, VENDOR)
+    return True
+
+
+def download(package: str, folder: Path) -> Path | None:
+    """The archive of one npm package; None where npm cannot reach it."""
+    before = set(folder.glob("*.tgz"))
+    command = ["npm", "pack", package, "--pack-destination", str(folder), "--silent"]
+    result = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    new = set(folder.glob("*.tgz")) - before
+    return new.pop() if result.returncode == 0 and new else None
+
+
+def unpack(archive: Path, inside: str, wanted: tuple[str, ...], destination: Path) -> None:
+    """Copy the wanted files of an archive."""
+    with tarfile.open(archive) as tar:
+        for member in tar.getmembers():
+            path = Path(member.name)
+            if not member.isfile() or not path.is_relative_to(inside):
+                continue
+            relative = path.relative_to(inside)
+            if any(
+                relative.as_posix().startswith(pattern) if pattern.endswith("/") else relative.match(pattern)
+                for pattern in wanted
+            ):
+                content = tar.extractfile(member)
+                assert content is not None
+                target = destination / relative
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(content.read())
+
+
+REQUIRE_CONFIG = """\
+// Tells require.js where the widgets' scripts are: beside this file.
+(function () {
+  var base = document.currentScript.src.replace(/require-config\\.js.*$/, "");
+  window.require.config({ paths: { "@jupyter-widgets": base + "@jupyter-widgets" } });
+})();
+"""
+
+
+def sphinx_settings() -> dict[str, Any]:
+    """Settings that make the pages use these scripts; none where the scripts are not there."""
+    if not fetch():
+        return {}
+    return {
+        "mathjax_path": "vendor/mathjax/tex-mml-chtml.js",
+        "nb_ipywidgets_js": {
+            "vendor/require.js": {},
+            "vendor/require-config.js": {},
+            "vendor/@jupyter-widgets/html-manager/dist/embed-amd.js": {
+                "data-jupyter-widgets-cdn": "../_static/vendor/"
+            },
+        },
+    }
