@@ -1,0 +1,19 @@
+"""Who depends on whom: specs, d-separation, drawings, LaTeX, and the check against running code."""
+
+from dvae_lib.graphs.language import Index, Reference, SpecError
+from dvae_lib.graphs.separation import d_separated, explain
+from dvae_lib.graphs.spec import DependencySpec, Gap
+from dvae_lib.graphs.verification import Edge, Verification, verify_dependencies
+
+__all__ = [
+    "DependencySpec",
+    "Edge",
+    "Gap",
+    "Index",
+    "Reference",
+    "SpecError",
+    "Verification",
+    "d_separated",
+    "explain",
+    "verify_dependencies",
+]
