@@ -4,11 +4,13 @@ from typing import Any, NamedTuple
 
 from dvae_lib.models.base import DVAE, Sample, State, StepOutput
 from dvae_lib.models.dkf import DKF
+from dvae_lib.models.kvae import KVAE
 from dvae_lib.models.vae import VAE
 
 __all__ = [
     "DKF",
     "DVAE",
+    "KVAE",
     "MODELS",
     "PRESETS",
     "VAE",
@@ -31,6 +33,7 @@ class ModelEntry(NamedTuple):
 MODELS: dict[str, ModelEntry] = {
     "vae": ModelEntry(VAE, {}),
     "dkf": ModelEntry(DKF, {}),
+    "kvae": ModelEntry(KVAE, {}),
 }
 """The models by name."""
 

@@ -8,6 +8,7 @@ import tempfile
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
@@ -45,12 +46,13 @@ FORMAT = 1
 
 
 class StepOutput(NamedTuple):
-    """One frame of generation: the latents' prior and value, p(x_t | .), and the state for the next frame."""
+    """One frame of generation: prior and value of z_t, p(x_t | .), the state for the next frame, other latents."""
 
     prior: Distribution
     z_t: Tensor
     observation: Distribution
     state: State
+    others: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Sample(NamedTuple):
@@ -445,23 +447,18 @@ class DVAE(nn.Module):
         parameter = next(self.parameters())
         state = self.initial_state(batch_size)
         x_prev = parameter.new_zeros(batch_size, self.x_dim)
-        inferred: Tensor | None = None
+        inferred: dict[str, Tensor] = {}
         if prefix is not None:
             u_prefix = None if u is None else u[:, :start]
             self.check(prefix, u_prefix)
-            inferred = self.inference(prefix, u_prefix, generator=generator)["z"].sample
+            analysed = self.inference(prefix, u_prefix, generator=generator)
+            inferred = {name: latent.sample for name, latent in analysed.items() if latent.sample.ndim == 3}
         frames, latents, steps = [], [], []
         for t in range(start + num_steps):
-            analysed = inferred is not None and t < start
-            out = self.step(
-                state,
-                x_prev,
-                None if u is None else u[:, t],
-                z_t=inferred[:, t] if analysed and inferred is not None else None,
-                generator=generator,
-            )
+            given = {f"{name}_t": value[:, t] for name, value in inferred.items()} if t < start else {}
+            out = self.step(state, x_prev, None if u is None else u[:, t], **given, generator=generator)
             state = out.state
-            if analysed and prefix is not None:
+            if prefix is not None and t < start:
                 x_prev = prefix[:, t]
                 continue
             # Not every family of torch takes a generator; all of ours do.
@@ -471,10 +468,11 @@ class DVAE(nn.Module):
                 else out.observation.mean
             )
             frames.append(x_prev)
-            latents.append(out.z_t)
+            latents.append({"z": out.z_t, **out.others})
             steps.append(out.observation)
         observation = _stack(steps)
-        return Sample(torch.stack(frames, 1), {"z": torch.stack(latents, 1)}, observation)
+        whole = {name: torch.stack([frame[name] for frame in latents], 1) for name in latents[0]}
+        return Sample(torch.stack(frames, 1), whole, observation)
 
     def check(
         self,

@@ -130,7 +130,7 @@ class DKF(DVAE):
         draw: Draw = "sample",
         generator: Generator | None = None,
     ) -> dict[str, Latent]:
-        r"""By default :math:`q_\phi(\mathbf{z}_t | \mathbf{z}_{t-1}, \mathbf{x}_{t:T}, \mathbf{u}_{t:T})`, Eq. (5.8)."""
+        r"""Default: :math:`q_\phi(\mathbf{z}_t | \mathbf{z}_{t-1}, \mathbf{x}_{t:T}, \mathbf{u}_{t:T})`, Eq. (5.8)."""
         observed = self._observed(x, u, lengths)  # everything of g_t but z_{t-1}, for all frames at once
         z = (latents or {}).get("z")
         if self.combiner is None:

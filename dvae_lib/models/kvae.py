@@ -1,0 +1,404 @@
+r"""The Kalman variational autoencoder (Chapter 6): a linear-Gaussian state-space model inside a VAE.
+
+Fraccaro, Kamronn, Paquet and Winther (2017), "A disentangled recognition and nonlinear dynamics model for
+unsupervised learning".
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Generator, Tensor, nn
+from torch.distributions import Distribution, MultivariateNormal
+
+from dvae_lib.distributions import DiagonalGaussian
+from dvae_lib.graphs import DependencySpec
+from dvae_lib.models.base import DVAE, Draw, State, StepOutput, noise
+from dvae_lib.networks import MLP, GaussianHead, ObservationHead, shift
+from dvae_lib.objectives import VLB, Generated, Latent, frame_mask
+from dvae_lib.statespace import (
+    LinearGaussianSSM,
+    SmootherResult,
+    kalman_filter,
+    kalman_smoother,
+    log_likelihood,
+)
+from dvae_lib.statespace.model import covariance_factor
+
+__all__ = ["KVAE", "Imputation"]
+
+
+class Imputation(NamedTuple):
+    """Films with their gaps filled: p(x_t | a_t) at the estimated features, and those features."""
+
+    observation: Distribution
+    a: Float[Tensor, "batch time a_dim"]
+
+
+class KVAE(DVAE):
+    r"""Features a_t of every frame from a VAE; their dynamics from a Kalman smoother.
+
+    .. math::
+        p_\theta(\mathbf{x}_{1:T}, \mathbf{a}_{1:T}, \mathbf{z}_{1:T} | \mathbf{u}_{1:T}) = \prod_{t=1}^T
+        p_{\theta_x}(\mathbf{x}_t | \mathbf{a}_t) \, p_{\theta_a}(\mathbf{a}_t | \mathbf{z}_t) \,
+        p_{\theta_z}(\mathbf{z}_t | \mathbf{z}_{t-1}, \mathbf{u}_t)
+
+    Eqs. (6.1)-(6.7) generate; Eqs. (6.12)-(6.15) infer, where p(z | a) is exact. Of the bound (6.18) only the
+    features are sampled: since :math:`p(\mathbf{a}, \mathbf{z}) / p(\mathbf{z} | \mathbf{a}) = p(\mathbf{a})` for
+    every z, the Kalman filter's likelihood stands for the whole dynamical part, without variance.
+
+    With several mixture components the matrices of frame t are averages of as many sets, weighted by an LSTM
+    that has read :math:`\mathbf{a}_{1:t-1}`. The filter stays exact: given the past features they are known.
+
+    Arguments:
+        x_dim: Size F of the observed vectors.
+        z_dim: Size L of the state.
+        a_dim: Size of the features.
+        observation: The family of :math:`p(\mathbf{x}_t | \mathbf{a}_t)`.
+        u_dim: Size of the input vectors, which drive the state.
+        mixture: Number of sets of matrices; 1 is the time-invariant model.
+        encoder: Sizes of the hidden layers of :math:`e_a` (Tanh).
+        decoder: Sizes of the hidden layers of :math:`d_x` (Tanh).
+        weights_dim: Size of the state of the LSTM that computes the mixture's weights.
+
+    Example:
+        >>> model = KVAE(x_dim=256, z_dim=4, a_dim=2, observation="bernoulli")
+        >>> film = (torch.rand(3, 20, 256) > 0.9).float()
+        >>> seen = torch.arange(20) % 5 < 3
+        >>> model.impute(film, seen.expand(3, 20)).observation.mean.shape
+        torch.Size([3, 20, 256])
+    """
+
+    spec = DependencySpec(
+        generation="""
+            z_t ~ z_{t-1}               # (6.2)
+            a_t ~ z_t                   # (6.4)
+            x_t ~ a_t                   # (6.6)
+        """,
+        inference="""
+            a_t ~ x_t                   # (6.14)
+            z_t ~ z_{t-1}, a_{t:T}      # (6.12)
+        """,
+    )
+
+    def __init__(
+        self,
+        x_dim: int,
+        z_dim: int,
+        *,
+        a_dim: int = 2,
+        observation: str = "gaussian",
+        u_dim: int = 0,
+        mixture: int = 1,
+        encoder: Sequence[int] = (128,),
+        decoder: Sequence[int] = (128,),
+        weights_dim: int = 50,
+    ) -> None:
+        super().__init__(x_dim, z_dim, observation=observation, u_dim=u_dim)
+        for name, size in (("a_dim", a_dim), ("mixture", mixture)):
+            if size < 1:
+                raise ValueError(f"{name} must be at least 1; got {size}")
+        self.a_dim, self.mixture = a_dim, mixture
+        self.spec = _spec(mixed=mixture > 1, driven=u_dim > 0)
+        # The VAE between x_t and a_t
+        self.d_x = MLP(a_dim, decoder)
+        self.x_head = ObservationHead(self.d_x.out_dim, x_dim, observation)
+        self.e_a = MLP(x_dim, encoder)
+        self.a_head = GaussianHead(self.e_a.out_dim, a_dim)
+        # The state-space model between a_t and z_t, started near a slowly changing state. The noise of both
+        # equations is diagonal and does not change with time (Section 6.1).
+        self.dynamics = nn.ParameterDict(
+            {
+                "A": torch.eye(z_dim).repeat(mixture, 1, 1) + 0.05 * torch.randn(mixture, z_dim, z_dim),
+                "C": torch.randn(mixture, a_dim, z_dim) / math.sqrt(z_dim),
+                "mu_1": torch.zeros(z_dim),
+                "logvar_z": torch.full((z_dim,), math.log(0.1)),
+                "logvar_a": torch.full((a_dim,), math.log(0.1)),
+                "logvar_1": torch.zeros(z_dim),
+            }
+        )
+        if u_dim:
+            self.dynamics["B"] = 0.1 * torch.randn(mixture, z_dim, u_dim)
+        self.weights_network = nn.LSTM(a_dim, weights_dim, batch_first=True) if mixture > 1 else None
+        self.weights_head = nn.Linear(weights_dim, mixture) if mixture > 1 else None
+
+    # ---------------------------------------------------------------- the dynamics
+
+    def state_space(self, a: Float[Tensor, "batch time a_dim"]) -> LinearGaussianSSM:
+        r"""The linear-Gaussian model that the features follow, Eqs. (6.1)-(6.4) with (3.16)-(3.17).
+
+        Arguments:
+            a: The features, whose past decides the matrices of a mixture; otherwise unused.
+        """
+        return self._ssm(self._weights(a))
+
+    def _ssm(self, weights: Float[Tensor, "*batch mixture"] | None) -> LinearGaussianSSM:
+        """The model for given mixture weights, one set of matrices for each."""
+
+        def mixed(name: str) -> Tensor:
+            bank = self.dynamics[name]
+            mixture: Tensor = bank[0] if weights is None else torch.tensordot(weights, bank, 1)
+            return mixture
+
+        noise = {name: torch.diag(self.dynamics[f"logvar_{name}"].exp()) for name in ("z", "a", "1")}
+        mu_1 = self.dynamics["mu_1"]
+        # A mixture has one model a sequence: the batch dimension of mu_1 says so.
+        start = mu_1 if weights is None else mu_1.expand(*weights.shape[:-2], -1)
+        return LinearGaussianSSM(
+            mixed("A"),
+            mixed("C"),
+            noise["z"],
+            noise["a"],
+            mu_1=start,
+            Lambda_1=noise["1"],
+            B=mixed("B") if self.u_dim else None,
+            validate_args=False,
+        )
+
+    def _weights(self, a: Tensor) -> Tensor | None:
+        """The weights of the mixture at each frame, from the features before it."""
+        if self.weights_network is None or self.weights_head is None:
+            return None
+        weights: Tensor = self.weights_head(self.weights_network(shift(a))[0]).softmax(-1)
+        return weights
+
+    # ---------------------------------------------------------------- the contract
+
+    def inference(
+        self,
+        x: Float[Tensor, "batch time x_dim"],
+        u: Float[Tensor, "batch time u_dim"] | None = None,
+        *,
+        lengths: Int[Tensor, " batch"] | None = None,
+        latents: Mapping[str, Tensor] | None = None,
+        draw: Draw = "sample",
+        generator: Generator | None = None,
+    ) -> dict[str, Latent]:
+        r"""The encoder :math:`q_\phi(\mathbf{a}_t | \mathbf{x}_t)` (6.14), then the exact posterior of z (6.12).
+
+        The latter is given in the order of the chain rule, as
+        :math:`p(\mathbf{z}_t | \mathbf{z}_{t-1}, \mathbf{a}_{t:T}, \mathbf{u}_{t:T})`.
+        """
+        given = latents or {}
+        q_a = self.a_head(self.e_a(x))  # (6.15)
+        a = given.get("a")
+        if a is None:
+            a = q_a.mean + q_a.stddev * noise(q_a.mean, draw, generator)
+        smoothed = kalman_smoother(self.state_space(a), a, u, mask=frame_mask(lengths, x.shape[1]))
+        gain, mean, factor = _chain(smoothed)
+        z = given.get("z")
+        if z is None:
+            deviation = factor @ noise(smoothed.mean, draw, generator)[..., None]
+            z_t = (mean[:, 0, :, None] + deviation[:, 0]).squeeze(-1)
+            samples = [z_t]
+            for t in range(1, x.shape[1]):
+                z_t = mean[:, t] + (gain[:, t] @ z_t[..., None] + deviation[:, t]).squeeze(-1)
+                samples.append(z_t)
+            z = torch.stack(samples, 1)
+        conditional = mean + (gain @ shift(z)[..., None]).squeeze(-1)
+        q_z = MultivariateNormal(conditional, scale_tril=factor, validate_args=False)
+        return {"a": Latent(a, q_a), "z": Latent(z, q_z)}
+
+    def generation(
+        self,
+        x: Float[Tensor, "batch time x_dim"],
+        latents: Mapping[str, Tensor],
+        u: Float[Tensor, "batch time u_dim"] | None = None,
+        *,
+        lengths: Int[Tensor, " batch"] | None = None,
+    ) -> Generated:
+        r"""The state (6.2), the features (6.4) and the frames (6.6), for all frames at once."""
+        a, z = latents["a"], latents["z"]
+        ssm = self.state_space(a)
+        state = (ssm.stepwise("A") @ shift(z)[..., None]).squeeze(-1)
+        state = torch.cat([ssm.mu_1.expand_as(z[:, 0])[:, None], state[:, 1:]], 1)
+        if u is not None:
+            state = state + (ssm.stepwise("B") @ u[..., None]).squeeze(-1)
+        logvar_1, logvar_z = self.dynamics["logvar_1"], self.dynamics["logvar_z"]
+        logvar = torch.cat([logvar_1[None], logvar_z.expand(z.shape[1] - 1, -1)])
+        p_z = DiagonalGaussian(state, logvar.expand_as(state))  # (6.2)
+        p_a = self._features((ssm.stepwise("C") @ z[..., None]).squeeze(-1))  # (6.4)
+        return Generated({"z": p_z, "a": p_a}, self._observation(a))  # (6.6)
+
+    def _features(self, mean: Tensor) -> DiagonalGaussian:
+        return DiagonalGaussian(mean, self.dynamics["logvar_a"].expand_as(mean))
+
+    def _observation(self, a: Tensor) -> Distribution:
+        observation: Distribution = self.x_head(self.d_x(a))  # (6.5)
+        return observation
+
+    def vlb(
+        self,
+        x: Float[Tensor, "batch time x_dim"],
+        u: Float[Tensor, "batch time u_dim"] | None = None,
+        *,
+        lengths: Int[Tensor, " batch"] | None = None,
+        beta: float = 1.0,
+        num_samples: int = 1,
+        feedback: float = 0.0,
+        kl: Literal["analytic", "sampled"] = "analytic",
+        generator: Generator | None = None,
+    ) -> VLB:
+        r"""The bound (6.18), with the state integrated out by the Kalman filter.
+
+        .. math::
+            \mathcal{L} = \mathbb{E}_{q_\phi(\mathbf{a} | \mathbf{x})}\big[\log p(\mathbf{x} | \mathbf{a})
+            - \log q_\phi(\mathbf{a} | \mathbf{x}) + \log p(\mathbf{a} | \mathbf{u})\big]
+
+        Features and state share one KL term, ``kl["a, z"]`` of shape ``(B,)``. With one sample it may be
+        negative. "analytic" and "sampled" are the same: the features are sampled, the state never.
+        """
+        if num_samples != 1:
+            return super().vlb(
+                x, u, lengths=lengths, beta=beta, num_samples=num_samples, feedback=feedback, kl=kl, generator=generator
+            )
+        if kl not in ("analytic", "sampled"):
+            raise ValueError(f"kl must be 'analytic' or 'sampled'; got {kl!r}")
+        self.check(x, u, lengths, feedback)
+        mask = frame_mask(lengths, x.shape[1])
+        q_a = self.a_head(self.e_a(x))  # (6.15)
+        a = q_a.mean + q_a.stddev * noise(q_a.mean, "sample", generator)
+        frames = torch.stack([self._observation(a).log_prob(x), q_a.log_prob(a)])
+        if mask is not None:
+            frames = torch.where(mask, frames, 0.0)
+        reconstruction, log_q = frames.sum(-1)
+        log_p = log_likelihood(self.state_space(a), a, u, mask=mask)
+        term = log_q - log_p
+        return VLB(reconstruction - beta * term, reconstruction, {"a, z": term}, beta=beta)
+
+    def smc_bound(self, *args: object, **kwargs: object) -> Tensor:
+        """Not for this model: its posterior of z_t needs features that are still to come.
+
+        Raises:
+            NotImplementedError: Always. The state is integrated out exactly, so `importance_weighted_bound`, whose
+                weights vary with the features alone, does well.
+        """
+        raise NotImplementedError("the KVAE's state is integrated out exactly: use importance_weighted_bound")
+
+    def initial_state(self, batch_size: int) -> State:
+        """Before the first frame: no state yet, no feature read."""
+        parameter = self.dynamics["mu_1"]
+        state = {"z": parameter.new_zeros(batch_size, self.z_dim), "begun": parameter.new_zeros(batch_size, 1)}
+        if self.weights_network is not None:
+            size = self.weights_network.hidden_size
+            state["a"] = parameter.new_zeros(batch_size, self.a_dim)
+            state["h"], state["c"] = parameter.new_zeros(2, batch_size, size)
+        return state
+
+    def step(
+        self,
+        state: State,
+        x_prev: Float[Tensor, "batch x_dim"],
+        u_t: Float[Tensor, "batch u_dim"] | None = None,
+        *,
+        z_t: Float[Tensor, "batch z_dim"] | None = None,
+        a_t: Float[Tensor, "batch a_dim"] | None = None,
+        generator: Generator | None = None,
+    ) -> StepOutput:
+        """One frame: the state (6.2), the features (6.4), then the observation model (6.6)."""
+        following: State = {}
+        weights = None
+        if self.weights_network is not None and self.weights_head is not None:
+            out, (h, c) = self.weights_network(state["a"][:, None], (state["h"][None], state["c"][None]))
+            weights = self.weights_head(out).softmax(-1)
+            following = {"h": h[0], "c": c[0]}
+        ssm = self._ssm(weights)
+        mean = (ssm.stepwise("A")[..., 0, :, :] @ state["z"][..., None]).squeeze(-1)
+        first = state["begun"] == 0
+        mean = torch.where(first, self.dynamics["mu_1"], mean)
+        if u_t is not None:
+            mean = mean + (ssm.stepwise("B")[..., 0, :, :] @ u_t[..., None]).squeeze(-1)
+        logvar = torch.where(first, self.dynamics["logvar_1"], self.dynamics["logvar_z"])
+        prior = DiagonalGaussian(mean, logvar)
+        z_t = prior.sample(generator=generator) if z_t is None else z_t
+        p_a = self._features((ssm.stepwise("C")[..., 0, :, :] @ z_t[..., None]).squeeze(-1))
+        a_t = p_a.sample(generator=generator) if a_t is None else a_t
+        if weights is not None:
+            following["a"] = a_t
+        following |= {"z": z_t, "begun": torch.ones_like(state["begun"])}
+        return StepOutput(prior, z_t, self._observation(a_t), following, {"a": a_t})
+
+    # ---------------------------------------------------------------- what the model was made for
+
+    @torch.no_grad()
+    def impute(
+        self,
+        x: Float[Tensor, "batch time x_dim"],
+        observed: Bool[Tensor, "batch time"],
+        u: Float[Tensor, "batch time u_dim"] | None = None,
+        *,
+        method: Literal["smooth", "filter"] = "smooth",
+    ) -> Imputation:
+        """Fill in missing frames from what the dynamics say of their features.
+
+        Arguments:
+            x: The sequences; what stands in missing frames is not looked at.
+            observed: True where a frame is there.
+            u: The input sequences of a driven model.
+            method: "smooth" uses the frames before and after a gap, "filter" only those before.
+
+        Returns:
+            p(x_t | a_t) for all frames, at the posterior mean of the features: in observed frames that of the
+            encoder, in missing ones that of the state-space model.
+        """
+        if method not in ("smooth", "filter"):
+            raise ValueError(f"method must be 'smooth' or 'filter'; got {method!r}")
+        x = torch.where(observed[..., None], x, x.new_zeros(()))
+        self.check(x, u)
+        encoded = self.a_head(self.e_a(x)).mean
+        a = torch.where(observed[..., None], encoded, encoded.new_zeros(()))
+        # The weights of a mixture look at past features, missing ones among them, for which the filter's estimates
+        # stand in. Each round makes one more of every run of missing frames right, hence the number of rounds.
+        for _ in range(_longest_gap(observed) if self.mixture > 1 else 0):
+            filtered = kalman_filter(self.state_space(a), a, u, mask=observed)
+            a = self._filled(a, observed, filtered.mean)
+        estimate = kalman_filter if method == "filter" else kalman_smoother
+        a = self._filled(a, observed, estimate(self.state_space(a), a, u, mask=observed).mean)
+        return Imputation(self._observation(a), a)
+
+    def _filled(self, a: Tensor, observed: Tensor, z: Tensor) -> Tensor:
+        """The features, with what the states say of the missing ones."""
+        estimated = (self.state_space(a).stepwise("C") @ z[..., None]).squeeze(-1)
+        return torch.where(observed[..., None], a, estimated)
+
+
+def _chain(smoothed: SmootherResult) -> tuple[Tensor, Tensor, Tensor]:
+    """The smoothed states as a chain: z_t = mean_t + gain_t z_{t-1} + factor_t noise, with no gain at t = 1."""
+    mean, covariance, cross = smoothed
+    gain = torch.linalg.solve(covariance[:, :-1], cross.mT).mT
+    conditional = covariance[:, 1:] - gain @ cross.mT
+    offset = mean[:, 1:] - (gain @ mean[:, :-1, :, None]).squeeze(-1)
+    first = torch.zeros_like(covariance[:, :1])
+    factor = covariance_factor(torch.cat([covariance[:, :1], conditional], 1))
+    return torch.cat([first, gain], 1), torch.cat([mean[:, :1], offset], 1), factor
+
+
+def _longest_gap(observed: Tensor) -> int:
+    longest = run = 0
+    for missing in (~observed).any(0).tolist():
+        run = run + 1 if missing else 0
+        longest = max(longest, run)
+    return longest
+
+
+def _spec(*, mixed: bool, driven: bool) -> DependencySpec:
+    """The dependencies, in the review's notation; w_t is the state of the network behind the mixture's weights."""
+    if not mixed and not driven:
+        return KVAE.spec
+    w, u = (", w_t" if mixed else ""), (", u_t" if driven else "")
+    features, inputs = ("a_{1:T}" if mixed else "a_{t:T}"), (", u_{t:T}" if driven else "")
+    network = "w_t <- a_{t-1}, w_{t-1}" if mixed else ""
+    return DependencySpec(
+        generation=f"""
+            {network}
+            z_t ~ z_{{t-1}}{u}{w}      # (6.2)
+            a_t ~ z_t{w}      # (6.4)
+            x_t ~ a_t      # (6.6)
+        """,
+        inference=f"""
+            a_t ~ x_t      # (6.14)
+            z_t ~ z_{{t-1}}, {features}{inputs}      # (6.12)
+        """,
+    )
