@@ -106,7 +106,8 @@ def _decode_g722(path: Path) -> tuple[NDArray[np.float32], int]:
 
 def _decode(path: Path) -> tuple[NDArray[np.float32], int]:
     soundfile = _needed("soundfile")
-    head = path.open("rb").read(4096)
+    with path.open("rb") as stream:
+        head = stream.read(4096)
     if head.startswith(b"NIST_1A"):
         _refuse_sphere_problems(path, head)
     elif head[:4] in (b"RIFF", b"FORM"):

@@ -1,6 +1,7 @@
 """Where data is looked for and where it is kept: the search path ``DVAE_DATA`` and the cache ``DVAE_CACHE``."""
 
 import errno
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -9,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = ["cache_folder", "find_folder", "search_path"]
+
+# Not on Windows. There two processes may do the same work; whole_or_nothing keeps the result right.
+_CAN_LOCK = importlib.util.find_spec("fcntl") is not None
 
 
 def cache_folder() -> Path:
@@ -53,6 +57,7 @@ def whole_or_nothing(folder: Path) -> Iterator[Path]:
 
     What is written goes to a folder beside it, which is renamed at the end: a rename happens or does not,
     also when the machine is switched off. If something fails, a full disk included, nothing is left behind.
+    What a killed process left is cleared away, which is why this is used inside :func:`one_at_a_time`.
 
     Arguments:
         folder: the name. If another process has made it meanwhile, that one stays.
@@ -62,7 +67,10 @@ def whole_or_nothing(folder: Path) -> Iterator[Path]:
     """
     with disk_errors_explained(folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-unfinished-", dir=folder.parent))
+        prefix = f".{folder.name}-unfinished-"
+        for leftover in folder.parent.glob(f"{prefix}*") if _CAN_LOCK else ():
+            shutil.rmtree(leftover, ignore_errors=True)
+        draft = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
         try:
             yield draft
             try:
@@ -103,11 +111,11 @@ def _touches(filename: object, folder: Path) -> bool:
 @contextmanager
 def one_at_a_time(lock: Path) -> Iterator[None]:
     """Only one process of this machine is inside at a time; the others wait (where the platform has flock)."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: two processes may do the same work; whole_or_nothing keeps the result right
+    if not _CAN_LOCK:
         yield
         return
+    import fcntl
+
     with disk_errors_explained(lock.parent):
         lock.parent.mkdir(parents=True, exist_ok=True)
         handle = lock.open("w")

@@ -262,7 +262,9 @@ class SpeechFrontEnd:
             logger.warning("%s: %s.", path, change)
         return self.prepare(audio.waveform, name=str(path))
 
-    def prepare(self, waveform: Float[Tensor, " samples"], *, name: str = "The waveform") -> Float[Tensor, " samples"]:
+    def prepare(
+        self, waveform: Float[Tensor, " samples"], *, name: str = "The waveform"
+    ) -> Float[Tensor, " samples_kept"]:
         """Cut off silence at both ends and normalise, as the settings say.
 
         Arguments:
