@@ -1,0 +1,345 @@
+"""The motion capture corpora: CMU, HDM05 and Human3.6M, as sequences of joint positions in metres.
+
+One frame is the vector of all joints' coordinates, (x, y, z) of the first joint, then of the second, and so on.
+Clips are brought to a lower frame rate by keeping every k-th frame. No filter comes before: it would shorten bones
+that turn fast, and there is next to nothing to filter (in the CMU corpus, less than a ten-thousandth of the variance
+of the joints about the root lies above 15 Hz).
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from dvae_lib.data.motion import (
+    H36M_JOINTS,
+    Skeleton,
+    expmap_to_positions,
+    read_amc,
+    read_asf,
+    read_expmap,
+)
+from dvae_lib.data.places import cache_folder, find_folder, one_at_a_time, whole_or_nothing
+from dvae_lib.data.sequences import SequenceDataset, Splits, Standardizer
+from dvae_lib.resources import resource_path
+
+__all__ = ["MOCAP_JOINTS", "MOCAP_PARENTS", "decimate", "load_cmu", "load_h36m", "load_hdm05"]
+
+MOCAP_JOINTS: tuple[str, ...] = (
+    "root",
+    "lhipjoint", "lfemur", "ltibia", "lfoot", "ltoes",
+    "rhipjoint", "rfemur", "rtibia", "rfoot", "rtoes",
+    "lowerback", "upperback", "thorax", "lowerneck", "upperneck", "head",
+    "lclavicle", "lhumerus", "lradius", "lwrist", "lhand", "lfingers", "lthumb",
+    "rclavicle", "rhumerus", "rradius", "rwrist", "rhand", "rfingers", "rthumb",
+)  # fmt: skip
+"""The 31 joints that CMU and HDM05 share, in the order of the coordinates."""
+
+MOCAP_PARENTS: tuple[int, ...] = (
+    -1, 0, 1, 2, 3, 4, 0, 6, 7, 8, 9, 0, 11, 12, 13, 14, 15,
+    13, 17, 18, 19, 20, 21, 20, 13, 24, 25, 26, 27, 28, 27,
+)  # fmt: skip
+"""Index of each joint's parent, -1 for the root."""
+
+CACHE_FORMAT = 1
+
+_HOW_TO_GET = {
+    "cmu": (
+        ("cmu-mocap", "cmu"),
+        "Download allasfamc.zip from mocap.cs.cmu.edu (free for all uses) and unpack it: folders NN with NN.asf and "
+        "NN_MM.amc",
+    ),
+    "hdm05": (
+        ("hdm05", "HDM05"),
+        "Download the ASF/AMC files from resources.mpi-inf.mpg.de/HDM05 (CC BY-SA 3.0): HDM_actor.asf and "
+        "HDM_actor_*.amc",
+    ),
+    "h36m": (
+        ("h36m", "Human3.6M", "h3.6m"),
+        "Ask for a licence at vision.imar.ro/human3.6m; what is read is the exponential-map text version, one folder "
+        "for each actor with files such as S1/walking_1.txt of 99 columns",
+    ),
+}
+
+
+class _Clip(NamedTuple):
+    name: str
+    subject: str
+    file: Path
+
+
+def decimate(frames: Float[np.ndarray, "time *rest"], from_fps: int, to_fps: int) -> Float[np.ndarray, "fewer *rest"]:
+    """Bring frames to a lower rate by keeping every k-th one, the first included.
+
+    Arguments:
+        frames: along the first dimension.
+        from_fps: frames per second as they come.
+        to_fps: frames per second wanted; a divisor of `from_fps`.
+
+    Raises:
+        ValueError: the one rate is no multiple of the other.
+    """
+    if to_fps < 1 or from_fps % to_fps:
+        divisors = [k for k in range(1, from_fps + 1) if from_fps % k == 0]
+        raise ValueError(
+            f"{from_fps} frames per second cannot be brought to {to_fps} by keeping every k-th; fps must be one of "
+            f"{', '.join(map(str, divisors))}"
+        )
+    return frames[:: from_fps // to_fps]
+
+
+def load_cmu(
+    folder: str | Path | None = None,
+    *,
+    fps: int = 30,
+    centre: bool = True,
+    sequence_length: int | None = None,
+    hop: int | None = None,
+    standardize: bool = False,
+) -> Splits:
+    """Load the motion capture of Carnegie Mellon University: 31 joints, 93 coordinates in metres, y upwards.
+
+    Arguments:
+        folder: where the files are, at any depth; by default ``cmu-mocap`` on the search path ``DVAE_DATA``.
+        fps: frames per second, a divisor of the files' 120. (The files do not tell their rate; a few subjects of
+            the full corpus were recorded at 60.)
+        centre: subtract the root's position from each frame, so that the root stays at zero.
+        sequence_length: cut into pieces of that many frames; shorter clips are skipped. None keeps clips whole.
+        hop: frames between the starts of two pieces; by default `sequence_length`.
+        standardize: learn a standardiser on the training part and give it to all parts. Leave it off where the
+            likelihood has unit variance, whose meaning depends on the unit.
+
+    Returns:
+        Training, validation and test part. Subjects 03, 16, 49 and 86 are held out for testing, subject 08 and
+        some clips of subjects 01 and 02 for validation.
+
+    Raises:
+        FileNotFoundError: no such folder, with what to do.
+        ValueError: a damaged file, named with its line; a frame rate that does not divide 120.
+    """
+    root = _folder("cmu", folder)
+    return _load_acclaim("cmu", root, fps, centre, sequence_length, hop, standardize)
+
+
+def load_hdm05(
+    folder: str | Path | None = None,
+    *,
+    fps: int = 30,
+    centre: bool = True,
+    sequence_length: int | None = None,
+    hop: int | None = None,
+    standardize: bool = False,
+) -> Splits:
+    """Load the motion capture of HDM05 (Müller et al., 2007): 31 joints, 93 coordinates in metres, y upwards.
+
+    Arguments:
+        folder: where the files are, at any depth; by default ``hdm05`` on the search path ``DVAE_DATA``.
+        fps: frames per second, a divisor of the files' 120.
+        centre: as for `load_cmu`.
+        sequence_length: as for `load_cmu`.
+        hop: as for `load_cmu`.
+        standardize: as for `load_cmu`.
+
+    Returns:
+        Training, validation and test part. Actors dg and tr are held out for testing; the last repetition of each
+        action by actors bd and bk serves for validation.
+
+    Raises:
+        FileNotFoundError: no such folder, with what to do.
+        ValueError: a damaged file, named with its line; a frame rate that does not divide 120.
+    """
+    root = _folder("hdm05", folder)
+    return _load_acclaim("hdm05", root, fps, centre, sequence_length, hop, standardize)
+
+
+def load_h36m(
+    folder: str | Path | None = None,
+    *,
+    fps: int = 25,
+    centre: bool = True,
+    sequence_length: int | None = None,
+    hop: int | None = None,
+    standardize: bool = False,
+    validation_per_scenario: int | None = 128,
+    seed: int = 0,
+) -> Splits:
+    """Load Human3.6M (Ionescu et al., 2014): 32 joints, 96 coordinates in metres, as in Section 13.2.2 of the review.
+
+    The layout read is the one that most papers on motion prediction share: one folder for each actor, S1 to S11,
+    and in it one text file for each take, ``SCENARIO_1.txt`` and ``SCENARIO_2.txt``, at 50 frames per second
+    (see `read_expmap`). Joint positions follow by forward kinematics with the bone lengths of subject 1.
+
+    The review's setting is ``sequence_length=50, hop=2``.
+
+    Arguments:
+        folder: where the actors' folders are, at any depth; by default ``h36m`` on the search path ``DVAE_DATA``.
+        fps: frames per second, a divisor of the files' 50.
+        centre: subtract the pelvis' position from each frame.
+        sequence_length: as for `load_cmu`.
+        hop: as for `load_cmu`.
+        standardize: as for `load_cmu`.
+        validation_per_scenario: where sequences are cut, so many of each scenario are drawn for validation; None
+            takes all.
+        seed: of that draw.
+
+    Returns:
+        Training (actors 1, 6, 7, 8, 9), validation (actor 5) and test part (actor 11).
+
+    Raises:
+        FileNotFoundError: no such folder, with what to do.
+        ValueError: a damaged file, named with its line; a frame rate that does not divide 50.
+    """
+    root = _folder("h36m", folder)
+    files = sorted(root.rglob("S[0-9]*/*.txt"))
+    clips = [_Clip(f"{file.parent.name}/{file.stem}", file.parent.name[1:], file) for file in files]
+    if not clips:
+        raise FileNotFoundError(f"{root} holds no file S*/*.txt. {_HOW_TO_GET['h36m'][1]}.")
+
+    def read(clip: _Clip) -> NDArray[np.float64]:
+        return decimate(expmap_to_positions(read_expmap(clip.file)), 50, fps)
+
+    frames, lengths = _cached(f"h36m-{fps}", clips, read, num_joints=len(H36M_JOINTS))
+    parts = _parts("h36m", clips, frames, lengths, centre, sequence_length, hop)
+    if sequence_length is not None and validation_per_scenario is not None:
+        parts["validation"] = _draw(parts["validation"], validation_per_scenario, seed)
+    return _splits(parts, standardize)
+
+
+# ------------------------------------------------------------------------------------------------------------ inside
+
+
+def _folder(corpus: str, folder: str | Path | None) -> Path:
+    names, advice = _HOW_TO_GET[corpus]
+    found = find_folder(*names) if folder is None else Path(folder)
+    if found is None:
+        raise FileNotFoundError(
+            f"The corpus {corpus!r} is not on the search path DVAE_DATA (a folder {' or '.join(names)}). {advice}; "
+            "then pass folder=... or put the folder above it into DVAE_DATA."
+        )
+    if not found.is_dir():
+        raise FileNotFoundError(f"{found} is not a folder. {advice}.")
+    return found
+
+
+def _load_acclaim(
+    corpus: str,
+    root: Path,
+    fps: int,
+    centre: bool,
+    sequence_length: int | None,
+    hop: int | None,
+    standardize: bool,
+) -> Splits:
+    skeletons: dict[Path, Skeleton] = {}
+    asf_of: dict[Path, Path] = {}
+    clips: dict[str, _Clip] = {}
+    for asf in sorted(root.rglob("*.asf")):
+        for amc in sorted(asf.parent.glob(f"{asf.stem}_*.amc")):
+            clips.setdefault(amc.stem, _Clip(amc.stem, asf.stem.removeprefix("HDM_"), amc))
+            asf_of[amc] = asf
+    if not clips:
+        raise FileNotFoundError(
+            f"{root} holds no skeleton NAME.asf with motions NAME_*.amc beside it. {_HOW_TO_GET[corpus][1]}."
+        )
+
+    def read(clip: _Clip) -> NDArray[np.float64]:
+        asf = asf_of[clip.file]
+        if asf not in skeletons:
+            skeletons[asf] = read_asf(asf)
+            if skeletons[asf].joints != MOCAP_JOINTS or skeletons[asf].parents != MOCAP_PARENTS:
+                raise ValueError(
+                    f"{asf}: this skeleton is not the one of 31 joints that the corpora share; use read_asf, "
+                    "read_amc and Skeleton.positions on it, and from_arrays on what they return"
+                )
+        skeleton = skeletons[asf]
+        return skeleton.positions(decimate(read_amc(clip.file, skeleton), 120, fps))
+
+    frames, lengths = _cached(f"{corpus}-{fps}", list(clips.values()), read, num_joints=len(MOCAP_JOINTS))
+    parts = _parts(corpus, list(clips.values()), frames, lengths, centre, sequence_length, hop)
+    return _splits(parts, standardize)
+
+
+def _cached(
+    name: str, clips: Sequence[_Clip], read: Callable[[_Clip], NDArray[np.float64]], *, num_joints: int
+) -> tuple[NDArray[np.float32], list[int]]:
+    """All frames of all clips, (N, 3 * num_joints), and the clips' lengths; computed once for the same files."""
+    stats = [(clip.name, clip.file.stat()) for clip in clips]
+    key = json.dumps([CACHE_FORMAT, [(n, s.st_size, s.st_mtime_ns) for n, s in stats]])
+    folder = cache_folder() / "motion" / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    with one_at_a_time(folder.with_suffix(".lock")):
+        if not folder.is_dir():
+            quick = len(clips) < 500  # a few seconds
+            positions = [read(clip) for clip in tqdm(clips, desc=f"reading {name}", unit=" clips", disable=quick)]
+            with whole_or_nothing(folder) as draft:
+                block = np.concatenate([p.reshape(len(p), 3 * num_joints) for p in positions])
+                np.save(draft / "frames.npy", block.astype(np.float32))
+                (draft / "lengths.json").write_text(json.dumps([len(p) for p in positions]))
+    lengths: list[int] = json.loads((folder / "lengths.json").read_text())
+    return np.load(folder / "frames.npy"), lengths
+
+
+def _parts(
+    corpus: str,
+    clips: Sequence[_Clip],
+    frames: NDArray[np.float32],
+    lengths: Sequence[int],
+    centre: bool,
+    sequence_length: int | None,
+    hop: int | None,
+) -> dict[str, SequenceDataset]:
+    """The clips by part, after the corpus' split list; what it does not list is for training."""
+    listed = json.loads(resource_path("splits", f"{corpus}.json").read_text(encoding="utf-8"))
+    part_of_subject = {s: part for part, subjects in listed["subjects"].items() for s in subjects}
+    part_of_clip = {c: part for part, names in listed["clips"].items() for c in names}
+    if centre:
+        frames = (frames.reshape(len(frames), -1, 3) - frames[:, None, :3]).reshape(len(frames), -1)
+    starts = np.cumsum([0, *lengths[:-1]]).tolist()
+    parts: dict[str, SequenceDataset] = {}
+    for part in ("train", "validation", "test"):
+        chosen = [
+            k
+            for k, clip in enumerate(clips)
+            if part_of_clip.get(clip.name, part_of_subject.get(clip.subject, "train")) == part
+        ]
+        if not chosen:
+            subjects = sorted({clip.subject for clip in clips})
+            raise ValueError(
+                f"no clip of {corpus!r} for the {part} part: there are subjects {', '.join(subjects)} only; the split "
+                f"list is splits/{corpus}.json in the library's data"
+            )
+        parts[part] = SequenceDataset.from_frames(
+            frames,
+            [starts[k] for k in chosen],
+            [lengths[k] for k in chosen],
+            names=[clips[k].name for k in chosen],
+            sequence_length=sequence_length,
+            hop=hop,
+        )
+    return parts
+
+
+def _draw(dataset: SequenceDataset, per_scenario: int, seed: int) -> SequenceDataset:
+    """So many sequences of each scenario, drawn without replacement."""
+    generator = np.random.default_rng(seed)
+    scenarios: dict[str, list[int]] = {}
+    for index, name in enumerate(dataset.names):  # "S5/walking_1[0:50]"
+        scenarios.setdefault(name.rsplit("_", 1)[0], []).append(index)
+    drawn: list[int] = []
+    for scenario in sorted(scenarios):
+        indices = scenarios[scenario]
+        drawn += sorted(generator.permutation(indices)[:per_scenario].tolist())
+    return SequenceDataset([dataset[i] for i in drawn], names=[dataset.names[i] for i in drawn])
+
+
+def _splits(parts: dict[str, SequenceDataset], standardize: bool) -> Splits:
+    if standardize:
+        standardizer = Standardizer.fit(parts["train"])
+        for dataset in parts.values():
+            dataset.standardizer = standardizer
+    return Splits(**parts)
