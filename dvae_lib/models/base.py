@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
 from torch.distributions import Distribution
+from torch.nn import functional as F
 
 from dvae_lib.graphs import DependencySpec
 from dvae_lib.objectives import (
@@ -76,8 +77,8 @@ def noise(like: Float[Tensor, "*shape"], draw: Draw, generator: Generator | None
 class DVAE(nn.Module):
     r"""A generative model of sequences with latent variables, and an inference model, trained together.
 
-    A subclass declares its `spec` (who depends on whom) and writes `inference` and `generation`; a causal
-    model also writes `initial_state` and `step`. Bounds, reconstruction, generation and files follow.
+    A subclass declares its `spec` (who depends on whom) and writes `inference` and `generation`; the rest
+    follows. A causal model may add `initial_state` and `step`, which make long generations fast.
 
     Arguments:
         x_dim: Size F of the observed vectors.
@@ -166,10 +167,17 @@ class DVAE(nn.Module):
     def initial_state(self, batch_size: int) -> State:
         """The generator's state before the first frame.
 
+        A model that says nothing else remembers everything: `step` runs `generation` on all frames so far, which
+        is right for every causal model, and slow for long sequences.
+
         Raises:
-            NotImplementedError: If generation is not causal.
+            NotImplementedError: If generation is not causal, or has latents beside z and no own `step`.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not generate frame by frame")
+        if not self.is_causal or self.spec.latents != ("z",):
+            raise NotImplementedError(f"{type(self).__name__} does not generate frame by frame")
+        parameter = next(self.parameters())
+        sizes = {"x": self.x_dim, "z": self.z_dim, "u": self.u_dim}
+        return {name: parameter.new_zeros(batch_size, 0, size) for name, size in sizes.items()}
 
     def step(
         self,
@@ -181,7 +189,23 @@ class DVAE(nn.Module):
         generator: Generator | None = None,
     ) -> StepOutput:
         """Generate one frame: the latent's prior given the past, its value (given or drawn), p(x_t | .)."""
-        raise NotImplementedError(f"{type(self).__name__} does not generate frame by frame")
+        z_past = state["z"]
+        begun = z_past.shape[1] > 0
+        x_past = torch.cat([state["x"], x_prev[:, None]], 1) if begun else state["x"]
+        u = None if u_t is None else torch.cat([state["u"], u_t[:, None]], 1)
+        # The last frame of x, and of z in the first pass, is a blank: in a causal model neither is looked at.
+        x, z = F.pad(x_past, (0, 0, 0, 1)), F.pad(z_past, (0, 0, 0, 1))
+        prior = self.generation(x, {"z": z}, u).prior["z"][:, -1]  # type: ignore[index]
+        z_t = prior.sample(generator=generator) if z_t is None else z_t
+        z = torch.cat([z_past, z_t[:, None]], 1)
+        observation = self.generation(x, {"z": z}, u).observation[:, -1]  # type: ignore[index]
+        return StepOutput(prior, z_t, observation, {"x": x_past, "z": z, "u": state["u"] if u is None else u})
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether no frame is generated from later ones, by the spec."""
+        arrows = self.spec.unroll(4).edges
+        return all(s is None or t is None or s <= t for (_, s), (_, t) in arrows)
 
     # ---------------------------------------------------------------- what follows
 
@@ -348,7 +372,8 @@ class DVAE(nn.Module):
                 f"got {num_particles} and {threshold}"
             )
         self.check(x, u, lengths)
-        self.initial_state(1)  # says so where generation is not causal
+        if not self.is_causal:
+            raise NotImplementedError(f"{type(self).__name__} does not generate frame by frame: no particle filter")
         batch_size, num_steps = x.shape[:2]
         k = num_particles
         x_k, u_k, lengths_k = _repeat_all(x, u, lengths, k)

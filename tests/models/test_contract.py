@@ -2,6 +2,7 @@
 
 import copy
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -169,6 +170,36 @@ def test_stepwise_generation_equals_the_vectorised_pass(name, options):
         torch.testing.assert_close(out.prior.mean, whole.prior["z"].mean[:, t])
         torch.testing.assert_close(out.observation.mean, whole.observation.mean[:, t])
         state, x_prev = out.state, x[:, t]
+
+
+@of_every_model
+def test_a_sequence_may_have_one_frame(name, options):
+    model, x = make(name, **options), data(time=1)
+    assert torch.isfinite(model.vlb(x, generator=seeded()).value).all()
+    assert torch.isfinite(model.vlb(x, kl="sampled", generator=seeded()).value).all()
+    assert model.reconstruct(x).mean.shape == x.shape
+
+
+@of_every_model
+def test_own_steps_equal_the_steps_that_follow_from_generation(name, options):
+    model, x = make(name, **options), data()
+    if model.spec.latents != ("z",):
+        with pytest.raises(NotImplementedError, match="does not generate frame by frame"):
+            DVAE.initial_state(model, 4)
+        return
+    outputs = []
+    for start, step in (
+        (model.initial_state, model.step),
+        (partial(DVAE.initial_state, model), partial(DVAE.step, model)),
+    ):
+        state, x_prev, generator = start(4), torch.zeros(4, 5, dtype=torch.float64), seeded()
+        frames = []
+        for t in range(4):
+            out = step(state, x_prev, generator=generator)
+            frames.append((out.prior.mean, out.z_t, out.observation.mean))
+            state, x_prev = out.state, x[:, t]
+        outputs.append(frames)
+    torch.testing.assert_close(*outputs)
 
 
 @pytest.mark.parametrize("observation", OBSERVATIONS)
