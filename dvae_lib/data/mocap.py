@@ -9,6 +9,7 @@ of the joints about the root lies above 15 Hz).
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from dvae_lib.data.catalogue import CorpusInfo, MissingCorpusError
 from dvae_lib.data.motion import (
     H36M_JOINTS,
     Skeleton,
@@ -48,24 +50,6 @@ MOCAP_PARENTS: tuple[int, ...] = (
 """Index of each joint's parent, -1 for the root."""
 
 CACHE_FORMAT = 1
-
-_HOW_TO_GET = {
-    "cmu": (
-        ("cmu-mocap", "cmu"),
-        "Download allasfamc.zip from mocap.cs.cmu.edu (free for all uses) and unpack it: folders NN with NN.asf and "
-        "NN_MM.amc",
-    ),
-    "hdm05": (
-        ("hdm05", "HDM05"),
-        "Download the ASF/AMC files from resources.mpi-inf.mpg.de/HDM05 (CC BY-SA 3.0): HDM_actor.asf and "
-        "HDM_actor_*.amc",
-    ),
-    "h36m": (
-        ("h36m", "Human3.6M", "h3.6m"),
-        "Ask for a licence at vision.imar.ro/human3.6m; what is read is the exponential-map text version, one folder "
-        "for each actor with files such as S1/walking_1.txt of 99 columns",
-    ),
-}
 
 
 class _Clip(NamedTuple):
@@ -120,7 +104,7 @@ def load_cmu(
         some clips of subjects 01 and 02 for validation.
 
     Raises:
-        FileNotFoundError: no such folder, with what to do.
+        MissingCorpusError: no such folder, with what to do.
         ValueError: a damaged file, named with its line; a frame rate that does not divide 120.
     """
     root = _folder("cmu", folder)
@@ -151,7 +135,7 @@ def load_hdm05(
         action by actors bd and bk serves for validation.
 
     Raises:
-        FileNotFoundError: no such folder, with what to do.
+        MissingCorpusError: no such folder, with what to do.
         ValueError: a damaged file, named with its line; a frame rate that does not divide 120.
     """
     root = _folder("hdm05", folder)
@@ -192,14 +176,14 @@ def load_h36m(
         Training (actors 1, 6, 7, 8, 9), validation (actor 5) and test part (actor 11).
 
     Raises:
-        FileNotFoundError: no such folder, with what to do.
+        MissingCorpusError: no such folder, with what to do.
         ValueError: a damaged file, named with its line; a frame rate that does not divide 50.
     """
     root = _folder("h36m", folder)
     files = sorted(root.rglob("S[0-9]*/*.txt"))
     clips = [_Clip(f"{file.parent.name}/{file.stem}", file.parent.name[1:], file) for file in files]
     if not clips:
-        raise FileNotFoundError(f"{root} holds no file S*/*.txt. {_HOW_TO_GET['h36m'][1]}.")
+        raise MissingCorpusError(f"{root} holds no file S*/*.txt. {CORPORA[2].instructions}")
 
     def read(clip: _Clip) -> NDArray[np.float64]:
         return decimate(expmap_to_positions(read_expmap(clip.file)), 50, fps)
@@ -215,15 +199,12 @@ def load_h36m(
 
 
 def _folder(corpus: str, folder: str | Path | None) -> Path:
-    names, advice = _HOW_TO_GET[corpus]
-    found = find_folder(*names) if folder is None else Path(folder)
+    info = next(info for info in CORPORA if info.name == corpus)
+    found = info.find() if folder is None else Path(folder)
     if found is None:
-        raise FileNotFoundError(
-            f"The corpus {corpus!r} is not on the search path DVAE_DATA (a folder {' or '.join(names)}). {advice}; "
-            "then pass folder=... or put the folder above it into DVAE_DATA."
-        )
+        raise MissingCorpusError(f"The corpus {corpus!r} is not on the search path DVAE_DATA. {info.instructions}")
     if not found.is_dir():
-        raise FileNotFoundError(f"{found} is not a folder. {advice}.")
+        raise MissingCorpusError(f"{found} is not a folder. {info.instructions}")
     return found
 
 
@@ -244,9 +225,8 @@ def _load_acclaim(
             clips.setdefault(amc.stem, _Clip(amc.stem, asf.stem.removeprefix("HDM_"), amc))
             asf_of[amc] = asf
     if not clips:
-        raise FileNotFoundError(
-            f"{root} holds no skeleton NAME.asf with motions NAME_*.amc beside it. {_HOW_TO_GET[corpus][1]}."
-        )
+        advice = next(info.instructions for info in CORPORA if info.name == corpus)
+        raise MissingCorpusError(f"{root} holds no skeleton NAME.asf with motions NAME_*.amc beside it. {advice}")
 
     def read(clip: _Clip) -> NDArray[np.float64]:
         asf = asf_of[clip.file]
@@ -343,3 +323,43 @@ def _splits(parts: dict[str, SequenceDataset], standardize: bool) -> Splits:
         for dataset in parts.values():
             dataset.standardizer = standardizer
     return Splits(**parts)
+
+
+_THEN = "then pass folder=... or put the folder above it into DVAE_DATA"
+
+CORPORA = (
+    CorpusInfo(
+        name="cmu",
+        kind="motion",
+        about="motion capture, 31 joints at 120 fps, walking to acrobatics",
+        size="2,605 clips of 144 subjects; 1 GB",
+        licence="free for all uses; may not be resold as such",
+        attribution="CMU Graphics Lab Motion Capture Database, mocap.cs.cmu.edu, funded by NSF EIA-0196217",
+        instructions="Download allasfamc.zip from mocap.cs.cmu.edu and unpack it into a folder cmu-mocap: folders NN "
+        f"with NN.asf and NN_MM.amc, or some of them; {_THEN}.",
+        find=partial(find_folder, "cmu-mocap", "cmu"),
+    ),
+    CorpusInfo(
+        name="hdm05",
+        kind="motion",
+        about="motion capture, 31 joints at 120 fps, five actors repeating the same actions",
+        size="2,337 short clips of 5 actors",
+        licence="CC BY-SA 3.0",
+        attribution="Müller, Röder, Clausen, Eberhardt, Krüger, Weber (2007), Mocap Database HDM05, Universität Bonn",
+        instructions="Download the cut ASF/AMC files from resources.mpi-inf.mpg.de/HDM05 and unpack them into a folder "
+        f"hdm05: HDM_actor.asf with HDM_actor_*.amc beside it, or some of them; {_THEN}.",
+        find=partial(find_folder, "hdm05", "HDM05"),
+    ),
+    CorpusInfo(
+        name="h36m",
+        kind="motion",
+        about="the review's motion capture, 32 joints at 50 fps, seven actors in 15 everyday scenarios",
+        size="210 takes of 7 actors",
+        licence="licensed, free for academic use on request",
+        attribution="Ionescu, Papava, Olaru, Sminchisescu (2014), Human3.6M",
+        instructions="Ask for a licence at vision.imar.ro/human3.6m. What is read is the text version with exponential "
+        f"maps: folders S1 to S11 with files such as S1/walking_1.txt of 99 columns, in a folder h36m; {_THEN}.",
+        find=partial(find_folder, "h36m", "Human3.6M", "h3.6m"),
+    ),
+)
+"""What is known of each corpus, for `dvae_lib.data.list_corpora`."""

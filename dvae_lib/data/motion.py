@@ -258,7 +258,8 @@ class _AsfReader:
 
     @staticmethod
     def _axes(angles: NDArray[np.float64], order: str, degrees: bool) -> NDArray[np.float64]:
-        return _rotation(dict(zip("xyz", angles[:, None], strict=True)), order, degrees=degrees)[0]
+        axes: NDArray[np.float64] = _rotation(dict(zip("xyz", angles[:, None], strict=True)), order, degrees=degrees)
+        return axes[0]
 
     def _parents_first(self) -> list[tuple[str, dict[str, list[str]]]]:
         placed, rest, ordered = {"root"}, dict(self.bones), []

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
+from dvae_lib.data.catalogue import CorpusInfo
 from dvae_lib.data.places import cache_folder, one_at_a_time, whole_or_nothing
 from dvae_lib.data.sequences import SequenceDataset, Splits
 from dvae_lib.resources import resource_path
@@ -265,14 +266,13 @@ def _notes(names: Sequence[str]) -> dict[str, list[Note]]:
     The files are read by `read_musicxml`: music21's own parser builds a score to work on, which takes several times
     as long, and gives the same notes.
     """
-    try:
-        package = distribution("music21")
-    except PackageNotFoundError as error:
-        raise ImportError("the chorales come with music21: pip install 'dvae-lib[music]'") from error
+    corpus = _corpus_folder()
+    if corpus is None:
+        raise ImportError("the chorales come with music21: pip install 'dvae-lib[music]'")
+    package = distribution("music21")
     folder = cache_folder() / "chorales" / f"music21-{package.version}-{CACHE_FORMAT}"
     with one_at_a_time(folder.with_suffix(".lock")):
         if not folder.is_dir():
-            corpus = Path(str(package.locate_file("music21"))) / "corpus" / "bach"
             missing = [name for name in names if not (corpus / name).is_file()]
             if missing:
                 raise ValueError(
@@ -287,3 +287,26 @@ def _notes(names: Sequence[str]) -> dict[str, list[Note]]:
                 (draft / "notes.json").write_text(json.dumps(notes))
     cached = json.loads((folder / "notes.json").read_text())
     return {name: [(onset, duration, key) for onset, duration, key in piece] for name, piece in cached.items()}
+
+
+def _corpus_folder() -> Path | None:
+    """Bach's folder in music21's corpus, without importing the package; None where it is not installed."""
+    try:
+        return Path(str(distribution("music21").locate_file("music21"))) / "corpus" / "bach"
+    except PackageNotFoundError:
+        return None
+
+
+CORPORA = (
+    CorpusInfo(
+        name="chorales",
+        kind="music",
+        about="Bach's four-part chorales as piano rolls of 88 keys",
+        size="400 chorales, 22,400 quarter notes",
+        licence="public domain music; encodings as music21's corpus licence says",
+        attribution="music21 (Cuthbert and Ariza, 2010); encodings by Margaret Greentree and others",
+        instructions="They come with the package music21: pip install 'dvae-lib[music]'",
+        find=_corpus_folder,
+    ),
+)
+"""What is known of the corpus, for `dvae_lib.data.list_corpora`."""
