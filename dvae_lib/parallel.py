@@ -38,7 +38,7 @@ def training_fabric(
     torchrun = torch.distributed.is_available() and torch.distributed.is_torchelastic_launched()
     devices = int(os.environ["LOCAL_WORLD_SIZE"]) if torchrun else 1
     num_nodes = int(os.environ["WORLD_SIZE"]) // devices if torchrun else 1
-    return Fabric(
+    fabric = Fabric(
         accelerator=accelerator,
         # Parameters without a part in the objective are legitimate: staged training leaves some out.
         strategy=DDPStrategy(find_unused_parameters=True) if devices * num_nodes > 1 else "auto",
@@ -47,6 +47,9 @@ def training_fabric(
         precision=precision,  # type: ignore[arg-type]
         loggers=list(loggers or []),
     )
+    if fabric.world_size > 1:
+        fabric.launch()
+    return fabric
 
 
 def check_precision(precision: str) -> None:

@@ -309,7 +309,7 @@ def fit(
         folder: where the run is kept; None keeps it in memory.
         resume: True goes on with the run in the folder and insists that there is one, False insists that there is
             none; None goes on if there is one. A run that is complete is not repeated.
-        fabric: devices, precision and loggers; by default `training_fabric()`.
+        fabric: devices, precision and loggers, launched; by default `training_fabric()`.
         callback: called after each epoch with the model and the epoch's record, on every process.
         progress: show a progress bar; None shows one in notebooks and terminals, not in files.
         tensorboard: write the history for TensorBoard, too, into the folder.
@@ -335,8 +335,6 @@ def fit(
         raise ValueError("resume=True needs the folder of the run to go on with.")
     fabric = training_fabric() if fabric is None else fabric
     check_precision(str(fabric.strategy.precision.precision))
-    if fabric.world_size > 1 and not torch.distributed.is_initialized():
-        fabric.launch()
     with ExitStack() as stack:
         seed = derive_seed(config.seed, "global", fabric.global_rank)
         stack.enter_context(isolated_randomness(seed, fabric.device))
