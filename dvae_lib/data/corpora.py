@@ -87,7 +87,9 @@ class SpeechCorpus:
                     f"Speaker {utterance.speaker} is in two parts of {name}: {speakers[utterance.speaker]} and "
                     f"{utterance.part} (with {utterance.name}). Parts must not share a speaker."
                 )
-        self._listed = {part: tuple(u for u in utterances if u.part == part) for part in PARTS}
+        self._listed: dict[str, tuple[Utterance, ...]] = {
+            part: tuple(u for u in utterances if u.part == part) for part in PARTS
+        }
         if empty := [part for part in PARTS if not self._listed[part]]:
             raise ValueError(f"{name} has no utterance for {', '.join(empty)}; each part needs one at least.")
 
@@ -110,14 +112,14 @@ class SpeechCorpus:
         """Whole test utterances; number i is ``utterances("test")[i]``."""
         return self._dataset("test")
 
-    def dataset(self, part: Part) -> SequenceDataset:
+    def dataset(self, part: str) -> SequenceDataset:
         """The part of that name."""
         if part not in PARTS:
             raise ValueError(f"A part is one of {', '.join(PARTS)}, not {part!r}.")
         found: SequenceDataset = getattr(self, part)
         return found
 
-    def utterances(self, part: Part) -> tuple[Utterance, ...]:
+    def utterances(self, part: str) -> tuple[Utterance, ...]:
         """The recordings of a part, without those that are too short."""
         skipped = set(self.dataset(part).skipped_names)
         return tuple(u for u in self._listed[part] if u.name not in skipped)
@@ -410,7 +412,8 @@ _WSJ0_PARTS: dict[str, Part] = {"si_tr_s": "train", "si_dt_05": "validation", "s
 def _wsj0(folder: Path) -> list[Utterance]:
     """The review's three subsets, wherever in the folder they lie (the discs have them under ``wsj0/``)."""
     found: dict[str, Utterance] = {}
-    for file in sorted(folder.rglob("*")):  # .wav and .flac come before .wv1, so a converted file wins
+    # Sorted, .flac and .wav come before .wv1, so a converted file wins.
+    for file in sorted(folder.rglob("*"), key=lambda path: path.as_posix().casefold()):
         subset = next((p.casefold() for p in file.parts if p.casefold() in _WSJ0_PARTS), None)
         if subset is None or file.suffix.casefold() not in (".wav", ".flac", ".wv1") or not file.is_file():
             continue
@@ -433,8 +436,8 @@ def _layout(folder: Path) -> str:
         return "librispeech"
     if (folder / _prompts_voice()).is_dir():
         return "prompts"
-    places = [folder, *(child for child in folder.iterdir() if child.is_dir())]
-    if any((place / subset).is_dir() for place in places for subset in _WSJ0_PARTS):
+    # At most three levels down, as on the discs of WSJ0: disc/wsj0/si_tr_s.
+    if any(p.name.casefold() in _WSJ0_PARTS for depth in ("*", "*/*", "*/*/*") for p in folder.glob(depth)):
         return "wsj0"
     return "folder"
 
