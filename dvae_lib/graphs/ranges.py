@@ -30,22 +30,19 @@ def _runs(times: Iterable[int]) -> list[tuple[int, int]]:
     return runs
 
 
-def name_nodes(nodes: Iterable[Node], t: int | None, num_steps: int, margin: int) -> tuple[Reference, ...]:
+def name_nodes(nodes: Iterable[Node], t: int | None, num_steps: int) -> tuple[Reference, ...]:
     """Name a set of nodes by index expressions, as seen from frame ``t`` of ``num_steps``.
 
     Arguments:
         nodes: the set.
         t: the frame it belongs to; `None` for a variable of the whole sequence.
-        num_steps: length of the unrolled sequence; 1, t and T must be more than twice ``margin`` apart.
-        margin: how far from 1, t or T a frame number may be and still be named after it.
+        num_steps: length of the unrolled sequence.
 
     Returns:
-        references ordered by name and time; consecutive frames become one range.
+        references ordered by name and time; consecutive frames become one range. An end of a range is named after
+        the closest of 1, t and T.
 
-    Raises:
-        ValueError: if the frames are no union of ranges with such ends, for instance every second frame.
-
-    >>> [str(r) for r in name_nodes({("x", 1), ("x", 2), ("x", 3), ("x", 4), ("z", 6)}, 5, 9, 1)]
+    >>> [str(r) for r in name_nodes({("x", 1), ("x", 2), ("x", 3), ("x", 4), ("z", 6)}, 5, 9)]
     ['x_{1:t-1}', 'z_{t+1}']
     """
     frames: dict[str, set[int]] = {}
@@ -55,54 +52,47 @@ def name_nodes(nodes: Iterable[Node], t: int | None, num_steps: int, margin: int
             references.append(Reference(name))
         else:
             frames.setdefault(name, set()).add(time)
-    anchors = {"1": 1, "T": num_steps} | ({} if t is None else {"t": t})
+    anchors = {"1": 1, "T": num_steps} if t is None else {"t": t, "1": 1, "T": num_steps}
 
-    def named(time: int) -> Index | None:
-        near = [Index(a, time - position) for a, position in anchors.items() if abs(time - position) <= margin]
-        return near[0] if near else None
+    def named(time: int) -> Index:
+        anchor = min(anchors, key=lambda a: abs(time - anchors[a]))
+        return Index(anchor, time - anchors[anchor])
 
     for name, times in frames.items():
-        for first, last in _runs(times):
-            ends = named(first), named(last)
-            if ends[0] is None or ends[1] is None:
-                raise ValueError(
-                    f"the frames of {name} that count are not a union of ranges between 1, t and T: seen from "
-                    f"t = {t} of T = {num_steps} they are {sorted(times)}. A recurrence over several steps at "
-                    "once, such as h_t <- h_{t-2}, skips frames for ever; give it h_{t-1} as well, or write "
-                    "the parents it reaches one by one."
-                )
-            references.append(Reference(name, *ends))
+        references += [Reference(name, named(first), named(last)) for first, last in _runs(times)]
     return tuple(sorted(references, key=lambda r: (r.name, r.first and ("1tT".index(r.first.anchor), r.first))))
 
 
-def name_sets(sets: NodeSets, margin: int, framewise: dict[str, bool]) -> dict[str, tuple[Reference, ...]]:
+def name_sets(sets: NodeSets, reach: int, framewise: Mapping[str, bool]) -> dict[str, tuple[Reference, ...]]:
     """Name conditioning sets that hold at every frame far from both ends.
 
     Arguments:
         sets: maps a frame t and a length T to a set of nodes per variable.
-        margin: the longest reach that a single dependency can have besides ranges, in frames.
+        reach: the longest span of a single dependency besides ranges, in frames.
         framewise: whether each variable has a value per frame.
 
     Returns:
         per variable, its conditioning set in index expressions.
 
     Raises:
-        ValueError: if a set has no such name, or not the same one at all frames.
+        ValueError: if no expression in 1, t and T gives the set at all frames, as for every second frame.
     """
-    before = after = 2 * margin + 2
-    results = []
-    for extra_before, extra_after in ((0, 0), (1, 0), (0, 1)):
-        t = before + extra_before
-        num_steps = t + after + extra_after
-        results.append(
-            {
-                name: name_nodes(nodes, t if framewise[name] else None, num_steps, margin)
+    results: list[dict[str, tuple[Reference, ...]]] = []
+    for margin in (reach + 1, 2 * reach + 2):  # the second time for spans that the first takes for ends
+        results = []
+        for before, after in ((margin, margin), (margin + 1, margin), (margin, margin + 1)):
+            t, num_steps = before + 1, before + 1 + after
+            named = {
+                name: name_nodes(nodes, t if framewise[name] else None, num_steps)
                 for name, nodes in sets(t, num_steps).items()
             }
-        )
-    if any(result != results[0] for result in results[1:]):
-        raise ValueError(
-            "the dependencies have no form that holds at every frame: they differ between "
-            + " and ".join(str({k: [str(r) for r in v] for k, v in result.items()}) for result in results)
-        )
-    return results[0]
+            results.append(named)
+        if all(result == results[0] for result in results[1:]):
+            return results[0]
+    name = next(name for name in results[0] if any(result[name] != results[0][name] for result in results))
+    seen = " or ".join("{" + ", ".join(map(str, result[name])) + "}" for result in results[:2])
+    raise ValueError(
+        f"the parents of {name} are not a union of ranges between 1, t and T that holds at every frame: they are "
+        f"{seen}. A recurrence over several steps at once, such as h_t <- h_{{t-2}}, skips frames for ever: give it "
+        "h_{t-1} as well, or write the parents it reaches one by one."
+    )

@@ -7,7 +7,7 @@ lacks of it, the factorisations and the bound in LaTeX, and the figures.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
 import networkx as nx
@@ -219,7 +219,8 @@ class DependencySpec:
 
         Returns:
             an acyclic graph with nodes ``("z", 3)``, or ``("v", None)`` for variables of the whole sequence. The
-            node attribute ``kind`` is ``"latent"``, ``"observed"``, ``"deterministic"`` or ``"input"``.
+            node attribute ``kind`` is ``"latent"``, ``"observed"``, ``"deterministic"`` or ``"input"``. The graph is
+            frozen; take a ``copy()`` to change it.
 
         Raises:
             ValueError: if ``num_steps`` is below 1, or ``process`` or ``form`` is none of the above.
@@ -232,10 +233,7 @@ class DependencySpec:
         _choice(form, "form", ("compact", "developed"))
         if num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, not {num_steps}.")
-        graph = self._developed(num_steps, process)
-        if form == "compact":
-            graph = without_deterministic(graph)
-        return graph
+        return _unrolled(self, num_steps, process, form)
 
     def _statements(self, process: Process) -> dict[str, Statement]:
         """The lines that a process needs; for inference with the shared states, and what those need."""
@@ -530,16 +528,15 @@ class DependencySpec:
 
     @cached_property
     def _reach(self) -> int:
-        """How many frames a chain of dependencies through every variable once can span."""
-        statements = (*self._generation.values(), *self._inference.values())
-        offsets = [
-            abs(end.offset)
-            for s in statements
-            for p in s.parents
-            for end in (p.first, p.last)
-            if end is not None and end.anchor == "t"
-        ]
-        return max(offsets, default=0) * (len(self._framewise) + 1) + 1
+        """How many frames a dependency can span besides ranges: there and back through every variable once."""
+
+        def longest(statement: Statement) -> int:
+            ends = [end for p in statement.parents for end in (p.first, p.last) if end is not None]
+            return max((abs(end.offset) for end in ends), default=0)
+
+        processes: tuple[Process, ...] = ("generation", "inference")
+        spans = [sum(map(longest, self._statements(process).values())) for process in processes]
+        return 2 * max(spans) + 2
 
     def interior(self) -> tuple[int, int]:
         """A length T and a frame t so far from both ends that every pattern of dependencies shows there."""
@@ -617,17 +614,17 @@ class DependencySpec:
         }
 
     def _inferred_sets(self, t: int, num_steps: int, plan: ChainRule) -> dict[str, frozenset[Node]]:
+        graph = self.unroll(num_steps, "inference")
+        return {name: frozenset(graph.pred[self._node(name, t)]) for name in plan.latents}
+
+    def _gap_sets(self, plan: ChainRule) -> tuple[NodeSets, NodeSets]:
+        """What inference lacks of the exact posterior, and what it has beyond it, as functions of t and T."""
         clash = self._contradiction(plan)
         if clash:
             raise ValueError(
                 f"inference conditions {node_label(clash[1])} on {node_label(clash[0])}, which the chain rule in this "
                 "order places after it. Pass order='interleaved', another order of the latents, or a direction."
             )
-        graph = self.unroll(num_steps, "inference")
-        return {name: frozenset(graph.pred[self._node(name, t)]) for name in plan.latents}
-
-    def _gap_sets(self, plan: ChainRule) -> tuple[NodeSets, NodeSets]:
-        """What inference lacks of the exact posterior, and what it has beyond it, as functions of t and T."""
 
         def missing(t: int, num_steps: int) -> Mapping[str, Iterable[Node]]:
             exact, used = self._exact_sets(t, num_steps, plan), self._inferred_sets(t, num_steps, plan)
@@ -658,7 +655,7 @@ class DependencySpec:
                     for frame in range(1, num_steps + 1)
                     for time in parent.times(frame, num_steps)
                 ]
-                thinned = whole.copy()
+                thinned = nx.DiGraph(whole)
                 thinned.remove_edges_from(alike)
                 left = without_deterministic(thinned)
                 lost = {name: used[name] - set(left.pred[self._node(name, t)]) for name in plan.latents}
@@ -673,6 +670,13 @@ class DependencySpec:
     ) -> "DependencySpec":
         lines, inferring = ("\n".join(map(str, block)) for block in (generation, inference))
         return DependencySpec(lines, inferring, self.observed, self.inputs, symbols)
+
+
+@lru_cache(maxsize=128)
+def _unrolled(spec: DependencySpec, num_steps: int, process: Process, form: Form) -> "nx.DiGraph":
+    """Kept, because all that follows from a spec asks for the same few graphs again and again."""
+    graph = spec._developed(num_steps, process)
+    return nx.freeze(graph if form == "developed" else without_deterministic(graph))
 
 
 def _in_order(references: Iterable[Reference], names: Sequence[str]) -> tuple[Reference, ...]:
