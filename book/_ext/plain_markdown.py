@@ -222,7 +222,10 @@ class Enricher:
         if tag is None:
             return block
         indent = block[: len(block) - len(block.lstrip())]
-        return self.target(equation_label(tag[1]), indent) + block
+        # Sphinx puts `split` around a dollar block with line breaks, and MathJax allows no tag in there.
+        body = block.strip().removeprefix("$$").removesuffix("$$").strip("\n")
+        equation = f"{indent}\\begin{{equation*}}\n{body}\n{indent}\\end{{equation*}}"
+        return self.target(equation_label(tag[1]), indent) + equation
 
     def quote(self, block: str) -> str:
         """A block quote; one that opens with a bold word becomes an admonition."""

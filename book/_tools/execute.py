@@ -17,6 +17,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 CELL_TIMEOUT = 900  # seconds
@@ -30,6 +31,13 @@ def execute(path: Path, alone: bool) -> tuple[str, str, float]:
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
+    class OwnKernel(AsyncKernelManager):
+        """The running Python's own kernel, whatever kernels else are installed on this machine."""
+
+        def __init__(self, **options: Any):
+            own = KernelSpecManager(kernel_dirs=[], ensure_native_kernel=True)
+            super().__init__(**options, kernel_spec_manager=own)
+
     notebook = nbformat.read(path, as_version=4)
     started = time.monotonic()
     error = ""
@@ -37,13 +45,12 @@ def execute(path: Path, alone: bool) -> tuple[str, str, float]:
         folder = Path(empty) if alone else path.parent
         if alone:
             shutil.copy(path, folder)
-        # No kernel that someone installed on this machine: the running Python's own.
-        own = KernelSpecManager(kernel_dirs=[], ensure_native_kernel=True)
         client = NotebookClient(
             notebook,
-            km=AsyncKernelManager(kernel_name="python3", kernel_spec_manager=own),
+            kernel_manager_class=OwnKernel,
             timeout=CELL_TIMEOUT,
             startup_timeout=180,
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],
             record_timing=False,
             resources={"metadata": {"path": str(folder)}},
         )

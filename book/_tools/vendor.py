@@ -71,9 +71,10 @@ def fetch() -> bool:
             if found != checksum:
                 raise SystemExit(f"{name}@{version}: SHA-512 is {found}, expected {checksum}. Nothing was installed.")
             unpack(archive, inside, wanted, made / destination)
-        # The bundle's style sheet looks for its icon fonts beside the page's scripts, too.
-        for font in (made / "@jupyter-widgets/html-manager/dist").glob("*.woff2"):
-            shutil.copy(font, made / "@jupyter-widgets/html-manager" / font.name)
+        # The bundle's style sheet looks for its icon fonts beside the bundle and two folders above it.
+        for font in (made / "@jupyter-widgets/html-manager/dist").iterdir():
+            if font.suffix in (".woff2", ".woff", ".ttf"):
+                shutil.copy(font, made / "@jupyter-widgets" / font.name)
         (made / "require-config.js").write_text(REQUIRE_CONFIG, encoding="utf-8")
         (made / STAMP.name).write_text(stamp())
         shutil.rmtree(VENDOR, ignore_errors=True)

@@ -126,9 +126,9 @@ def test_a_citation_stands_apart_from_another_works_chapters():
 
 def test_equations_become_targets_on_their_own_page_only():
     own = enrich("See\n$$\ny\n\\tag{2.10}\n$$\nthen", "book/02_variational_autoencoders")
-    assert own == "See\n\n(eq-2-10)=\n$$\ny\n\\tag{2.10}\n$$\nthen"
+    assert own == "See\n\n(eq-2-10)=\n\\begin{equation*}\ny\n\\tag{2.10}\n\\end{equation*}\nthen"
     elsewhere = enrich("$$ y \\tag{2.10} $$")
-    assert elsewhere == "$$ y \\tag{2.10} $$"
+    assert elsewhere == "\\begin{equation*}\n y \\tag{2.10} \n\\end{equation*}"
 
 
 def test_a_target_is_placed_once():
@@ -139,7 +139,8 @@ def test_a_target_is_placed_once():
 
 def test_indented_equations_keep_their_indent():
     text = enrich("1. First\n   $$ x \\tag{2.1} $$", "book/02_variational_autoencoders")
-    assert text == "1. First\n\n   (eq-2-1)=\n   $$ x \\tag{2.1} $$"
+    equation = "   \\begin{equation*}\n x \\tag{2.1} \n   \\end{equation*}"
+    assert text == f"1. First\n\n   (eq-2-1)=\n{equation}"
 
 
 def test_anchor_before_a_heading():
@@ -188,7 +189,7 @@ def test_quotes_become_admonitions(title, kind):
 def test_equation_inside_an_admonition_is_a_target():
     text = enrich("> **Proof of (2.1).** Then\n> $$ z \\tag{2.a} $$", "book/02_variational_autoencoders")
     assert "{admonition} Proof of {ref}`(2.1) <eq-2-1>`\n:class: proof" in text
-    assert "\n(eq-2-a)=\n$$ z \\tag{2.a} $$" in text
+    assert "\n(eq-2-a)=\n\\begin{equation*}\n z \\tag{2.a} \n\\end{equation*}" in text
 
 
 def test_notebook_code_is_untouched():

@@ -1,0 +1,199 @@
+"""The published pages, as a reader meets them: in a browser without the web, on a desktop, on a phone, in the dark.
+
+`BOOK_HTML` names the folder of the built site. Screenshots go to a folder `screenshots` beside it.
+"""
+
+import os
+import shutil
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+SITE = Path(os.environ["BOOK_HTML"]) if "BOOK_HTML" in os.environ else None
+PAGES = sorted(path.relative_to(SITE).as_posix() for path in (SITE / "book").rglob("*.html")) if SITE else []
+VIEWS = {
+    "desktop": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"},
+    "phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light", "is_mobile": True, "has_touch": True},
+    "dark": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "dark"},
+}
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+QUIET = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+KNOWN_CONSOLE_LINES = ("THEBE_JS_URL",)  # the theme declares it twice; harmless
+
+pytestmark = pytest.mark.skipif(SITE is None, reason="needs a built site: run `make test`, or set BOOK_HTML")
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def address():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(SITE)))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    assert CHROMIUM, "chromium is not installed: apt-get install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield browser
+        browser.close()
+
+
+class Visit:
+    """A loaded page, with everything that went wrong while it loaded."""
+
+    def __init__(self, browser, address: str, name: str, view: str):
+        self.problems: list[str] = []
+        self.context = browser.new_context(**VIEWS[view])
+        self.page = self.context.new_page()
+        own = urlsplit(address).netloc
+        self.page.route(
+            lambda url: urlsplit(url).scheme.startswith("http") and urlsplit(url).netloc != own, self.refuse
+        )
+        self.page.on("requestfailed", lambda request: self.problems.append(f"request failed: {request.url[:200]}"))
+        self.page.on("response", self.answered)
+        self.page.on("pageerror", lambda error: self.note(f"script error: {error}"))
+        self.page.on("console", lambda line: line.type == "error" and self.note(f"console: {line.text}"))
+        self.page.goto(f"{address}/{name}", wait_until="load")
+        self.page.wait_for_function("!window.MathJax || (MathJax.startup && MathJax.startup.promise)")
+        self.page.evaluate("window.MathJax ? MathJax.startup.promise : null")
+        if self.page.locator("script[type='application/vnd.jupyter.widget-view+json']").count():
+            self.page.wait_for_selector(".jupyter-widgets", timeout=20_000)
+        self.page.wait_for_load_state("networkidle")
+
+    def refuse(self, route):
+        self.problems.append(f"asks another server: {route.request.url}")
+        route.abort()
+
+    def answered(self, response):
+        if response.status >= 400:
+            self.problems.append(f"status {response.status}: {response.url}")
+
+    def note(self, problem: str):
+        if not any(known in problem for known in KNOWN_CONSOLE_LINES):
+            self.problems.append(problem)
+
+
+@pytest.fixture(scope="module", params=[(name, view) for name in PAGES for view in VIEWS], ids="-".join)
+def visit(request, browser, address):
+    name, view = request.param
+    visit = Visit(browser, address, name, view)
+    visit.name, visit.view = name, view
+    yield visit
+    visit.context.close()
+
+
+def test_loads_without_a_failure(visit):
+    folder = SITE.parent / "screenshots"
+    folder.mkdir(exist_ok=True)
+    visit.page.screenshot(
+        path=folder / f"{Path(visit.name).stem}-{visit.view}.png", full_page=True, animations="disabled"
+    )
+    assert visit.problems == []
+    theme = visit.page.evaluate("document.documentElement.dataset.theme")
+    assert theme == ("dark" if visit.view == "dark" else "light")
+
+
+def test_mathematics_is_typeset(visit):
+    found = visit.page.evaluate("""() => ({
+        formulas: document.querySelectorAll(".bd-article .math").length,
+        typeset: document.querySelectorAll(".bd-article .math mjx-container").length,
+        errors: [...document.querySelectorAll("mjx-merror, [data-mjx-error]")].map(e => e.textContent),
+        raw: [...document.querySelectorAll(".bd-article p, .bd-article li, .bd-article td")]
+            .filter(e => !e.querySelector("mjx-container, code, pre") && !e.closest(".sig"))
+            .map(e => e.textContent).filter(t => /\\\\\\(|\\\\\\[|\\\\tag\\{|\\$\\\\/.test(t)),
+    })""")
+    assert found["errors"] == []
+    assert found["raw"] == []
+    assert found["typeset"] >= found["formulas"]
+
+
+def test_nothing_is_cut_off(visit):
+    wide = visit.page.evaluate("""() => {
+        const width = document.documentElement.clientWidth, found = [];
+        if (document.documentElement.scrollWidth > width + 1)
+            found.push(`the page itself is ${document.documentElement.scrollWidth} px wide`);
+        const scrolls = e => ["auto", "scroll"].includes(getComputedStyle(e).overflowX);
+        for (const element of document.querySelectorAll(".bd-article *")) {
+            const box = element.getBoundingClientRect();
+            if (!box.width || !box.height) continue;
+            let inside = element.parentElement, boxed = scrolls(element);
+            while (inside && !boxed && !inside.matches(".bd-article")) {
+                boxed = scrolls(inside); inside = inside.parentElement;
+            }
+            const hidden = element.closest("mjx-assistive-mml, .visually-hidden, .headerlink, title, desc");
+            if (!boxed && !hidden && (box.right > width + 1 || box.left < -1))
+                found.push(`${element.tagName}.${element.className} reaches ${Math.round(box.right)} px: ` +
+                           element.textContent.slice(0, 60));
+        }
+        return found.slice(0, 5);
+    }""")
+    assert wide == []
+
+
+def test_wide_equations_scroll_in_their_box(visit):
+    stuck = visit.page.evaluate("""() => [...document.querySelectorAll(".bd-article div.math")]
+        .filter(box => {
+            const formula = box.querySelector("mjx-math");
+            if (!formula || formula.getBoundingClientRect().width <= box.clientWidth + 1) return false;
+            const start = box.scrollLeft;
+            box.scrollLeft = 1e6;
+            const moved = box.scrollLeft > start;
+            box.scrollLeft = start;
+            return !moved;
+        }).map(box => box.textContent.slice(0, 80))""")
+    assert stuck == []
+
+
+def test_images_are_there_and_described(visit):
+    images = visit.page.evaluate("""() => [...document.querySelectorAll(".bd-article img")]
+        .filter(image => !image.closest(".jupyter-widgets"))
+        .map(image => ({source: image.src.slice(-60), alt: image.alt.trim(), width: image.naturalWidth}))""")
+    undescribed = [image["source"] for image in images if not image["alt"] or image["alt"].startswith("../_images")]
+    assert undescribed == [], "give the cell `mystnb: {image: {alt: ...}}` in its metadata"
+    assert [image["source"] for image in images if image["width"] == 0] == []
+
+
+def test_sound_has_a_duration(visit):
+    players = visit.page.evaluate("""() => Promise.all([...document.querySelectorAll("audio")].map(player =>
+        new Promise(done => {
+            if (player.readyState > 0) return done(player.duration);
+            player.addEventListener("loadedmetadata", () => done(player.duration));
+            player.addEventListener("error", () => done(-1));
+            setTimeout(() => done(-2), 10000);
+            player.load();
+        })))""")
+    assert all(duration > 0 for duration in players), players
+
+
+def test_widgets_respond(visit):
+    sliders = visit.page.locator(".jupyter-widgets .noUi-handle")
+    for position in range(sliders.count()):
+        handle = sliders.nth(position)
+        handle.scroll_into_view_if_needed()
+        before = handle.get_attribute("aria-valuetext")
+        handle.focus()
+        handle.press("ArrowRight")
+        if handle.get_attribute("aria-valuetext") == before:  # it stood at its end
+            handle.press("ArrowLeft")
+        visit.page.wait_for_timeout(100)
+        assert handle.get_attribute("aria-valuetext") != before, f"slider {position + 1} does not move"
+    assert visit.problems == []
