@@ -286,6 +286,8 @@ def test_files(tmp_path, recordings):
         soundfile.write(paths[i][0], reference, RATE, subtype="PCM_24")
         soundfile.write(paths[i][1], estimate, RATE, subtype="FLOAT")
     from_files = speech_metrics(*zip(*paths, strict=True))
+    singles = [[waveform.astype(np.float32) for waveform in side] for side in recordings]
+    assert speech_metrics(*singles, num_workers=0).columns.keys() == from_files.columns.keys()
     assert from_files.names == tuple(estimate for _, estimate in paths)
     for metric, values in speech_metrics(*recordings, num_workers=0).columns.items():
         assert from_files.columns[metric] == pytest.approx(values, abs=1e-3)

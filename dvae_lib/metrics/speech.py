@@ -272,8 +272,8 @@ def speech_metrics(
 
 class _Task(NamedTuple):
     name: str
-    reference: Samples | Path
-    estimate: Samples | Path
+    reference: npt.NDArray[Any] | Path
+    estimate: npt.NDArray[Any] | Path
     sample_rate: int
     metrics: tuple[str, ...]
 
@@ -283,7 +283,7 @@ class _Result(NamedTuple):
     reasons: dict[str, str]
 
 
-_FUNCTIONS: dict[str, Callable[[Samples, Samples, int], float]] = {
+_FUNCTIONS: dict[str, Callable[[npt.NDArray[Any], npt.NDArray[Any], int], float]] = {
     "si_sdr": lambda s, s_hat, rate: si_sdr(s, s_hat),
     "pesq_nb": lambda s, s_hat, rate: pesq(s, s_hat, sample_rate=rate, band="narrow"),
     "pesq_wb": lambda s, s_hat, rate: pesq(s, s_hat, sample_rate=rate, band="wide"),
@@ -365,7 +365,7 @@ def _refuse_silence(s: Samples, s_hat: Samples) -> None:
             raise UndefinedScoreError(f"the {role} is silent (below -120 dB)")
 
 
-def _read(source: Samples | Path, sample_rate: int) -> tuple[Samples, int]:
+def _read(source: npt.NDArray[Any] | Path, sample_rate: int) -> tuple[npt.NDArray[Any], int]:
     if not isinstance(source, Path):
         return source, sample_rate
     try:

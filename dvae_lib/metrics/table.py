@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import t as student_t
+from scipy.special import stdtrit
 
 __all__ = ["METRICS", "Metric", "ScoreTable", "Summary"]
 
@@ -27,6 +27,7 @@ METRICS: dict[str, Metric] = {
     "pesq_wb": Metric("PESQ wide-band", "MOS-LQO", True),
     "estoi": Metric("ESTOI", "", True),
     "mpjpe": Metric("MPJPE", "mm", False),
+    "rmse": Metric("RMSE", "units of the data", False),
     "bound": Metric("VLB", "nats per frame", True),
 }
 """Every measure by the name of its column."""
@@ -59,8 +60,8 @@ class ScoreTable:
         >>> table.summary()[0].mean
         5.0
         >>> print(table)
-        measure            mean     std       95 % interval   count
-        SI-SDR (dB)       5.000   1.000      2.516 to 7.484       3
+        measure       mean    std   95 % interval  count
+        SI-SDR (dB)  5.000  1.000  2.516 to 7.484      3
     """
 
     names: tuple[str, ...]
@@ -100,7 +101,7 @@ class ScoreTable:
             n = defined.size
             mean = float(defined.mean()) if n else math.nan
             std = float(defined.std(ddof=1)) if n > 1 else math.nan
-            half = float(student_t.ppf((1 + confidence) / 2, n - 1)) * std / math.sqrt(n) if n > 1 else math.nan
+            half = float(stdtrit(n - 1, (1 + confidence) / 2)) * std / math.sqrt(n) if n > 1 else math.nan
             summaries.append(Summary(metric, mean, std, mean - half, mean + half, n, len(values) - n))
         return summaries
 
@@ -127,31 +128,29 @@ class ScoreTable:
             ],
         }
 
+    def printed(self) -> list[tuple[str, str, str, str, str]]:
+        """The summary as text: a line of titles, then for each measure name, mean, std, interval and count."""
+
+        def text(*numbers: float) -> str:
+            return "-" if any(map(math.isnan, numbers)) else " to ".join(f"{number:.3f}" for number in numbers)
+
+        titles = ("measure", "mean", "std", "95 % interval", "count")
+        lines = self.summary()
+        return [
+            titles,
+            *((_titled(s.metric), text(s.mean), text(s.std), text(s.low, s.high), str(s.count)) for s in lines),
+        ]
+
     def __str__(self) -> str:
-        header, *body = self._printed()
-        width = max(12, *(len(line[0]) for line in body)) if body else 12
+        lines = self.printed()
+        widths = [max(len(line[i]) for line in lines) for i in range(5)]
         return "\n".join(
-            f"{line[0]:<{width}}{line[1]:>10}{line[2]:>8}{line[3]:>20}{line[4]:>8}" for line in (header, *body)
+            "  ".join([line[0].ljust(widths[0]), *(line[i].rjust(widths[i]) for i in range(1, 5))]) for line in lines
         )
 
     def _repr_html_(self) -> str:
-        header, *body = (f"<tr>{''.join(f'<td>{cell}</td>' for cell in line)}</tr>" for line in self._printed())
+        header, *body = (f"<tr>{''.join(f'<td>{cell}</td>' for cell in line)}</tr>" for line in self.printed())
         return f"<table><thead>{header.replace('td>', 'th>')}</thead><tbody>{''.join(body)}</tbody></table>"
-
-    def _printed(self) -> list[tuple[str, str, str, str, str]]:
-        return [
-            ("measure", "mean", "std", "95 % interval", "count"),
-            *(
-                (
-                    _titled(s.metric),
-                    f"{s.mean:.3f}",
-                    f"{s.std:.3f}",
-                    f"{s.low:.3f} to {s.high:.3f}",
-                    str(s.count),
-                )
-                for s in self.summary()
-            ),
-        ]
 
 
 def _titled(metric: str) -> str:

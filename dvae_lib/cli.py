@@ -1,0 +1,584 @@
+"""The command line: ``dvae data``, ``dvae train``, ``dvae evaluate``, ``dvae info``."""
+
+import importlib.metadata
+import importlib.util
+import inspect
+import json
+import logging
+import os
+import platform
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+from rich.table import Table
+from typer.core import TyperGroup
+
+import dvae_lib
+from dvae_lib.data.catalogue import corpus_info, describe, fetch_corpus, list_corpora
+from dvae_lib.data.places import cache_folder, search_path
+from dvae_lib.metrics import METRICS, SPEECH_METRICS, ScoreTable
+from dvae_lib.models import DVAE, MODELS, build_model
+from dvae_lib.resources import resource_path
+
+if TYPE_CHECKING:
+    from dvae_lib.data.sources import Source
+    from dvae_lib.training import TrainingConfig
+
+__all__ = ["app", "main"]
+
+# What only some commands need is imported in them: help should not wait for it.
+
+INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
+
+out = Console()
+err = Console(stderr=True)
+
+
+class _Group(TyperGroup):
+    """Errors as messages: what the library says, without the traceback, unless it is asked for."""
+
+    def invoke(self, ctx: Any) -> Any:  # typer and click each have a class of contexts
+        try:
+            return super().invoke(ctx)
+        except (
+            ValueError,
+            TypeError,
+            OSError,
+            ImportError,
+            ArithmeticError,
+            NotImplementedError,
+            RuntimeError,
+        ) as error:
+            # The two that typer itself raises to end a program are RuntimeErrors.
+            if isinstance(error, typer.Exit | typer.Abort) or ctx.params.get("debug"):
+                raise
+            err.print(f"[bold red]Error:[/] {escape(str(error) or type(error).__name__)}", highlight=False)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            err.print("Interrupted.")
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="List, fetch and describe corpora.")
+app.add_typer(data_app, name="data")
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _show_version(wanted: bool) -> bool:
+    if wanted:
+        out.print(dvae_lib.__version__)
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and stop.")
+    ] = False,
+) -> None:
+    """Dynamical variational autoencoders: get data, train models, judge them.
+
+    [bold]Examples[/]
+
+    dvae data fetch prompts
+
+    dvae train vae --corpus prompts --folder runs/vae
+
+    dvae evaluate runs/vae
+    """
+    logger = logging.getLogger("dvae_lib")
+    if not any(isinstance(handler, RichHandler) for handler in logger.handlers):
+        logger.addHandler(RichHandler(console=err, show_time=False, show_path=False, show_level=False))
+    logger.setLevel(logging.INFO)
+
+
+# --- data ---------------------------------------------------------------------------------------------------------
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """List the corpora, and which of them are here."""
+    from dvae_lib.data.sources import source_names
+
+    table = Table("name", "kind", "size", "here")
+    for info in list_corpora():
+        found = info.find()
+        how = f"no: dvae data fetch {info.name}" if info.fetch else f"no: dvae data info {info.name} says how"
+        table.add_row(info.name, info.kind, info.size, str(found or how))
+    out.print(table)
+    listed = {info.name for info in list_corpora()}
+    others = [name for name in source_names() if name not in listed]
+    out.print(f"Also by name: {', '.join(others)}. Looked in: {os.pathsep.join(map(str, search_path()))}")
+
+
+@data_app.command("fetch")
+def data_fetch(
+    name: Annotated[str, typer.Argument(help="Name of a corpus; see [bold]dvae data list[/].")],
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+) -> None:
+    """Fetch a corpus, or say how to get it.
+
+    What was interrupted goes on where it was.
+
+    [bold]Example[/]: dvae data fetch prompts
+    """
+    folder = fetch_corpus(name, progress=not quiet)
+    out.print(f"{name} is in {folder}", soft_wrap=True)
+
+
+@data_app.command("info")
+def data_info(
+    name: Annotated[str, typer.Argument(help="Name of a corpus, or a path to your own sequences.")],
+) -> None:
+    """Describe a corpus, or your own sequences: what each part holds. Speech is analysed if it has not been.
+
+    [bold]Example[/]: dvae data info prompts
+    """
+    from dvae_lib.data.corpora import SpeechCorpus, load_corpus
+    from dvae_lib.data.sources import load_source
+
+    if name in {info.name for info in list_corpora()}:
+        out.print(describe(name), soft_wrap=True, highlight=False, markup=False)
+        if corpus_info(name).kind == "speech" and corpus_info(name).find():
+            out.print(load_corpus(name).summary(), highlight=False, markup=False)
+        return
+    parts = load_source(name).parts
+    if isinstance(parts, SpeechCorpus):
+        out.print(parts.summary(), highlight=False, markup=False)
+        return
+    for part in ("train", "validation", "test"):
+        out.print(f"{part:<12}{getattr(parts, part)!r}", soft_wrap=True, highlight=False, markup=False)
+
+
+# --- train --------------------------------------------------------------------------------------------------------
+
+
+class Accelerator(str, Enum):
+    """Where to compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+_CORPUS = Annotated[
+    str | None,
+    typer.Option(
+        "--corpus", "-c", help="Name of a corpus ([bold]dvae data list[/]), or a folder that holds one.", metavar="NAME"
+    ),
+]
+_DATA = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        "-d",
+        help="Your own sequences: a folder of audio, CSV or .npy files, or one .npy or .npz file.",
+        metavar="PATH",
+    ),
+]
+_LIMIT = Annotated[
+    int | None, typer.Option(min=1, help="At most so many recordings of each part, for a quick look (speech).")
+]
+_PANEL = "Training; what is not given is the review's (Section 13.2.3)"
+
+
+@app.command()
+def train(
+    model: Annotated[str, typer.Argument(help=f"The model: {', '.join(MODELS)}.")],
+    folder: Annotated[
+        Path, typer.Option("--folder", "-f", help="Where the run is kept. A run that is there goes on.", metavar="PATH")
+    ],
+    corpus: _CORPUS = None,
+    data: _DATA = None,
+    z_dim: Annotated[int | None, typer.Option(min=1, help="Size of the latent vectors.")] = None,
+    observation: Annotated[
+        str | None, typer.Option(help="gaussian, unit_gaussian, gamma or bernoulli. Default: what suits the data.")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", "-o", help="Any option of the model, as JSON: -o 'encoder=[256,128]'."),
+    ] = None,
+    sequence_length: Annotated[int | None, typer.Option(min=1, help="Frames of a training sequence.")] = None,
+    limit: _LIMIT = None,
+    max_epochs: Annotated[int | None, typer.Option("--epochs", min=1, rich_help_panel=_PANEL)] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Over all processes together.", rich_help_panel=_PANEL)
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of Adam.", rich_help_panel=_PANEL)] = None,
+    patience: Annotated[
+        int | None, typer.Option(min=1, help="Epochs without a better bound before stopping.", rich_help_panel=_PANEL)
+    ] = None,
+    gradient_clip: Annotated[float | None, typer.Option(help="Largest gradient norm.", rich_help_panel=_PANEL)] = None,
+    warm_up: Annotated[
+        int | None, typer.Option(min=1, help="Epochs of KL warm-up, from 0 to 1.", rich_help_panel=_PANEL)
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.", rich_help_panel=_PANEL)] = 0,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="A JSON file of the training configuration; options win.", rich_help_panel=_PANEL),
+    ] = None,
+    accelerator: Annotated[Accelerator, typer.Option(help="Where to compute.")] = Accelerator.auto,
+    precision: Annotated[str, typer.Option(help="32-true, 64-true, bf16-mixed or bf16-true.")] = "32-true",
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write logs for TensorBoard.")] = False,
+) -> None:
+    """Train a model.
+
+    Ctrl-C stops and saves; the same command goes on, with more --epochs if wanted.
+
+    [bold]Examples[/]
+
+    dvae train vae --corpus prompts --folder runs/vae
+
+    dvae train vae --data recordings/ --folder runs/mine --epochs 50
+
+    dvae train vae --data sequences.npz --folder runs/mine --z-dim 4 -o 'encoder=[64,64]'
+
+    torchrun --nproc-per-node 2 -m dvae_lib.cli train vae --corpus prompts --folder runs/vae
+    """
+    from dvae_lib.training import BEST, Schedule, fit, training_fabric
+
+    if model not in MODELS:
+        raise typer.BadParameter(f"{model!r} is none of {', '.join(MODELS)}.", param_hint="MODEL")
+    options = {"z_dim": z_dim, "observation": observation, **_json_options(option or [])}
+    source = _source(corpus, data, sequence_length=sequence_length, limit=limit, seed=seed)
+    settings = {
+        "max_epochs": max_epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "patience": patience,
+        "gradient_clip": gradient_clip,
+        "schedules": None if warm_up is None else {"beta": Schedule.linear(0.0, 1.0, epochs=warm_up)},
+        "seed": seed,
+    }
+    training = _training_config(source, config, {name: value for name, value in settings.items() if value is not None})
+    fabric = training_fabric(accelerator=accelerator.value, precision=precision)
+    torch.manual_seed(seed)  # the initial weights
+    network = _build(model, source, {name: value for name, value in options.items() if value is not None})
+    network.metadata.update(source.metadata)
+    train_part, validation = source.parts.train, source.parts.validation
+    first = fabric.global_rank == 0
+    if first:
+        parameters = sum(p.numel() for p in network.parameters())
+        out.print(f"{model}: {parameters:,} parameters, on {fabric.device}", highlight=False)
+        out.print(f"training    {train_part!r}\nvalidation  {validation!r}", soft_wrap=True, highlight=False)
+    result = fit(network, train_part, validation, training, folder=folder, fabric=fabric, tensorboard=tensorboard)
+    if not first:
+        return
+    if result.best_epoch:
+        out.print(
+            f"Best validation bound: {result.best_value:.4f} nats per frame, in epoch {result.best_epoch} of "
+            f"{len(result.history)}. The model is in {folder / BEST}.",
+            soft_wrap=True,
+            highlight=False,
+        )
+    if result.stopped == "interrupted":
+        out.print("Interrupted and saved; the same command goes on.")
+        raise typer.Exit(INTERRUPTED)
+    out.print(f"Next: dvae evaluate {folder}", soft_wrap=True, highlight=False)
+
+
+def _source(corpus: str | None, data: Path | None, **options: Any) -> "Source":
+    from dvae_lib.data.sources import load_source
+
+    if (corpus is None) == (data is None):
+        raise typer.BadParameter("give one of them: what to work on.", param_hint="--corpus / --data")
+    return load_source(data or corpus or "", **options)
+
+
+def _json_options(given: list[str]) -> dict[str, Any]:
+    options = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{text!r} is not of the form name=value.", param_hint="--option")
+        try:
+            options[name.strip()] = json.loads(value)
+        except json.JSONDecodeError:
+            options[name.strip()] = value  # a word needs no quotation marks
+    return options
+
+
+def _training_config(source: "Source", file: Path | None, settings: dict[str, Any]) -> "TrainingConfig":
+    from dvae_lib.training import TrainingConfig
+
+    if file is not None:
+        try:
+            saved = TrainingConfig.from_json(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+        return TrainingConfig.from_dict({**saved.to_dict(), **settings})
+    make = {"speech": TrainingConfig.speech, "motion": TrainingConfig.motion}.get(source.kind, TrainingConfig)
+    return make(**settings)
+
+
+def _build(name: str, source: "Source", options: dict[str, Any]) -> DVAE:
+    preset = source.kind if source.kind in ("speech", "motion") else None
+    x_dim, u_dim = source.parts.train.x_dim, source.parts.train.u_dim
+    defaults: dict[str, Any] = {"x_dim": x_dim} | ({"u_dim": u_dim} if u_dim else {})
+    if preset is None:
+        defaults |= {"z_dim": min(16, x_dim), "observation": "bernoulli" if source.kind == "music" else "gaussian"}
+    known = inspect.signature(MODELS[name].cls).parameters
+    if unknown := [option for option in options if option not in known]:
+        raise ValueError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(known)}.")
+    return build_model(name, preset, **{**defaults, **options})
+
+
+# --- evaluate -----------------------------------------------------------------------------------------------------
+
+
+class Latents(str, Enum):
+    """What the reconstruction is conditioned on."""
+
+    sample = "sample"
+    mean = "mean"
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Folder of a run or of a saved model, or the name of one that ships.")],
+    corpus: _CORPUS = None,
+    data: _DATA = None,
+    limit: _LIMIT = None,
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option("--metric", "-m", help=f"For speech: {', '.join(SPEECH_METRICS)}. Default: all installed."),
+    ] = None,
+    latents: Annotated[Latents, typer.Option(help="A sample of the posterior, or its mean.")] = Latents.sample,
+    feedback: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="0: teacher forcing; 1: generation mode (Section 13.3.3).")
+    ] = 0.0,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", help="Write here: .json or .csv. Default: both, into the run's folder.", metavar="FILE"
+        ),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes for the metrics. Default: all cores.")] = None,
+    accelerator: Annotated[Accelerator, typer.Option(help="Where to compute.")] = Accelerator.auto,
+    seed: Annotated[int, typer.Option(min=0, help="Of the latents' noise.")] = 0,
+) -> None:
+    """Judge a model by analysis and resynthesis.
+
+    The test part of what it was trained on is taken, or that of another corpus. Speech is compared as sound: SI-SDR,
+    PESQ (narrow- and wide-band), ESTOI. Other sequences are compared in the units of their data. The variational
+    lower bound stands beside these.
+
+    [bold]Examples[/]
+
+    dvae evaluate runs/vae
+
+    dvae evaluate runs/vae --corpus librispeech --limit 20 --output librispeech.csv
+    """
+    from dvae_lib.checkpoints import write_atomically
+    from dvae_lib.evaluation import analysis_resynthesis, score_sequences
+    from dvae_lib.training import BEST, training_fabric
+
+    if output is not None and output.suffix not in (".json", ".csv"):
+        raise typer.BadParameter("the file must end in .json or .csv.", param_hint="--output")
+    chosen = _chosen(metrics)
+    folder = Path(model)
+    network = DVAE.from_pretrained(folder / BEST if (folder / BEST).is_dir() else model)
+    network.to(training_fabric(accelerator=accelerator.value).device)
+    source = _evaluation_source(network, corpus, data, limit)
+    generator = torch.Generator(next(network.parameters()).device).manual_seed(seed)
+    common: dict[str, Any] = {"latents": latents.value, "feedback": feedback, "generator": generator}
+    if source.kind == "speech":
+        recordings = source.test_recordings
+        table = analysis_resynthesis(
+            network,
+            [recording.path for recording in recordings],
+            names=[recording.name for recording in recordings],
+            metrics=chosen,
+            num_workers=workers,
+            progress=err.is_terminal,
+            **common,
+        )
+    else:
+        table = score_sequences(
+            network, source.parts.test, positions="m" if source.kind == "motion" else None, **common
+        )
+    _print_scores(table, f"{model} on the test part of {source.name} ({len(table)} sequences)")
+    about = {
+        "model": model,
+        "dvae_lib": dvae_lib.__version__,
+        **source.metadata,
+        "part": "test",
+        "latents": latents.value,
+        "feedback": feedback,
+        "seed": seed,
+    }
+    for file in _outputs(output, folder):
+        text = table.to_csv() if file.suffix == ".csv" else json.dumps({**about, **table.to_dict()}, indent=2) + "\n"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, text.encode())
+        out.print(f"Written: {file}", soft_wrap=True, highlight=False)
+
+
+def _evaluation_source(network: DVAE, corpus: str | None, data: Path | None, limit: int | None) -> "Source":
+    """What was asked for, or what the model was trained on, as the model wants to see it."""
+    from dvae_lib.data.sequences import Standardizer
+    from dvae_lib.data.sources import load_source, source_names
+    from dvae_lib.data.speech import FrontEndSettings
+
+    saved = dict(network.metadata.get("data", {}))
+    if corpus is None and data is None:
+        if "source" not in saved:
+            raise ValueError("The model does not say what it was trained on: use --corpus or --data.")
+        name = saved["source"]
+        wanted: str | Path = name if name in source_names() else Path(name)
+    else:
+        wanted = data or corpus or ""
+        saved = {}
+    front_end = network.metadata.get("front_end")
+    source = load_source(
+        wanted,
+        sequence_length=saved.get("sequence_length"),
+        limit=saved.get("limit") if limit is None else limit,
+        settings=None if front_end is None else FrontEndSettings.from_dict(front_end),
+        seed=saved.get("seed", 0),
+    )
+    if source.kind != "speech":
+        standardizer = network.metadata.get("standardizer")
+        source.parts.test.standardizer = None if standardizer is None else Standardizer.from_dict(standardizer)
+        if source.parts.test.x_dim != network.x_dim:
+            raise ValueError(
+                f"The model observes vectors of size {network.x_dim}, those of {source.name} have "
+                f"{source.parts.test.x_dim}."
+            )
+    return source
+
+
+def _chosen(metrics: list[str] | None) -> list[str] | None:
+    for metric in metrics or []:
+        if metric not in SPEECH_METRICS:
+            raise typer.BadParameter(f"{metric!r} is none of {', '.join(SPEECH_METRICS)}.", param_hint="--metric")
+    return metrics or None
+
+
+def _outputs(output: Path | None, folder: Path) -> list[Path]:
+    if output is not None:
+        return [output]
+    return [folder / "evaluation.json", folder / "evaluation.csv"] if folder.is_dir() else []
+
+
+def _print_scores(scores: ScoreTable, title: str) -> None:
+    titles, *lines = scores.printed()
+    table = Table(*titles, "better", title=title, title_justify="left")
+    for line, metric in zip(lines, scores.columns, strict=True):
+        table.add_row(*line, "higher" if METRICS[metric].higher_is_better else "lower")
+    out.print(table)
+    for (name, measure), reason in scores.reasons.items():
+        err.print(f"No {METRICS[measure].label} for {name}: {reason}.", soft_wrap=True, highlight=False, markup=False)
+
+
+# --- info ---------------------------------------------------------------------------------------------------------
+
+_OPTIONAL = {
+    "speech": ("librosa", "soundfile", "soxr", "G722", "pesq", "pystoi", "torchmetrics"),
+    "music": ("music21",),
+}
+
+
+@app.command()
+def info(
+    model: Annotated[
+        str | None, typer.Argument(help="Folder of a run or of a saved model, or the name of one that ships.")
+    ] = None,
+) -> None:
+    """Describe this installation; or a run, or a saved model.
+
+    [bold]Examples[/]
+
+    dvae info
+
+    dvae info runs/vae
+    """
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in (_installation() if model is None else _model_facts(model)).items():
+        table.add_row(f"[bold]{name}[/]", escape(value))
+    out.print(table)
+
+
+def _installation() -> dict[str, str]:
+    def version(package: str) -> str:
+        try:
+            return importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            return "missing"
+
+    facts = {
+        "dvae-lib": f"{dvae_lib.__version__} in {Path(dvae_lib.__file__).parent}",
+        "Python": f"{platform.python_version()} on {platform.platform(terse=True)}",
+        "needed": ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "lightning-fabric")),
+    }
+    for extra, packages in _OPTIONAL.items():
+        missing = [name for name in packages if importlib.util.find_spec(name) is None]
+        present = ", ".join(f"{name} {version(name)}" for name in packages if name not in missing)
+        hint = f'; missing: {", ".join(missing)} (pip install "dvae-lib[{extra}]")' if missing else ""
+        facts[f"extra {extra}"] = (present or "none") + hint
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    gpus += ["Apple GPU (mps)"] if torch.backends.mps.is_available() else []
+    shelf = resource_path() / "pretrained"
+    shipped = sorted(path.parent.name for path in shelf.glob("*/config.json"))
+    found = {corpus.name: corpus.find() for corpus in list_corpora()}
+    return {
+        **facts,
+        "devices": ", ".join([f"CPU ({os.cpu_count()} cores, {torch.get_num_threads()} threads)", *gpus]),
+        "models": ", ".join(MODELS),
+        "trained models": ", ".join(shipped) or "none",
+        "corpora": "\n".join(f"{name}: {place or 'not here'}" for name, place in found.items()),
+        "search path": os.pathsep.join(map(str, search_path())),
+        "cache": str(cache_folder()),
+    }
+
+
+def _model_facts(name: str) -> dict[str, str]:
+    from dvae_lib.checkpoints import load_checkpoint
+    from dvae_lib.training import BEST, CHECKPOINT, HISTORY
+
+    folder = Path(name)
+    facts: dict[str, str] = {}
+    if (folder / CHECKPOINT).is_file():
+        _, state = load_checkpoint(folder / CHECKPOINT)
+        progress, config = state["progress"], state["config"]
+        facts = {
+            "run": f"{folder}: {progress['epoch']} of at most {config['max_epochs']} epochs, {progress['step']} steps",
+            "best": f"{progress['best_value']:.4f} nats per frame in epoch {progress['best_epoch']}"
+            if progress["best_epoch"]
+            else "no epoch is complete",
+            "history": str(folder / HISTORY),
+        }
+        if not (folder / BEST).is_dir():
+            return {**facts, "model": f"{state['run']['model']} (saved in {folder / BEST} when the run ends)"}
+        name = str(folder / BEST)
+    network = DVAE.from_pretrained(name)
+    metadata = dict(network.metadata)
+    facts["model"] = f"{type(network).__name__}, {sum(p.numel() for p in network.parameters()):,} parameters"
+    facts["options"] = ", ".join(f"{key}={value}" for key, value in network.options.items())
+    facts["standardised"] = "yes, as learned on the training part" if metadata.pop("standardizer", None) else "no"
+    facts |= {key: json.dumps(value) for key, value in metadata.items()}
+    return facts
+
+
+if __name__ == "__main__":
+    main()

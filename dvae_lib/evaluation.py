@@ -1,0 +1,280 @@
+"""How well a trained model resynthesises what it analyses, after Section 13.3.1.
+
+The latents of a test sequence are inferred, the observations generated from them, and the result compared with the
+original: speech as a waveform, by SI-SDR, PESQ and ESTOI; other sequences in the units of their data.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+from tqdm.auto import tqdm
+
+from dvae_lib.data.sequences import SequenceDataset, Standardizer
+from dvae_lib.data.speech import FrontEndSettings, SpeechFrontEnd
+from dvae_lib.metrics import ScoreTable, mpjpe, speech_metrics
+from dvae_lib.models.base import DVAE, Draw
+
+__all__ = ["Resynthesis", "analysis_resynthesis", "front_end_of", "resynthesise", "score_sequences"]
+
+Utterance = Tensor | str | Path
+
+
+class Resynthesis(NamedTuple):
+    """An utterance before and after.
+
+    Attributes:
+        name: its file, or its number.
+        original: the waveform, trimmed and normalised by the front end.
+        resynthesised: the waveform made of the model's spectrogram and the original's phase.
+        power: the power spectrogram that the model has seen.
+        reconstruction: the one that it gave back, the mean of p(x_t | .).
+        bound: the VLB in nats per frame, a one-sample estimate.
+    """
+
+    name: str
+    original: Float[Tensor, " samples"]
+    resynthesised: Float[Tensor, " samples"]
+    power: Float[Tensor, "frames bins"]
+    reconstruction: Float[Tensor, "frames bins"]
+    bound: float
+
+
+def front_end_of(model: DVAE) -> SpeechFrontEnd:
+    """The front end that a model was trained with, from what is saved beside its weights; else the review's.
+
+    Raises:
+        ValueError: The model does not observe the spectrograms of this front end.
+    """
+    saved = model.metadata.get("front_end")
+    front_end = SpeechFrontEnd(None if saved is None else FrontEndSettings.from_dict(saved))
+    _check_bins(model, front_end)
+    return front_end
+
+
+def resynthesise(
+    model: DVAE,
+    utterances: Sequence[Utterance],
+    *,
+    front_end: SpeechFrontEnd | None = None,
+    feedback: float = 0.0,
+    latents: Draw = "sample",
+    batch_size: int = 16,
+    generator: Generator | None = None,
+) -> Iterator[Resynthesis]:
+    """Analyse utterances and synthesise them from the model's spectrograms and the original phases.
+
+    Arguments:
+        model: a model of power spectrograms.
+        utterances: audio files, or waveforms of shape (samples,) at the front end's rate.
+        front_end: by default the one that the model was trained with.
+        feedback: probability that the generative model is fed its own output: 0 is teacher forcing, 1 generation
+            mode (Section 13.3.3).
+        latents: a sample of the posterior, as in training, or its mean.
+        batch_size: utterances that are run side by side.
+        generator: source of the latents' noise.
+
+    Yields:
+        One result per utterance, in order.
+
+    Raises:
+        ValueError: The model's vectors are not this front end's spectra, or an utterance that cannot be analysed, by
+            its name.
+    """
+    front_end = front_end_of(model) if front_end is None else front_end
+    _check_bins(model, front_end)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+    named = [(str(u) if isinstance(u, str | Path) else str(i), u) for i, u in enumerate(utterances)]
+    for start in range(0, len(named), batch_size):
+        yield from _resynthesise_batch(
+            model, named[start : start + batch_size], front_end, feedback, latents, generator
+        )
+
+
+@torch.no_grad()
+def _resynthesise_batch(
+    model: DVAE,
+    named: Sequence[tuple[str, Utterance]],
+    front_end: SpeechFrontEnd,
+    feedback: float,
+    latents: Draw,
+    generator: Generator | None,
+) -> list[Resynthesis]:
+    originals = [
+        front_end.prepare(u.cpu().float(), name=f"Utterance {name}") if isinstance(u, Tensor) else front_end.read(u)
+        for name, u in named
+    ]
+    analyses = [front_end.analyse(original) for original in originals]
+    dataset = SequenceDataset(
+        [analysis.power for analysis in analyses],
+        names=[name for name, _ in named],
+        standardizer=_standardizer_of(model),
+    )
+    means, bounds = _run(model, dataset, range(len(dataset)), feedback, latents, generator)
+    results = []
+    for (name, _), original, (power, phase, length), mean, bound in zip(
+        named, originals, analyses, means, bounds, strict=True
+    ):
+        # Standardised models may leave the range of powers.
+        reconstruction = mean.clamp(min=front_end.settings.power_floor)
+        resynthesised = front_end.synthesise(reconstruction, phase, length)
+        results.append(Resynthesis(name, original, resynthesised, power, reconstruction, bound))
+    return results
+
+
+def analysis_resynthesis(
+    model: DVAE,
+    utterances: Sequence[Utterance],
+    *,
+    names: Sequence[str] | None = None,
+    front_end: SpeechFrontEnd | None = None,
+    feedback: float = 0.0,
+    latents: Draw = "sample",
+    batch_size: int = 16,
+    metrics: Sequence[str] | None = None,
+    num_workers: int | None = None,
+    progress: bool = False,
+    generator: Generator | None = None,
+) -> ScoreTable:
+    """The experiment behind Table 13.1: SI-SDR, PESQ and ESTOI of resynthesised utterances, and the VLB.
+
+    Arguments:
+        model: a model of power spectrograms.
+        utterances: audio files, or waveforms.
+        names: of the rows; by default the files or numbers.
+        front_end: see `resynthesise`, also for the following.
+        feedback: see `resynthesise`.
+        latents: see `resynthesise`.
+        batch_size: see `resynthesise`.
+        metrics: see `dvae_lib.metrics.speech_metrics`, also for the following.
+        num_workers: see `dvae_lib.metrics.speech_metrics`.
+        progress: show progress bars.
+        generator: source of the latents' noise; with the same one the table is the same.
+
+    Returns:
+        One row per utterance; the columns are the measures and ``bound``, in nats per frame.
+    """
+    results = resynthesise(
+        model,
+        utterances,
+        front_end=front_end,
+        feedback=feedback,
+        latents=latents,
+        batch_size=batch_size,
+        generator=generator,
+    )
+    kept = [
+        (result.name, result.original, result.resynthesised, result.bound)
+        for result in tqdm(results, "Resynthesis", len(utterances), leave=False, disable=not progress, unit="utterance")
+    ]
+    if not kept:
+        raise ValueError("There are no utterances to resynthesise.")
+    found, originals, resynthesised, bounds = zip(*kept, strict=True)
+    table = speech_metrics(
+        originals,
+        resynthesised,
+        sample_rate=(front_end or front_end_of(model)).settings.sample_rate,
+        metrics=metrics,
+        names=found if names is None else names,
+        num_workers=num_workers,
+        progress=progress,
+    )
+    return table.with_column("bound", bounds)
+
+
+def score_sequences(
+    model: DVAE,
+    dataset: SequenceDataset,
+    *,
+    positions: Literal["m", "mm"] | None = None,
+    feedback: float = 0.0,
+    latents: Draw = "sample",
+    batch_size: int = 16,
+    generator: Generator | None = None,
+) -> ScoreTable:
+    """Bound and reconstruction error of sequences that are no speech.
+
+    Arguments:
+        model: a model.
+        dataset: the sequences, with the standardiser that the model was trained with.
+        positions: the unit of joint positions, which adds the MPJPE of human motion (Table 13.2).
+        feedback: see `resynthesise`, also for the following.
+        latents: see `resynthesise`.
+        batch_size: see `resynthesise`.
+        generator: source of the latents' noise.
+
+    Returns:
+        One row per sequence: ``bound`` in nats per frame of what the model sees (standardised data, where they are),
+        ``rmse`` and ``mpjpe`` in the data's own units, of the mean of p(x_t | .).
+
+    Raises:
+        ValueError: Data of another size, or standardised otherwise than the model's.
+    """
+    learned, used = _standardizer_of(model), dataset.standardizer
+    if (learned is None) != (used is None) or (
+        learned is not None
+        and used is not None
+        and not (torch.equal(learned.mean, used.mean) and torch.equal(learned.scale, used.scale))
+    ):
+        raise ValueError(
+            "The data are not standardised as the model's training data were: set dataset.standardizer to "
+            'Standardizer.from_dict(model.metadata["standardizer"]), or to None where the model has none.'
+        )
+    columns: dict[str, list[float]] = {"bound": [], "rmse": []}
+    for start in range(0, len(dataset), batch_size):
+        indices = range(start, min(start + batch_size, len(dataset)))
+        means, bounds = _run(model, dataset, indices, feedback, latents, generator)
+        columns["bound"] += bounds
+        for i, estimate in zip(indices, means, strict=True):
+            original = dataset[i] if used is None else used.inverse(dataset[i])
+            columns["rmse"].append(float((estimate - original).square().mean().sqrt()))
+            if positions is not None:
+                error = mpjpe(original[None], estimate[None], unit=positions)
+                columns.setdefault("mpjpe", []).append(float(error))
+    return ScoreTable(dataset.names, {name: tuple(values) for name, values in columns.items()})
+
+
+@torch.no_grad()
+def _run(
+    model: DVAE,
+    dataset: SequenceDataset,
+    indices: Sequence[int],
+    feedback: float,
+    latents: Draw,
+    generator: Generator | None,
+) -> tuple[list[Tensor], list[float]]:
+    """For each sequence the mean of p(x_t | .) in the data's units, on the CPU, and the bound in nats per frame."""
+    parameter = next(model.parameters())
+    cpu = dataset.batch(list(indices))
+    x, lengths, u = cpu._replace(x=cpu.x.to(parameter), u=None if cpu.u is None else cpu.u.to(parameter)).to(
+        parameter.device
+    )
+    training = model.training
+    model.eval()
+    try:
+        observation = model.reconstruct(x, u, lengths=lengths, feedback=feedback, latents=latents, generator=generator)
+        bound = model.vlb(x, u, lengths=lengths, feedback=feedback, generator=generator)
+    finally:
+        model.train(training)
+    mean, value = observation.mean.to("cpu", cpu.x.dtype), bound.reconstruction - bound.total_kl
+    if dataset.standardizer is not None:
+        mean = dataset.standardizer.inverse(mean)
+    num_frames = dataset.lengths[list(indices)]
+    return [mean[i, :n] for i, n in enumerate(num_frames.tolist())], (value.cpu() / num_frames).tolist()
+
+
+def _standardizer_of(model: DVAE) -> Standardizer | None:
+    saved = model.metadata.get("standardizer")
+    return None if saved is None else Standardizer.from_dict(saved)
+
+
+def _check_bins(model: DVAE, front_end: SpeechFrontEnd) -> None:
+    if model.x_dim != front_end.settings.num_bins:
+        raise ValueError(
+            f"This model observes vectors of size {model.x_dim}, the front end gives spectra of "
+            f"{front_end.settings.num_bins} bins: it was not trained on such speech."
+        )

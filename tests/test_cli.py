@@ -1,0 +1,293 @@
+import csv
+import json
+import logging
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from typer.testing import CliRunner
+
+from dvae_lib import VAE
+from dvae_lib.cli import app
+from dvae_lib.models import DVAE
+from dvae_lib.training import TrainingConfig
+
+RATE = 16_000
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path, monkeypatch):
+    """An empty folder to work in, no corpora, and no logging left behind."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVAE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("DVAE_DATA", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+    logger = logging.getLogger("dvae_lib")
+    handlers, level = logger.handlers[:], logger.level
+    yield
+    logger.handlers, logger.level = handlers, level
+
+
+def dvae(*arguments: str, code: int = 0) -> str:
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return " ".join(result.output.split())
+
+
+@pytest.fixture
+def walks(tmp_path) -> Path:
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "walks.npz", *[rng.standard_normal((20 + i, 3)).cumsum(0) for i in range(10)])
+    return tmp_path / "walks.npz"
+
+
+@pytest.fixture
+def voices(tmp_path) -> Path:
+    for i in range(4):
+        time_axis = np.arange(int((1.6 + 0.1 * i) * RATE)) / RATE
+        tone = sum(np.sin(2 * np.pi * (100 + 10 * i) * k * time_axis) / k for k in range(1, 20))
+        noise = np.random.default_rng(i).standard_normal(time_axis.size)
+        sound = 0.1 * (tone * (1 + np.sin(2 * np.pi * 2 * time_axis)) + 0.1 * noise)
+        folder = tmp_path / "voices" / f"speaker{i}"
+        folder.mkdir(parents=True)
+        soundfile.write(folder / "a.wav", sound, RATE)
+    return tmp_path / "voices"
+
+
+# --- help ---
+
+
+@pytest.mark.parametrize(
+    ("command", "example"),
+    [
+        ([], "dvae train vae --corpus prompts --folder runs/vae"),
+        (["data", "fetch"], "dvae data fetch prompts"),
+        (["data", "info"], "dvae data info prompts"),
+        (["train"], "dvae train vae --data recordings/ --folder runs/mine --epochs 50"),
+        (["evaluate"], "dvae evaluate runs/vae"),
+        (["info"], "dvae info runs/vae"),
+    ],
+)
+def test_help_shows_examples(command, example):
+    assert example in dvae(*command, "--help")
+
+
+def test_every_option_of_an_example_exists():
+    """What the help shows as an example is parsed by the command it is shown for."""
+    for command in ("train", "evaluate"):
+        text = re.sub(r"\s+", " ", dvae(command, "--help"))
+        examples = text.split("Examples")[1].split("╭")[0]
+        for option in set(re.findall(r"(?<= )--?[a-z][a-z-]*", examples)) - {"--nproc-per-node", "-m"}:
+            assert option in text.split("╭", 1)[1], option
+
+
+# --- train, evaluate, info on a reader's sequences ---
+
+
+def test_own_sequences_from_training_to_scores(walks):
+    printed = dvae("train", "vae", "--data", walks, "--folder", "run", "--epochs", 2, "--z-dim", 2, "-o", "encoder=[8]")
+    assert "Best validation bound" in printed
+    assert "Next: dvae evaluate run" in printed
+    model = DVAE.from_pretrained("run/best")
+    assert isinstance(model, VAE)
+    assert (model.x_dim, model.z_dim, model.options["encoder"]) == (3, 2, [8])
+    assert model.metadata["data"]["source"] == str(walks)
+    assert len(model.metadata["standardizer"]["mean"]) == 3
+
+    printed = dvae("evaluate", "run")
+    assert "RMSE" in printed
+    assert "test part" in printed
+    saved = json.loads(Path("run/evaluation.json").read_text())
+    assert saved["data"]["source"] == str(walks)
+    assert [line["metric"] for line in saved["summary"]] == ["bound", "rmse"]
+    with Path("run/evaluation.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[0]["rmse"]) == saved["recordings"][0]["rmse"]
+    assert not list(Path("run").glob("*.partial"))
+
+    printed = dvae("info", "run")
+    assert "2 of at most 2 epochs" in printed
+    assert "VAE" in printed
+    assert "z_dim=2" in printed
+    assert "yes, as learned on the training part" in printed
+
+
+def test_the_same_command_goes_on_and_ends_like_one_that_was_not_stopped(walks):
+    train = ("train", "vae", "--data", walks, "--seed", 3, "--batch-size", 4)
+    dvae(*train, "--folder", "stopped", "--epochs", 1)
+    assert "of 3." in dvae(*train, "--folder", "stopped", "--epochs", 3)
+    dvae(*train, "--folder", "whole", "--epochs", 3)
+    stopped, whole = (DVAE.from_pretrained(f"{run}/best").state_dict() for run in ("stopped", "whole"))
+    assert all(torch.equal(stopped[name], whole[name]) for name in whole)
+
+
+def test_all_training_options_arrive(walks):
+    Path("config.json").write_text(TrainingConfig(batch_size=5, patience=9, max_epochs=7).to_json())
+    options = ("--learning-rate", 0.01, "--gradient-clip", 5, "--warm-up", 2, "--epochs", 1, "--sequence-length", 10)
+    dvae("train", "vae", "--data", walks, "--folder", "run", "--config", "config.json", *options)
+    saved = json.loads(Path("run/config.json").read_text())
+    assert (saved["batch_size"], saved["patience"], saved["max_epochs"]) == (5, 9, 1)
+    assert (saved["learning_rate"], saved["gradient_clip"]) == (0.01, 5)
+    assert saved["schedules"] == {"beta": [[0, 0.0], [2, 1.0]]}
+    assert DVAE.from_pretrained("run/best").metadata["data"]["sequence_length"] == 10
+
+
+def test_csv_folders_toys_and_one_numpy_array(tmp_path):
+    (tmp_path / "csv").mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        np.savetxt(f"csv/{i}.csv", rng.standard_normal((12, 2)), delimiter=",", header="a,b", comments="")
+    np.save("block.npy", rng.standard_normal((6, 10, 2)))
+    for number, (flag, data) in enumerate((("--data", "csv"), ("--data", "block.npy"), ("--corpus", "pendulum"))):
+        dvae("train", "vae", flag, data, "--folder", f"run{number}", "--epochs", 1)
+        assert "RMSE" in dvae("evaluate", f"run{number}")
+
+
+# --- speech ---
+
+
+def test_speech_from_a_folder_to_a_table(voices):
+    assert "test" in dvae("data", "info", voices)
+    dvae("train", "vae", "--data", voices, "--folder", "run", "--epochs", 1)
+    model = DVAE.from_pretrained("run/best")
+    assert (model.x_dim, model.observation) == (513, "gamma")
+    assert model.metadata["front_end"]["hop_length"] == 256
+    printed = dvae("evaluate", "run", "--workers", 0, "--latents", "mean", "--output", "out/scores.json")
+    for label in ("SI-SDR (dB)", "PESQ narrow-band", "PESQ wide-band", "ESTOI", "VLB (nats per frame)"):
+        assert label in printed
+    saved = json.loads(Path("out/scores.json").read_text())
+    assert [line["metric"] for line in saved["summary"]] == ["si_sdr", "pesq_nb", "pesq_wb", "estoi", "bound"]
+    assert (saved["latents"], saved["part"]) == ("mean", "test")
+    only = dvae("evaluate", "run", "--workers", 0, "-m", "estoi", "--output", "only.csv")
+    assert "PESQ" not in only
+    assert Path("only.csv").read_text().startswith("name,estoi,bound\n")
+
+
+# --- data ---
+
+
+def test_corpora_are_listed_with_what_to_do(monkeypatch, tmp_path):
+    printed = dvae("data", "list")
+    for text in ("prompts", "librispeech", "wsj0", "dvae data fetch prompts", "pendulum"):
+        assert text in printed
+    (tmp_path / "shelf" / "LibriSpeech" / "dev-clean").mkdir(parents=True)
+    monkeypatch.setenv("DVAE_DATA", str(tmp_path / "shelf"))
+    assert str(tmp_path / "shelf" / "LibriSpeech") in dvae("data", "list")
+    assert "in " + str(tmp_path / "shelf" / "LibriSpeech") in dvae("data", "fetch", "librispeech")
+    assert "Linguistic Data Consortium" in dvae("data", "info", "wsj0")
+
+
+def test_info_of_the_installation(tmp_path):
+    printed = dvae("info")
+    for text in ("dvae-lib", f"torch {torch.__version__}", "CPU", "vae", "prompts: not here", str(tmp_path / "cache")):
+        assert text in printed
+    assert dvae("--version")
+
+
+# --- errors: a message, an exit code, no traceback, nothing written ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["train", "vae", "--folder", "run"], 2, "give one of them"),
+        (["train", "vae", "--data", "a", "--corpus", "b", "--folder", "run"], 2, "give one of them"),
+        (["train", "nothing", "--data", "a", "--folder", "run"], 2, "none of vae"),
+        (["train", "vae", "--data", "nowhere", "--folder", "run"], 1, "no file or folder 'nowhere'"),
+        (["train", "vae", "--corpus", "nothing", "--folder", "run"], 1, "Corpora: prompts"),
+        (["train", "vae", "--data", "walks.npz", "--folder", "run", "-o", "x"], 2, "not of the form name=value"),
+        (
+            ["train", "vae", "--data", "walks.npz", "--folder", "run", "-o", "depth=3"],
+            1,
+            "no option depth; it has x_dim",
+        ),
+        (["train", "vae", "--data", "walks.npz", "--folder", "run", "--epochs", "0"], 2, "--epochs"),
+        (["train", "vae", "--data", "walks.npz", "--folder", "run", "--learning-rate", "-1"], 1, "learning_rate must"),
+        (["train", "vae", "--data", "walks.npz", "--folder", "run", "--config", "bad.json"], 1, "bad.json"),
+        (["train", "vae", "--data", "walks.npz", "--folder", "run", "--observation", "poisson"], 1, "poisson"),
+        (["train", "vae", "--data", "one.npy", "--folder", "run"], 1, "one.npy holds 1 sequence"),
+        (["train", "vae", "--data", "flat.npy", "--folder", "run"], 1, "flat.npy in flat.npy has shape (5,)"),
+        (["train", "vae", "--data", "objects.npy", "--folder", "run"], 1, "objects.npy is not a NumPy file of numbers"),
+        (["train", "vae", "--data", "nan.npy", "--folder", "run"], 1, "nan.npy[1] is not finite"),
+        (["train", "vae", "--data", "empty", "--folder", "run"], 1, "empty holds none of them"),
+        (["train", "vae", "--data", "mixed", "--folder", "run"], 1, "mixed holds csv and numpy files"),
+        (["train", "vae", "--data", "bad.json", "--folder", "run"], 1, "bad.json is a single file"),
+        (["evaluate", "nowhere"], 1, "no trained model called 'nowhere'"),
+        (["evaluate", "bare"], 1, "does not say what it was trained on"),
+        (["evaluate", "bare", "--data", "walks.npz"], 1, "vectors of size 5, those of walks.npz have 3"),
+        (["evaluate", "bare", "--output", "table.txt"], 2, "must end in .json or .csv"),
+        (["evaluate", "bare", "--metric", "loudness"], 2, "none of si_sdr"),
+        (["info", "nowhere"], 1, "no trained model called 'nowhere'"),
+        (["data", "fetch", "wsj0"], 1, "no program may fetch it"),
+        (["data", "fetch", "nothing"], 1, "No corpus is called 'nothing'"),
+        (["nothing"], 2, "No such command"),
+    ],
+)
+def test_errors_are_messages(walks, tmp_path, arguments, code, message):
+    rng = np.random.default_rng(0)
+    np.save("one.npy", rng.standard_normal((30, 2)))
+    np.save("flat.npy", np.zeros(5))
+    np.save("objects.npy", np.array([{}], dtype=object))
+    np.save("nan.npy", np.stack([np.zeros((4, 2)), np.full((4, 2), np.nan), np.ones((4, 2))]))
+    Path("bad.json").write_text("{")
+    for folder in ("empty", "mixed"):
+        Path(folder).mkdir()
+    np.save("mixed/a.npy", np.zeros((4, 2)))
+    Path("mixed/a.csv").write_text("1,2\n")
+    VAE(5, 2).save_pretrained("bare")
+    printed = dvae(*arguments, code=code)
+    assert message in printed
+    assert "Traceback" not in printed
+    assert not Path("run").exists()
+
+
+def test_debug_gives_the_traceback():
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        dvae("--debug", "evaluate", "nowhere")
+
+
+def test_another_configuration_does_not_touch_a_run(walks):
+    dvae("train", "vae", "--data", walks, "--folder", "run", "--epochs", 1)
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    assert "another configuration" in dvae(
+        "train", "vae", "--data", walks, "--folder", "run", "--learning-rate", 0.5, code=1
+    )
+    assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
+
+
+# --- the installed program ---
+
+
+def program() -> str:
+    return str(Path(sys.executable).with_name("dvae"))
+
+
+def test_the_console_script_reports_errors_without_a_traceback():
+    done = subprocess.run([program(), "evaluate", "nowhere"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: no folder and no trained model called 'nowhere'")
+    assert done.stdout == ""
+
+
+def test_ctrl_c_stops_saves_and_says_how_to_go_on(walks):
+    command = [program(), "train", "vae", "--data", str(walks), "--folder", "run", "--epochs", "1000000"]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not Path("run/history.csv").exists() and not Path("run/checkpoint.safetensors").exists():
+        assert running.poll() is None
+        time.sleep(0.1)
+    time.sleep(0.5)
+    running.send_signal(signal.SIGINT)
+    printed, errors = running.communicate(timeout=60)
+    assert running.returncode == 130, errors
+    assert "Interrupted and saved; the same command goes on." in printed
+    assert "Traceback" not in errors
+    assert DVAE.from_pretrained("run/best").x_dim == 3
