@@ -1,0 +1,479 @@
+"""Recursions over time, one step after the other or as associative scans, and their derivatives.
+
+Time is the first axis throughout. Four recursions carry the whole package:
+
+- affine,     :math:`y_t = F_t y_{t-1} + b_t`: filtered and smoothed means, samples;
+- Lyapunov,   :math:`Y_t = F_t Y_{t-1} F_t^T + Q_t`: smoothed covariances, and the derivatives of both below;
+- Lyapunov in square-root form, where :math:`Y_t` and :math:`Q_t` are kept as factors;
+- Riccati in square-root form: filtered covariances.
+
+None of them records its steps for automatic differentiation. Their derivatives are again affine or Lyapunov
+recursions, run backwards with the transposed matrices, and are written down as such: a long series costs one more
+recursion and no tape, and singular covariances, whose factors have no derivative, do no harm.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+__all__ = ["Method", "affine_recursion", "lyapunov_recursion", "triangular_factor"]
+
+Method = Literal["sequential", "parallel"]
+Element = tuple[Tensor, ...]
+
+
+def check_method(method: str) -> None:
+    """Refuses anything but the two methods."""
+    if method not in ("sequential", "parallel"):
+        raise ValueError(f'method must be "sequential" or "parallel", got {method!r}.')
+
+
+# ---- two ways through time -------------------------------------------------------------------------------------
+
+
+def scan(
+    first: Tensor,
+    elements: Element,
+    apply: Callable[[Tensor, Element], Tensor],
+    combine: Callable[[Element, Element], Element],
+) -> Tensor:
+    """States 1..T by an associative scan that is O(log T) deep and takes fewer than 2 T steps of work.
+
+    Pairs of neighbouring steps are combined into one; the half as long scan gives every second state, and one
+    parallel step the others (Blelloch, 1990).
+
+    Arguments:
+        first: the state at the first step, `(...)`.
+        elements: what leads from each step to the next, tensors of shape `(T - 1, ...)`.
+        apply: the state after an element, given the state before it.
+        combine: the element that stands for an earlier and a later one. It must be associative.
+
+    Returns:
+        All states, `(T, ...)`.
+    """
+    steps = elements[0].shape[0]
+    if steps == 0:
+        return first.unsqueeze(0)
+    if steps == 1:
+        return torch.cat([first.unsqueeze(0), apply(first.unsqueeze(0), elements)])
+    pairs = combine(tuple(e[0:-1:2] for e in elements), tuple(e[1::2] for e in elements))
+    every_second = scan(first, pairs, apply, combine)
+    between = apply(every_second[: (steps + 1) // 2], tuple(e[0::2] for e in elements))
+    states = first.new_empty(steps + 1, *every_second.shape[1:])
+    states[0::2], states[1::2] = every_second, between
+    return states
+
+
+def scan_constant(
+    first: Tensor,
+    element: Element,
+    num_steps: int,
+    apply: Callable[[Tensor, Element], Tensor],
+    combine: Callable[[Element, Element], Element],
+) -> Tensor:
+    """States 1..T where every step has the same element: by doubling, and only until the start is forgotten.
+
+    The element for k steps takes the states 1..k to k+1..2k. It has the form (transition, factor, ...); the state
+    after it is `factor factor^T` plus at most `transition P transition^T`, P being the state before it. Once this
+    is below rounding in every coordinate, whatever P, all later states are equal.
+
+    Returns:
+        The first K states, `(K, ...)` with K <= T. The last of them stands for all later ones.
+    """
+    states = first.unsqueeze(0)
+    power = tuple(e.unsqueeze(0) for e in element)
+    while states.shape[0] < num_steps:
+        states = torch.cat([states, apply(states, power)])
+        if _forgets(power[0], power[1], states):
+            break
+        power = combine(power, power)
+    return states[:num_steps]
+
+
+def _forgets(transition: Tensor, factor: Tensor, states: Tensor) -> bool:
+    largest = states.square().sum(dim=(-2, -1)).amax(dim=0, keepdim=True).unsqueeze(-1)
+    remembered = transition.square().sum(dim=-1) * largest
+    return bool((remembered <= torch.finfo(factor.dtype).eps / 4 * factor.square().sum(dim=-1)).all())
+
+
+def loop(first: Tensor, elements: Element, apply: Callable[[Tensor, Element], Tensor]) -> Tensor:
+    """States 1..T one after the other; the arguments are those of `scan`."""
+    states = [first]
+    for element in zip(*(e.unbind(0) for e in elements), strict=True):
+        states.append(apply(states[-1], element))
+    return torch.stack(states)
+
+
+def loop_constant(
+    first: Tensor, element: Element, num_steps: int, apply: Callable[[Tensor, Element], Tensor]
+) -> Tensor:
+    """States 1..T one after the other where every step has the same element.
+
+    Floating-point numbers are finitely many: once a state returns to the last bit, all later ones repeat. The states
+    are compared with one that is renewed at each power of two (Brent, 1980).
+
+    Returns:
+        The first K states, `(K, ...)` with K <= T. The last of them stands for all later ones.
+    """
+    states, kept = [first], first
+    while len(states) < num_steps:
+        states.append(apply(states[-1], element))
+        if torch.equal(states[-1], kept):
+            break
+        if len(states) & (len(states) - 1) == 0:
+            kept = states[-1]
+    return torch.stack(states)
+
+
+# ---- affine ----------------------------------------------------------------------------------------------------
+
+
+def affine_recursion(
+    F: Float[Tensor, "steps *#batch n n"], b: Float[Tensor, "time *#batch n columns"], method: Method = "sequential"
+) -> Float[Tensor, "time *batch n columns"]:
+    r"""Solves :math:`y_1 = b_1`, :math:`y_t = F_t y_{t-1} + b_t`, differentiably.
+
+    Arguments:
+        F: the matrices of steps 2..T.
+        b: the offsets of steps 1..T. Series that share the matrices stand in its columns.
+        method: one step after the other, or an associative scan.
+
+    Returns:
+        y_1..y_T, of the shape of b.
+    """
+    time, own = b.shape[0], F.shape[1:-2]
+    batch = torch.broadcast_shapes(own, b.shape[1:-2])
+    n, columns = b.shape[-2:]
+    if own.numel() == 1:  # one matrix for all: the batch moves to the columns
+        F = F.reshape(time - 1, 1, n, n)
+        b = b.expand(time, *batch, n, columns).reshape(time, batch.numel(), n, columns)
+        b = b.permute(0, 2, 1, 3).reshape(time, 1, n, batch.numel() * columns)
+    else:
+        F = F.reshape(time - 1, *(1,) * (len(batch) - len(own)), *own, n, n)
+        F = F.expand(time - 1, *batch, n, n).reshape(time - 1, batch.numel(), n, n)
+        b = b.expand(time, *batch, n, columns).reshape(time, batch.numel(), n, columns)
+    if torch.is_grad_enabled() and (F.requires_grad or b.requires_grad):
+        y: Tensor = _Affine.apply(F, b, method)  # type: ignore[no-untyped-call]
+    else:
+        y = _affine(F, b, method)
+    if own.numel() == 1:
+        y = y.reshape(time, n, batch.numel(), columns).permute(0, 2, 1, 3)
+    return y.reshape(time, *batch, n, columns)
+
+
+def _affine(F: Tensor, b: Tensor, method: Method) -> Tensor:
+    if method == "parallel":
+        return scan(b[0], (F, b[1:]), _affine_apply, _affine_combine)
+    if F.shape[1] == 1:  # two-dimensional products cost less per call
+        return loop(b[0, 0], (F[:, 0], b[1:, 0]), lambda y, e: torch.addmm(e[1], e[0], y)).unsqueeze(1)
+    return loop(b[0], (F, b[1:]), lambda y, e: torch.baddbmm(e[1], e[0], y))
+
+
+def _affine_apply(y: Tensor, element: Element) -> Tensor:
+    F, b = element
+    return torch.matmul(F, y).add_(b)
+
+
+def _affine_combine(earlier: Element, later: Element) -> Element:
+    return later[0] @ earlier[0], torch.matmul(later[0], earlier[1]).add_(later[1])
+
+
+class _Affine(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, F: Tensor, b: Tensor, method: Method) -> Tensor:
+        y = _affine(F, b, method)
+        ctx.save_for_backward(F, y)
+        ctx.method = method
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, None]:
+        F, y = ctx.saved_tensors
+        adjoint = _affine(F.mT.flip(0), gradient.flip(0), ctx.method).flip(0)
+        return adjoint[1:] @ y[:-1].mT if ctx.needs_input_grad[0] else None, adjoint, None
+
+
+# ---- Lyapunov --------------------------------------------------------------------------------------------------
+
+
+def lyapunov_recursion(F: Tensor, Q: Tensor, method: Method) -> Tensor:
+    r"""Solves :math:`Y_1 = Q_1`, :math:`Y_t = F_t Y_{t-1} F_t^T + Q_t` for `F (T - 1, N, n, n)`, `Q (T, N, n, n)`.
+
+    The Q may be indefinite. No derivatives are recorded.
+    """
+    if method == "parallel":
+        return scan(Q[0], (F, Q[1:]), _lyapunov_apply, _lyapunov_combine)
+    return loop(Q[0], (F, Q[1:]), _lyapunov_apply)
+
+
+def _lyapunov_apply(Y: Tensor, element: Element) -> Tensor:
+    F, Q = element
+    return F @ Y @ F.mT + Q
+
+
+def _lyapunov_combine(earlier: Element, later: Element) -> Element:
+    return later[0] @ earlier[0], _lyapunov_apply(earlier[1], later)
+
+
+def lyapunov_factors(first: Tensor, F: Tensor, Q: Tensor, method: Method) -> Tensor:
+    """The Lyapunov recursion in square-root form: `first` and `Q` are factors, and so is what returns."""
+    if method == "parallel":
+        return scan(first, (F, Q), _lyapunov_factor_apply, _lyapunov_factor_combine)
+    return loop(first, (F, Q), _lyapunov_factor_apply)
+
+
+def lyapunov_factors_constant(first: Tensor, F: Tensor, Q: Tensor, num_steps: int, method: Method) -> Tensor:
+    """The same with one F and Q `(N, n, n)` for all steps; the last factor stands for all later ones."""
+    if method == "parallel":
+        return scan_constant(first, (F, Q), num_steps, _lyapunov_factor_apply, _lyapunov_factor_combine)
+    return loop_constant(first, (F, Q), num_steps, _lyapunov_factor_apply)
+
+
+def _lyapunov_factor_apply(Y: Tensor, element: Element) -> Tensor:
+    F, Q = element
+    return triangular_factor(beside(F @ Y, Q))
+
+
+def _lyapunov_factor_combine(earlier: Element, later: Element) -> Element:
+    return later[0] @ earlier[0], _lyapunov_factor_apply(earlier[1], later)
+
+
+class LyapunovGradient(torch.autograd.Function):
+    """Gives Y_1..Y_T, worked out elsewhere in square-root form, its derivatives with respect to F and Q."""
+
+    @staticmethod
+    def forward(ctx: Any, F: Tensor, Q: Tensor, Y: Tensor, method: Method) -> Tensor:
+        """Returns Y."""
+        ctx.save_for_backward(F, Y)
+        ctx.method = method
+        return Y.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        """The adjoint is a Lyapunov recursion with F transposed, from the last step to the first."""
+        F, Y = ctx.saved_tensors
+        adjoint = lyapunov_recursion(F.mT.flip(0), symmetric(gradient).flip(0), ctx.method).flip(0)
+        return 2 * adjoint[1:] @ F @ Y[:-1], adjoint, None, None
+
+
+# ---- Riccati ---------------------------------------------------------------------------------------------------
+
+
+def riccati_factors(
+    first: Tensor, A: Tensor, C: Tensor, Q: Tensor, R: Tensor, num_steps: int, method: Method
+) -> Tensor:
+    """Factors of the filtered covariances.
+
+    Arguments:
+        first: factor of the filtered covariance at the first step, `(N, n, n)`.
+        A: transition matrices of steps 2..T, `(T - 1 or 1, N, n, n)`; so are C, Q and R.
+        C: observation matrices, `(T - 1 or 1, N, d, n)`.
+        Q: factors of the covariance of the state noise, `(T - 1 or 1, N, n, n)`.
+        R: factors of the covariance of the observation noise, `(T - 1 or 1, N, d, d)`.
+        num_steps: T.
+        method: one step after the other, or an associative scan.
+
+    Returns:
+        `(K, N, n, n)` with K = T; where all matrices are constant K <= T, and the last stands for all later ones.
+    """
+    if num_steps == 1:
+        return first.unsqueeze(0)
+    constant = all(value.shape[0] == 1 for value in (A, C, Q, R)) and num_steps > 2
+    elements = _riccati_element(A, C, Q, R) if method == "parallel" else _array_element(A, C, Q, R)
+    if constant:
+        element = tuple(e[0] for e in elements)
+        if method == "parallel":
+            return scan_constant(first, element, num_steps, _riccati_apply, _riccati_combine)
+        return loop_constant(first, element, num_steps, _array_apply)
+    elements = tuple(e.expand(num_steps - 1, *e.shape[1:]) for e in elements)
+    if method == "parallel":
+        return scan(first, elements, _riccati_apply, _riccati_combine)
+    return loop(first, elements, _array_apply)
+
+
+def _array_element(A: Tensor, C: Tensor, Q: Tensor, R: Tensor) -> Element:
+    """[CA; A] and [[R, CQ], [0, Q]]: what one step of the array algorithm needs beside the last factor."""
+    rows = beside((C @ A).mT, A.mT).mT
+    return rows, joint_factor(R, C @ Q, Q)
+
+
+def _array_apply(U: Tensor, element: Element) -> Tensor:
+    """Prediction and update in one orthogonal transformation (the array algorithm; Kailath et al., 2000)."""
+    rows, noise = element
+    return triangular_factor(beside(rows @ U, noise))[..., -U.shape[-1] :, -U.shape[-1] :]
+
+
+def _riccati_element(A: Tensor, C: Tensor, Q: Tensor, R: Tensor) -> Element:
+    """The elements (A_k, U_k, Z_k) of Särkkä and García-Fernández (2021), their C_k = U U^T and J_k = Z Z^T."""
+    n = A.shape[-1]
+    whitening, gain, U = condition(Q, C, R, singular=_SINGULAR_ELEMENT)
+    Z = A.mT @ C.mT @ whitening.mT
+    Z = triangular_factor(Z) if Z.shape[-1] > n else torch.nn.functional.pad(Z, (0, n - Z.shape[-1]))
+    return A - gain @ (C @ A), U, Z
+
+
+_SINGULAR_ELEMENT = (
+    'method="parallel" needs a regular covariance of x_t given z_{t-1}, C Lambda C^T + Sigma, and it is singular: '
+    'use method="sequential", or give Sigma positive variances.'
+)
+
+
+def _riccati_apply(U: Tensor, element: Element) -> Tensor:
+    A, V, Z = element
+    X = triangular_factor(beside(U.mT @ Z, _identity_like(Z)))
+    return triangular_factor(beside(A @ torch.linalg.solve_triangular(X, U.mT, upper=False).mT, V))
+
+
+def _riccati_combine(earlier: Element, later: Element) -> Element:
+    """The associative operation in square-root form (Yaghoobi et al., 2022)."""
+    A, U, Z = earlier
+    B, V, Y = later
+    n = A.shape[-1]
+    identity = _identity_like(Y)
+    X = triangular_factor(torch.cat([beside(U.mT @ Y, identity), beside(Y, torch.zeros_like(identity))], dim=-2))
+    X11, X21, X22 = X[..., :n, :n], X[..., n:, :n], X[..., n:, n:]
+    W = torch.linalg.solve_triangular(X11, U.mT, upper=False).mT
+    return (
+        B @ (A - W @ (X21.mT @ A)),
+        triangular_factor(beside(B @ W, V)),
+        triangular_factor(beside(A.mT @ X22, Z)),
+    )
+
+
+class RiccatiGradient(torch.autograd.Function):
+    """Gives the filtered covariances, worked out elsewhere in square-root form, their derivatives.
+
+    The gain minimises the covariance, so its own derivative drops out: a change of the covariance at one step moves
+    the next by :math:`F_t\\,dP\\,F_t^T`, with the closed-loop matrix :math:`F_t = (I - K_t C_t) A_t`, and the adjoint
+    is a Lyapunov recursion with its transpose. The closed loop is stable, and so are the gradients.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, A: Tensor, C: Tensor, Q: Tensor, R: Tensor, first: Tensor, gain: Tensor, predicted: Tensor,
+        filtered: Tensor, method: Method,
+    ) -> Tensor:  # fmt: skip
+        """Returns the filtered covariances. A and Q have T - 1 steps, the others T."""
+        ctx.save_for_backward(A, C, gain, predicted, filtered)
+        ctx.method = method
+        return filtered.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """The adjoint recursion, and the derivatives of each step with it."""
+        A, C, gain, predicted, filtered = ctx.saved_tensors
+        keep = _identity_like(predicted) - gain @ C
+        closed_loop = keep[1:] @ A
+        adjoint = lyapunov_recursion(closed_loop.mT.flip(0), symmetric(gradient).flip(0), ctx.method).flip(0)
+        to_predicted = keep.mT @ adjoint @ keep
+        to_gain = gain.mT @ adjoint
+        return (
+            2 * to_predicted[1:] @ A @ filtered[:-1],
+            -2 * to_gain @ keep @ predicted,
+            to_predicted[1:],
+            to_gain @ gain,
+            to_predicted[0],
+            None, None, None, None,
+        )  # fmt: skip
+
+
+# ---- one Gaussian conditioned on another ---------------------------------------------------------------------
+
+
+def condition(U: Tensor, C: Tensor, R: Tensor, *, singular: str | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Conditions :math:`z \sim N(\cdot, U U^T)` on :math:`y = C z + N(0, R R^T)`, in square-root form.
+
+    Arguments:
+        U: factor of the covariance of z, `(..., n, n)`.
+        C: `(..., d, n)`.
+        R: factor of the covariance of the noise, `(..., d, d)`.
+        singular: what to say where the covariance of y is singular; None to take its pseudo-inverse.
+
+    Raises:
+        ValueError: where the covariance of y is singular and `singular` is given.
+
+    Returns:
+        The whitening :math:`W` with :math:`W^T W = (C U U^T C^T + R R^T)^{-1}`, a pseudo-inverse where that
+        covariance is singular; the gain; and a factor of the covariance of z given y.
+    """
+    d, n = C.shape[-2:]
+    joint = triangular_factor(joint_factor(R, C @ U, U))
+    S, X, posterior = joint[..., :d, :d], joint[..., d:, :d], joint[..., d:, d:]
+    pivots = S.diagonal(dim1=-2, dim2=-1).abs()
+    scale = S.square().sum(dim=-1).sqrt()
+    if bool((pivots > 4 * n * torch.finfo(S.dtype).eps * scale).all()):
+        whitening = torch.linalg.solve_triangular(S, _identity_like(S), upper=False)
+        return whitening, X @ whitening, posterior
+    if singular is not None:
+        raise ValueError(singular)
+    # A state that is known exactly in some direction: Joseph's form is right for any gain, and stays a square.
+    whitening = torch.linalg.pinv(S, rtol=4 * n * torch.finfo(S.dtype).eps)
+    gain = X @ whitening
+    return whitening, gain, triangular_factor(beside(U - gain @ (C @ U), -gain @ R))
+
+
+class GainGradient(torch.autograd.Function):
+    """Gives the whitening and the gain of `condition`, worked out elsewhere, their derivatives."""
+
+    @staticmethod
+    def forward(ctx: Any, P: Tensor, C: Tensor, R: Tensor, whitening: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns whitening and gain. P and R are covariances, not factors."""
+        ctx.save_for_backward(P, C, whitening, gain)
+        return whitening.clone(), gain.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, to_whitening: Tensor, to_gain: Tensor) -> tuple[Tensor | None, ...]:
+        """Through S = C P C^T + R and K = P C^T S^{-1}."""
+        P, C, W, gain = ctx.saved_tensors
+        solved = to_gain @ W.mT @ W
+        inner = (to_whitening @ W.mT).tril()
+        inner = inner - 0.5 * torch.diag_embed(inner.diagonal(dim1=-2, dim2=-1))
+        to_S = -symmetric(W.mT @ inner @ W + gain.mT @ solved)
+        to_P = symmetric(solved @ C) + C.mT @ to_S @ C
+        return to_P, solved.mT @ P + 2 * to_S @ C @ P, to_S, None, None
+
+
+# ---- matrices --------------------------------------------------------------------------------------------------
+
+
+def triangular_factor(factor: Tensor) -> Tensor:
+    """The lower-triangular factor of the covariance `factor @ factor.mT`, by an orthogonal transformation."""
+    n, m = factor.shape[-2:]
+    if m < n:
+        factor = torch.nn.functional.pad(factor, (0, n - m))
+    upper: Tensor = torch.linalg.qr(factor.mT, mode="r").R
+    return upper.mT
+
+
+def joint_factor(noise: Tensor, cross: Tensor, own: Tensor) -> Tensor:
+    """The factor [[noise, cross], [0, own]] of y = C z + noise and z, cross being C @ own."""
+    batch = torch.broadcast_shapes(noise.shape[:-2], cross.shape[:-2], own.shape[:-2])
+    d, n = noise.shape[-1], own.shape[-1]
+    joint = cross.new_zeros(*batch, d + n, d + n)
+    joint[..., :d, :d], joint[..., :d, d:], joint[..., d:, d:] = noise, cross, own
+    return joint
+
+
+def symmetric(P: Tensor) -> Tensor:
+    """The symmetric part."""
+    return (P + P.mT) / 2
+
+
+def _identity_like(P: Tensor) -> Tensor:
+    return torch.eye(P.shape[-1], dtype=P.dtype, device=P.device)
+
+
+def beside(left: Tensor, right: Tensor) -> Tensor:
+    """[left, right], broadcast over batch dimensions."""
+    if left.shape[:-2] == right.shape[:-2]:
+        return torch.cat([left, right], dim=-1)
+    batch = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+    return torch.cat([left.expand(*batch, -1, -1), right.expand(*batch, -1, -1)], dim=-1)

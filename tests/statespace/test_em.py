@@ -1,0 +1,150 @@
+"""Expectation-maximisation: every iteration climbs, and equals that of an independent library."""
+
+import numpy as np
+import pytest
+import torch
+from brute_force import random_ssm
+
+from dvae_lib.statespace import LinearGaussianSSM, fit_em, log_likelihood, sample
+
+
+def start(ssm: LinearGaussianSSM, **changes: torch.Tensor) -> LinearGaussianSSM:
+    """A poor first guess of the sizes of `ssm`."""
+    eye = lambda n: torch.eye(n, dtype=torch.float64)  # noqa: E731
+    return ssm.replace(A=0.5 * eye(ssm.z_dim), Lambda=eye(ssm.z_dim), Sigma=eye(ssm.x_dim), **changes)
+
+
+def assert_climbs(values: torch.Tensor) -> None:
+    assert bool((values.diff() > -1e-7).all())
+    assert float(values[-1]) > float(values[0]) + 1
+
+
+@pytest.mark.parametrize("case", ["one series", "batch", "inputs", "missing", "per step", "diagonal", "parallel"])
+def test_the_likelihood_never_falls(case):
+    T = 25
+    ssm = random_ssm(2, 3, u_dim=2 if case == "inputs" else 0, seed=1)
+    g = torch.Generator().manual_seed(0)
+    u = torch.randn(4, T, 2, generator=g, dtype=torch.float64) if case == "inputs" else None
+    if u is not None:
+        u[:, 0] = 0
+    shape = () if case in ("one series", "inputs") else (4,)
+    x = sample(ssm, T, u, sample_shape=shape, generator=g).x
+    update, diagonal = None, ()
+    guess = start(ssm)
+    if case == "missing":
+        x = x.masked_fill(torch.rand(x.shape, generator=g) < 0.4, torch.nan)
+        x[0, 3] = torch.nan
+    if case == "per step":
+        guess = guess.replace(C=ssm.C + 0.1 * torch.randn(T, 3, 2, generator=g, dtype=torch.float64))
+        update = ("A", "m", "Lambda", "Sigma", "n")
+    if case == "diagonal":
+        diagonal = ("Lambda", "Sigma", "Lambda_1")
+    method = "parallel" if case == "parallel" else "sequential"
+    result = fit_em(guess, x, u, update=update, diagonal=diagonal, num_iterations=15, method=method)
+    assert_climbs(result.log_likelihoods)
+    for name in diagonal:
+        value = getattr(result.ssm, name)
+        assert torch.equal(value, value.diagonal().diag())
+    torch.testing.assert_close(log_likelihood(result.ssm, x, u).sum(), result.log_likelihoods[-1])
+
+
+@pytest.mark.parametrize("names", [("A",), ("Lambda",), ("C",), ("n",), ("m", "Sigma"), ("B",), ("mu_1", "Lambda_1")])
+def test_every_parameter_climbs_alone(names):
+    ssm = random_ssm(2, 2, u_dim=1, seed=2)
+    g = torch.Generator().manual_seed(1)
+    u = torch.randn(20, 1, generator=g, dtype=torch.float64)
+    u[0] = 0
+    x = sample(ssm, 20, u, sample_shape=(5,), generator=g).x
+    wrong = {name: getattr(ssm, name) * 0.5 + (0.3 if name in ("mu_1", "m", "n", "B", "C") else 0) for name in names}
+    result = fit_em(ssm.replace(**wrong), x, u, update=names, num_iterations=5, tolerance=0.0)
+    assert bool((result.log_likelihoods.diff() > -1e-9).all())
+    assert float(result.log_likelihoods[-1]) > float(result.log_likelihoods[0])
+    for name, value in result.ssm.parameters():
+        assert name in names or torch.equal(value, getattr(ssm, name))
+
+
+def test_one_iteration_equals_that_of_pykalman():
+    from pykalman import KalmanFilter
+
+    ssm = random_ssm(2, 2, seed=3)
+    x = sample(ssm, 60, generator=torch.Generator().manual_seed(0)).x
+    guess = start(ssm)
+    names = ["A", "C", "Lambda", "Sigma", "m", "n", "mu_1", "Lambda_1"]
+    peer = KalmanFilter(
+        *(getattr(guess, name).numpy() for name in names),
+        em_vars=["transition_matrices", "observation_matrices", "transition_covariance", "observation_covariance",
+                 "initial_state_mean"],
+    )  # fmt: skip
+    # pykalman updates A and m, and C and n, one after the other instead of together, so the offsets stay.
+    peer.em(x.numpy(), n_iter=1)
+    got = fit_em(guess, x, update=("A", "C", "Lambda", "Sigma", "mu_1"), num_iterations=1, tolerance=0.0).ssm
+    np.testing.assert_allclose(got.A, peer.transition_matrices, atol=1e-8)
+    np.testing.assert_allclose(got.C, peer.observation_matrices, atol=1e-8)
+    np.testing.assert_allclose(got.Lambda, peer.transition_covariance, atol=1e-8)
+    np.testing.assert_allclose(got.Sigma, peer.observation_covariance, atol=1e-8)
+    np.testing.assert_allclose(got.mu_1, peer.initial_state_mean, atol=1e-8)
+
+
+def test_a_stationary_point_has_no_gradient():
+    """Where EM stops, the derivative of the likelihood vanishes: two ways to the same optimum."""
+    one = torch.eye(1, dtype=torch.float64)
+    level = LinearGaussianSSM(one, one, one, 2 * one, mu_1=0 * one[0], Lambda_1=10 * one)
+    x = sample(level, 80, generator=torch.Generator().manual_seed(3)).x
+    fitted = fit_em(level, x, update=("Lambda", "Sigma"), num_iterations=400, tolerance=1e-14).ssm
+    variances = [fitted.Lambda.clone().requires_grad_(), fitted.Sigma.clone().requires_grad_()]
+    value = log_likelihood(fitted.replace(Lambda=variances[0], Sigma=variances[1]), x)
+    for gradient in torch.autograd.grad(value, variances):
+        assert float(gradient.abs()) < 1e-3
+
+
+def test_the_nile():
+    """The variances of Durbin and Koopman (2012), Section 2.2.5, for the local level of the Nile's yearly flow."""
+    from statsmodels.datasets import nile
+
+    flow = torch.tensor(nile.load_pandas().data["volume"].to_numpy(), dtype=torch.float64).unsqueeze(-1)
+    one = torch.eye(1, dtype=torch.float64)
+    level = LinearGaussianSSM(one, one, 1e4 * one, 1e4 * one, mu_1=0 * one[0], Lambda_1=1e7 * one)
+    fitted = fit_em(level, flow, update=("Lambda", "Sigma"), num_iterations=300, tolerance=1e-9).ssm
+    assert abs(float(fitted.Sigma) / 15099 - 1) < 5e-3
+    assert abs(float(fitted.Lambda) / 1469.1 - 1) < 2e-2
+
+
+def test_em_stops_when_it_gains_nothing():
+    ssm = random_ssm(1, 1, seed=4)
+    x = sample(ssm, 30, sample_shape=(3,)).x
+    assert fit_em(ssm, x, num_iterations=5000, tolerance=1e-6).converged
+    short = fit_em(ssm, x, num_iterations=2, tolerance=0.0)
+    assert len(short.log_likelihoods) == 3
+    assert not short.converged
+
+
+@pytest.mark.parametrize("T", [1, 2])
+def test_em_on_the_shortest_series(T):
+    ssm = random_ssm(2, 2, seed=5)
+    x = sample(ssm, T, sample_shape=(50,)).x
+    update = ("mu_1", "Lambda_1", "Sigma") if T == 1 else None
+    assert bool((fit_em(start(ssm), x, update=update, num_iterations=5).log_likelihoods.diff() > -1e-7).all())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"update": ("Q",)}, "Unknown parameters"),
+        ({"update": ("B",)}, "The model has no B"),
+        ({"diagonal": ("A",)}, "diagonal may hold"),
+    ],
+)
+def test_em_says_what_is_wrong(arguments, message):
+    ssm = random_ssm(2, 2)
+    with pytest.raises(ValueError, match=message):
+        fit_em(ssm, torch.zeros(5, 2, dtype=torch.float64), **arguments)
+
+
+def test_em_refuses_models_it_cannot_fit():
+    x = torch.zeros(2, 5, 2, dtype=torch.float64)
+    with pytest.raises(ValueError, match="without batch dimensions"):
+        fit_em(random_ssm(2, 2, batch=(2,)), x)
+    with pytest.raises(ValueError, match="A is given per step"):
+        fit_em(random_ssm(2, 2, steps=5), x, update=("A",))
+    with pytest.raises(ValueError, match="first input"):
+        fit_em(random_ssm(2, 2, u_dim=1), x, torch.ones(5, 1, dtype=torch.float64), update=("B",))
