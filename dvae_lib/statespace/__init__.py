@@ -6,6 +6,7 @@
 """
 
 from dvae_lib.statespace.em import EMResult, fit_em
+from dvae_lib.statespace.explorer import local_level, noise_explorer
 from dvae_lib.statespace.kalman import (
     FilterResult,
     Forecast,
@@ -42,7 +43,9 @@ __all__ = [
     "forecast",
     "kalman_filter",
     "kalman_smoother",
+    "local_level",
     "log_likelihood",
+    "noise_explorer",
     "sample",
     "sample_posterior",
     "unscented_kalman_filter",
