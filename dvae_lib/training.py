@@ -298,6 +298,9 @@ def fit(
     (which must all see the folder), and follows the losses of one process; they differ by floating-point rounding
     only, because sums are taken in another order.
 
+    A batch is one gather from memory or a memory map, on the CPU. For a GPU, which computes a step in less time
+    than the batch takes to reach it, put the frames there once: ``train.to("cuda")``.
+
     Arguments:
         model: the model; it is trained in place and moved to Fabric's device.
         train: the training sequences.

@@ -3,6 +3,7 @@ import torch
 from torch import Generator
 
 from dvae_lib.data.sequences import SequenceDataset
+from dvae_lib.models import MODELS, build_model
 from dvae_lib.parallel import Share, SharedNoise, load_share, training_fabric
 
 
@@ -86,3 +87,25 @@ def test_shares_are_padded_like_the_whole_batch():
 def test_precision_with_loss_scaling_is_refused():
     with pytest.raises(ValueError, match="bf16-mixed"):
         training_fabric("cpu", precision="16-mixed")
+
+
+@pytest.mark.parametrize("feedback", [0.0, 0.5])
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_gives_its_rows_of_what_one_process_gives(name, feedback):
+    """In particular every model draws its noise with the batch first."""
+    torch.manual_seed(0)
+    model = build_model(name, x_dim=3, z_dim=2).eval()
+    x, lengths = torch.rand(5, 7, 3), torch.tensor([7, 3, 7, 5, 6])
+
+    def vlb(rows, generator):
+        return model.vlb(x[rows], lengths=lengths[rows], feedback=feedback, num_samples=2, generator=generator).value
+
+    try:
+        whole = vlb(slice(None), Generator().manual_seed(1))
+    except ValueError:
+        pytest.skip("generates without feedback")
+    for rank in range(2):
+        share, generator = Share.of(5, rank, 2), Generator().manual_seed(1)
+        with SharedNoise(generator, share):
+            rows = slice(share.start, share.stop)
+            torch.testing.assert_close(vlb(rows, generator), whole[rows], rtol=1e-4, atol=1e-4)
