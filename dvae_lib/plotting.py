@@ -353,6 +353,7 @@ def plot_piano_roll(
         vmax=1,
         extent=(start, start + len(values), lowest_key - 0.5, lowest_key + values.shape[1] - 0.5),
     )
+    ax.grid(visible=False)
     ax.set_ylim(keys[0] - 0.5, keys[1] + 0.5)
     octaves = [key for key in range(keys[0], keys[1] + 1) if key % 12 == 0]
     ax.set_yticks(octaves, [f"C{key // 12 - 1}" for key in octaves])
@@ -411,7 +412,8 @@ def animate_skeletons(
     page. It does not start by itself where the reader has asked for less motion.
 
     Arguments:
-        movements: joints in metres, ``(T, J, 3)`` or ``(T, 3 J)``, y upwards; or several by name, played together.
+        movements: joints in metres, ``(T, J, 3)`` or ``(T, 3 J)``, y upwards; or several by name, played together;
+            the first one sets the scale.
         parents: index of each joint's parent, -1 for the root.
         fps: frames per second.
         marks: frames from which on the figures are drawn in the colour of what was generated: for each movement,
