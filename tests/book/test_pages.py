@@ -77,7 +77,6 @@ class Visit:
         self.page.evaluate("window.MathJax ? MathJax.startup.promise : null")
         if self.page.locator("script[type='application/vnd.jupyter.widget-view+json']").count():
             self.page.wait_for_selector(".jupyter-widgets", timeout=20_000)
-        self.page.wait_for_load_state("networkidle")
 
     def refuse(self, route):
         self.problems.append(f"asks another server: {route.request.url}")
@@ -92,7 +91,17 @@ class Visit:
             self.problems.append(problem)
 
 
-@pytest.fixture(scope="module", params=[(name, view) for name in PAGES for view in VIEWS], ids="-".join)
+# One page in one view is one group, so that with several processes each is loaded once. The pages of the API
+# reference are all alike: two views tell enough.
+VISITS = [
+    pytest.param((name, view), id=f"{name}-{view}", marks=pytest.mark.xdist_group(f"{name}-{view}"))
+    for name in PAGES
+    for view in VIEWS
+    if not (view == "dark" and "/generated/" in name)
+]
+
+
+@pytest.fixture(scope="module", params=VISITS)
 def visit(request, browser, address):
     name, view = request.param
     visit = Visit(browser, address, name, view)

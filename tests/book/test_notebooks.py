@@ -1,0 +1,121 @@
+"""Notebooks as they are committed: no outputs, plain markdown, one language for all, prose that keeps its promises."""
+
+import importlib
+import json
+import re
+from pathlib import Path
+
+import plain_markdown
+import pytest
+from first_cells import notebooks
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = notebooks()
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.relative_to(ROOT / "book").as_posix())
+
+
+def cells_of(path: Path, kind: str) -> list[dict]:
+    return [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == kind]
+
+
+@each_notebook
+def test_no_outputs_are_committed(path):
+    for cell in cells_of(path, "code"):
+        if "NBVAL_CHECK_OUTPUT" in "".join(cell["source"]):
+            # nbstripout leaves what is tagged so
+            assert "keep_output" in cell["metadata"].get("tags", []), cell["id"]
+        else:
+            assert cell["outputs"] == [], cell["id"]
+            assert cell["execution_count"] is None, cell["id"]
+
+
+@each_notebook
+def test_kernel_is_any_python(path):
+    metadata = json.loads(path.read_text(encoding="utf-8"))["metadata"]
+    assert metadata["kernelspec"]["name"] == "python3"
+    assert "widgets" not in metadata
+
+
+@each_notebook
+def test_cells_fit_a_screen(path):
+    for cell in cells_of(path, "code")[1:]:
+        assert len(cell["source"]) <= 40, f"cell {cell['id']} is longer than a screen"
+
+
+@each_notebook
+def test_figures_have_alternative_text(path):
+    """A cell that draws says what is to be seen, for readers who cannot see it."""
+    for cell in cells_of(path, "code"):
+        if re.search(r"plt\.subplots|\.draw\(|plot_spectrograms?\(", "".join(cell["source"])):
+            alt = cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", "")
+            tags = cell["metadata"].get("tags", [])
+            assert len(alt) > 10 or "remove-output" in tags or defines_only(cell), f"cell {cell['id']} lacks alt text"
+
+
+def defines_only(cell: dict) -> bool:
+    """Whether a cell holds nothing but definitions, so that it draws nothing itself."""
+    return all(re.match(r"(def |class |@|\s|#|\)|import |from |$)", line) for line in cell["source"])
+
+
+@each_notebook
+def test_markdown_is_plain(path):
+    """What Colab and JupyterLab would show raw does not belong into a notebook."""
+    for cell in cells_of(path, "markdown"):
+        text = "".join(cell["source"])
+        for kind, block in plain_markdown.blocks(text):
+            if kind == "prose":
+                assert not re.search(r"^:::|^\(\w[\w-]*\)=$|\{(ref|eq|cite|doc|numref)[^}]*\}`", block, re.MULTILINE), (
+                    block
+                )
+        assert len(plain_markdown.TAG.findall(text)) == sum(
+            bool(plain_markdown.TAG.search(block)) for block in math_blocks(text)
+        ), "one \\tag for each $$ block"
+
+
+def math_blocks(text: str) -> list[str]:
+    found = []
+    for kind, block in plain_markdown.blocks(text):
+        found += [block] if kind == "math" else math_blocks(plain_markdown.unquote(block)) if kind == "quote" else []
+    return found
+
+
+@each_notebook
+def test_named_parts_of_the_library_exist(path):
+    for cell in cells_of(path, "markdown"):
+        for name in re.findall(r"(?<!`)`(dvae_lib(?:\.\w+)+)(?:\([^`]*\))?`(?!`)", "".join(cell["source"])):
+            assert exists(name), name
+
+
+def exists(name: str) -> bool:
+    parts = name.split(".")
+    for cut in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:cut]))
+        except ImportError:
+            continue
+        for part in parts[cut:]:
+            if not hasattr(found, part):
+                return False
+            found = getattr(found, part)
+        return True
+    return False
+
+
+def test_every_reference_to_the_book_is_answered():
+    """An equation number in prose that looks like one of a written chapter names an equation that is there."""
+    paths = [*NOTEBOOKS, *(ROOT / "book").glob("*.md")]
+    pages = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in paths}
+    texts = {name: plain_markdown.markdown_of(path.read_text(encoding="utf-8"), path) for name, path in pages.items()}
+    index = plain_markdown.Index.of_pages(texts)
+    complete = {label.split("-")[1] for label in index.targets if re.fullmatch(r"eq-\d+-1", label)}
+    missing = set()
+    for name, text in texts.items():
+        for kind, block in plain_markdown.blocks(text):
+            if kind != "prose":
+                continue
+            prose = plain_markdown.INLINE.sub("", block)
+            for number in plain_markdown.EQUATION.findall(prose):
+                label = plain_markdown.equation_label(number)
+                if "." in number and label.split("-")[1] in complete and label not in index.targets:
+                    missing.add(f"{name}: ({number})")
+    assert missing == set()

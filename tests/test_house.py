@@ -1,0 +1,108 @@
+"""The files around the code agree with each other, and none tells where it was written."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+try:
+    import tomllib
+except ImportError:  # Python 3.10
+    from pip._vendor import tomli as tomllib
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+# conda-forge's names for what PyPI calls otherwise
+CONDA_NAMES = {
+    "pytorch": "torch",
+    "matplotlib-base": "matplotlib",
+    "pysoundfile": "soundfile",
+    "soxr-python": "soxr",
+}
+
+
+def requirements(lines: list[str]) -> dict[str, str]:
+    """Name and version bounds of each requirement, our own extras aside."""
+    parsed = [Requirement(line) for line in lines]
+    return {canonicalize_name(r.name): str(r.specifier) for r in parsed if canonicalize_name(r.name) != "dvae-lib"}
+
+
+def test_environment_yml_agrees_with_pyproject():
+    listed = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
+    from_pip = next(entry["pip"] for entry in listed if isinstance(entry, dict))
+    from_conda = [entry for entry in listed if isinstance(entry, str)]
+    given = requirements([line for line in from_pip if not line.startswith("-e")])
+    for entry in from_conda:
+        name, bounds = re.fullmatch(r"([\w.-]+)(.*)", entry).groups()
+        given[canonicalize_name(CONDA_NAMES.get(name, name))] = str(Requirement("x" + bounds).specifier)
+    assert given.pop("python") == PROJECT["requires-python"]
+    assert {given.pop("pip"), given.pop("nodejs")} == {""}
+    wanted = requirements([*PROJECT["dependencies"], *EXTRAS["speech"], *EXTRAS["music"], *EXTRAS["book"]])
+    assert given == wanted
+    assert "-e ." in from_pip
+
+
+def test_only_lower_bounds_for_the_library():
+    """An upper bound would change the torch or numpy of a machine such as Colab's."""
+    for line in [*PROJECT["dependencies"], *EXTRAS["speech"], *EXTRAS["music"]]:
+        assert {specifier.operator for specifier in Requirement(line).specifier} <= {">="}, line
+
+
+def test_constraints_pin_everything_that_is_asked_for():
+    pins = requirements(
+        [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    )
+    assert all(bounds.startswith("==") for bounds in pins.values())
+    asked = requirements([line for lines in EXTRAS.values() for line in lines] + PROJECT["dependencies"])
+    assert set(asked) <= set(pins)
+    for name, bounds in asked.items():
+        assert pins[name].removeprefix("==") in Requirement(f"x{bounds}").specifier, name
+
+
+def test_versions_agree():
+    import dvae_lib
+
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == dvae_lib.__version__
+    assert citation["license"] == PROJECT["license"]["text"] == "MIT"
+    assert (ROOT / "LICENSE").read_text(encoding="utf-8").startswith("MIT License")
+
+
+def tracked_files() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [path for name in listed.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def test_no_path_of_a_machine_is_committed():
+    # Spelled in parts, so that this file does not contain what it looks for.
+    homes = re.compile(("/" + "(?:home|Users)/(?!runner/)[a-z][a-z0-9_-]+/|/ro" + "ot/|/wo" + "rk/").encode())
+    checkout = str(ROOT).encode() + b"/"
+    for path in tracked_files():
+        content = path.read_bytes()
+        if b"\0" in content[:4096]:
+            continue
+        assert checkout not in content, path
+        assert not homes.search(content), path
+
+
+def test_repository_carries_no_large_files():
+    assert [path for path in tracked_files() if path.stat().st_size > 10_000_000] == []
+
+
+@pytest.mark.parametrize("script", [".ci/run", "book/_tools/apt.sh"])
+def test_scripts_can_be_executed(script):
+    path = ROOT / script
+    assert path.stat().st_mode & 0o111
+    assert path.read_text().startswith("#!/usr/bin/env bash")
+    subprocess.run(["bash", "-n", path], check=True)
+
+
+def test_make_help_names_the_targets():
+    text = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for target in ("book", "test", "lab", "serve"):
+        assert re.search(rf"^make {target} ", text, re.MULTILINE)
