@@ -258,8 +258,9 @@ class _AsfReader:
 
     @staticmethod
     def _axes(angles: NDArray[np.float64], order: str, degrees: bool) -> NDArray[np.float64]:
-        axes: NDArray[np.float64] = _rotation(dict(zip("xyz", angles[:, None], strict=True)), order, degrees=degrees)
-        return axes[0]
+        turned = _rotation(dict(zip("xyz", angles[:, None], strict=True)), order, degrees=degrees)
+        matrix: NDArray[np.float64] = turned[0]
+        return matrix
 
     def _parents_first(self) -> list[tuple[str, dict[str, list[str]]]]:
         placed, rest, ordered = {"root"}, dict(self.bones), []
