@@ -91,7 +91,12 @@ def main() -> int:
     chosen = options.parse_args()
     contents.update()
     cache = chosen.cache
-    if cache is None:
+    if cache is not None:
+        if missing := execute.not_in(cache):
+            raise SystemExit(
+                f"Not run as they are now: {', '.join(str(path) for path in missing)}. Run execute.py first."
+            )
+    else:
         cache = current_cache()
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         if execute.execute_all(cache, fresh=False, alone=False, jobs=min(2, os.cpu_count() or 1)):

@@ -61,28 +61,38 @@ def execute(path: Path, alone: bool) -> tuple[str, str, float]:
     return nbformat.writes(notebook), error, time.monotonic() - started
 
 
+def not_in(cache_folder: Path) -> list[Path]:
+    """The notebooks whose results a cache does not hold."""
+    import nbformat
+    from first_cells import notebooks
+    from jupyter_cache import get_cache
+
+    cache = get_cache(cache_folder)
+    missing = []
+    for path in notebooks(ROOT):
+        try:
+            cache.match_cache_notebook(nbformat.read(path, as_version=4))
+        except KeyError:
+            missing.append(path)
+    return missing
+
+
 def execute_all(cache_folder: Path, *, fresh: bool, alone: bool, jobs: int) -> int:
     """Run what the cache lacks (everything with ``fresh``); the number of notebooks that failed."""
     import nbformat
-    from first_cells import notebooks
     from jupyter_cache import get_cache
     from jupyter_cache.base import CacheBundleIn
 
     if fresh:
         shutil.rmtree(cache_folder, ignore_errors=True)
     cache_folder.mkdir(parents=True, exist_ok=True)
-    cache = get_cache(cache_folder)
-    waiting = []
-    for path in notebooks(ROOT):
-        try:
-            cache.match_cache_notebook(nbformat.read(path, as_version=4))
-        except KeyError:
-            waiting.append(path)
+    waiting = not_in(cache_folder)
     if not waiting:
         print("All notebooks are up to date.")
         return 0
     print(f"Running {len(waiting)} notebook(s), {jobs} at a time ...", flush=True)
     failed = 0
+    cache = get_cache(cache_folder)
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         running = {pool.submit(execute, path, alone): path for path in waiting}
         for done in as_completed(running):
