@@ -48,9 +48,7 @@ def lab(rgb: np.ndarray) -> np.ndarray:
     return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
 
 
-@pytest.mark.parametrize(
-    "sight", [np.eye(3), DEUTERANOPE, PROTANOPE], ids=["full", "deuteranope", "protanope"]
-)
+@pytest.mark.parametrize("sight", [np.eye(3), DEUTERANOPE, PROTANOPE], ids=["full", "deuteranope", "protanope"])
 @pytest.mark.parametrize(
     "roles",
     [
