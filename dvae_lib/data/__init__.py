@@ -16,12 +16,25 @@ _PUBLIC = {
     ),
     "corpora": ("SpeechCorpus", "Utterance", "librispeech_part", "load_corpus"),
     "fetch": ("DownloadError", "download"),
+    "mocap": ("MOCAP_JOINTS", "MOCAP_PARENTS", "decimate", "load_cmu", "load_h36m", "load_hdm05"),
+    "motion": (
+        *("H36M_JOINTS", "H36M_PARENTS", "Skeleton", "expmap_to_positions", "read_amc", "read_asf"),
+        "read_expmap",
+    ),
+    "music": (
+        *("LOWEST_KEY", "NUM_KEYS", "load_chorales", "piano_roll", "read_musicxml", "roll_to_audio"),
+        "transpose",
+    ),
     "places": ("cache_folder", "find_folder", "search_path"),
     "sequences": (
         *("Batch", "SequenceDataset", "Splits", "Standardizer", "from_arrays", "from_csv_folder", "identity"),
         "split_by_group",
     ),
     "speech": ("Analysis", "FrontEndSettings", "SpeechFrontEnd"),
+    "toy": (
+        *("TOYS", "LinearGaussianSequences", "ToySequences", "bouncing_ball", "linear_gaussian", "load_toy"),
+        *("moving_digits", "pendulum", "pendulum_images", "pendulum_step", "random_stable_matrix"),
+    ),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
 
@@ -30,9 +43,13 @@ if TYPE_CHECKING:
     from dvae_lib.data.catalogue import *  # noqa: F403
     from dvae_lib.data.corpora import *  # noqa: F403
     from dvae_lib.data.fetch import *  # noqa: F403
+    from dvae_lib.data.mocap import *  # noqa: F403
+    from dvae_lib.data.motion import *  # noqa: F403
+    from dvae_lib.data.music import *  # noqa: F403
     from dvae_lib.data.places import *  # noqa: F403
     from dvae_lib.data.sequences import *  # noqa: F403
     from dvae_lib.data.speech import *  # noqa: F403
+    from dvae_lib.data.toy import *  # noqa: F403
 
 __all__ = sorted(_MODULE_OF)
 
