@@ -86,7 +86,7 @@ notebooks: $(STAMP) data
 	@echo "== Notebooks alone, with the library from its wheel"
 	@DVAE_BUDGET=ci $(BIN)/python book/_tools/alone.py _build/test/cache
 	@echo "== Notebooks in place (nbval)"
-	@DVAE_BUDGET=ci OMP_NUM_THREADS=1 $(PYTEST) -q -n $(JOBS) --dist loadfile -o addopts= -o filterwarnings= -p no:doctest \
+	@DVAE_BUDGET=ci OMP_NUM_THREADS=1 $(PYTEST) -q -n $(JOBS) --dist loadfile -o addopts= -o filterwarnings= \
 		--nbval-lax --nbval-current-env --nbval-cell-timeout=600 --nbval-kernel-startup-timeout=180 $(wildcard book/*.ipynb book/*/*.ipynb)
 
 site: $(STAMP)
