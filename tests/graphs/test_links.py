@@ -1,0 +1,30 @@
+"""The links of Section 4.5, for the review's models."""
+
+import pytest
+import review_specs as review
+
+from dvae_lib.graphs.links import Links, links
+
+#                          decoding temporal driving predictive causal
+KNOWN = {
+    "VAE": (True, False, False, False, True),
+    "PREDICTIVE_GRNN": (False, True, False, True, True),
+    "DKF": (True, True, False, False, True),
+    "DKF_DRIVEN": (True, True, True, False, True),
+    "KVAE": (True, True, True, False, True),
+    "KVAE_MIXED": (True, True, False, False, True),
+    "STORN": (True, True, False, True, True),
+    "VRNN": (True, True, False, True, True),
+    "SRNN": (True, True, False, True, True),
+    "SRNN_DRIVEN": (True, True, True, True, True),
+    "RVAE_CAUSAL": (True, True, False, False, True),
+    "RVAE_NONCAUSAL": (True, True, False, False, False),
+    "DSAE_FULL": (True, True, False, False, True),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_links(name):
+    found = links(getattr(review, name))
+    assert found == Links(*KNOWN[name])
+    assert found.is_dvae == (name not in ("VAE", "PREDICTIVE_GRNN"))
