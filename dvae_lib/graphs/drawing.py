@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import matplotlib as mpl
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -102,8 +102,15 @@ def layout(
     Returns:
         where everything stands.
     """
+    return _layout(spec, process, form, gap, order if order is None or isinstance(order, str) else tuple(order))
+
+
+@lru_cache(maxsize=64)
+def _layout(
+    spec: "DependencySpec", process: Process, form: Form, gap: bool, order: str | tuple[str, ...] | None
+) -> Layout:
     nodes = layout_nodes(spec, process, form)
-    roles = dict(spec.arrow_roles(process, form, gap=gap, order=order))
+    roles = spec.arrow_roles(process, form, gap=gap, order=order)
     for parent, _ in roles:
         nodes.setdefault(parent, spec.kind(parent[0]))
     return arrange(nodes, [Link(parent, child, role) for (parent, child), role in roles.items()])
@@ -187,19 +194,12 @@ def _draw_label(axes: Axes, symbol: str, time: int | None, centre: tuple[float, 
         )  # fmt: skip
 
 
-def _rim(one: Layout, node: Node, points: Array) -> npt.NDArray[np.bool_]:
-    """Which points lie inside a node's outline."""
-    offset = np.abs(points - np.array(one.positions[node]))
-    distance = offset.sum(axis=1) if one.kinds[node] == "deterministic" else np.hypot(*offset.T)
-    return np.asarray(distance < one.radius(node), dtype=np.bool_)
-
-
 def _draw_arrow(axes: Axes, one: Layout, arrow: Arrow) -> None:
     colour, width, dashes = _STROKES[arrow.link.role]
     at = np.linspace(0, 1, 401)
     points = bezier(arrow.curve, at)
-    start = at[~_rim(one, arrow.link.parent, points)][0]
-    stop = at[~_rim(one, arrow.link.child, points)][-1]
+    start = at[one.outside(arrow.link.parent, points) > 0][0]
+    stop = at[one.outside(arrow.link.child, points) > 0][-1]
     tip = bezier(arrow.curve, np.array([stop]))[0]
     head = 0.15 + 0.035 * width
     reach = np.linalg.norm(points - tip, axis=1)

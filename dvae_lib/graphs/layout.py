@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from dvae_lib.graphs.ranges import Node
 
-__all__ = ["NODE_RADIUS", "Arrow", "Layout", "Link", "bezier", "arrange"]
+__all__ = ["NODE_RADIUS", "Arrow", "Layout", "Link", "arrange", "bezier", "outline_distance"]
 
 Array = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -27,7 +27,9 @@ _ROW_PITCH = 1.3
 _SLICE_PITCH = 2.1
 _CLEARANCE = 0.09
 _SHIFTS = (0.0, -0.55, 0.55, -0.8, 0.8)
-_BENDS = (0.0, *(sign * size for size in (0.15, 0.28, 0.42, 0.6, 0.8) for sign in (1, -1)))
+_BENDS = (0.0, *(sign * size for size in (0.08, 0.15, 0.28, 0.42, 0.6, 0.8) for sign in (1, -1)))
+
+_FINE_BENDS = tuple(0.02 * step for step in range(-50, 51) if 0.02 * step not in _BENDS)
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,11 @@ class Layout:
         """Radius of the circle around a node."""
         return NODE_RADIUS[self.kinds[node]]
 
+    def outside(self, node: Node, points: Array) -> Array:
+        """How far points ``(n, 2)`` are outside of a node's outline, negative inside."""
+        offsets = points - np.array(self.positions[node])
+        return outline_distance(offsets, self.radius(node), self.kinds[node] == "deterministic")
+
 
 def bezier(curve: Array, at: Array) -> Array:
     """Points of a quadratic Bezier curve, ``(..., n, 2)`` for control points ``(..., 3, 2)`` and ``n`` parameters."""
@@ -108,10 +115,33 @@ def _crossings(first: Array, second: Array) -> int:
     return int(inside.sum())
 
 
-def _collisions(points: Array, ends: Indices, nodes: Array, radii: Array) -> float:
+def outline_distance(offsets: Array, radii: Array | float, diamonds: npt.NDArray[np.bool_] | bool) -> Array:
+    """How far points are outside of nodes, negative inside.
+
+    Arguments:
+        offsets: points as seen from the centres, ``(..., 2)``.
+        radii: of the nodes; for a diamond half its diagonal.
+        diamonds: which nodes are diamonds rather than circles.
+
+    Returns:
+        distances to the outline; beyond a diamond's corners, to the line that continues its side.
+    """
+    sideways, up = np.abs(offsets[..., 0]), np.abs(offsets[..., 1])
+    distance: Array = np.where(diamonds, (sideways + up - radii) / np.sqrt(2), np.hypot(sideways, up) - radii)
+    return distance
+
+
+def _collisions(
+    points: Array,
+    ends: Indices,
+    nodes: Array,
+    radii: Array,
+    diamonds: npt.NDArray[np.bool_],
+    clearance: float = _CLEARANCE,
+) -> float:
     """How far curves (n, k, 2) intrude upon nodes that are not their ends; 0 if they keep clear of all."""
-    distance = np.linalg.norm(points[:, :, None] - nodes, axis=-1).min(axis=1)
-    intrusion = np.clip(radii + _CLEARANCE - distance, 0.0, None)
+    distance = outline_distance(points[:, :, None] - nodes, radii, diamonds).min(axis=1)
+    intrusion = np.clip(clearance - distance, 0.0, None)
     np.put_along_axis(intrusion, ends, 0.0, axis=1)
     return float(intrusion.sum())
 
@@ -143,6 +173,7 @@ class _Arranger:
     """Finds places and curves for one set of nodes and links."""
 
     def __init__(self, kinds: dict[Node, str], links: Sequence[Link]) -> None:
+        self.wariness = 6.0  # the price of a node in the way of a straight arrow, which may yet be bent
         self.nodes = list(kinds)
         self.kinds = kinds
         self.kind = {name: kind for (name, _), kind in kinds.items()}
@@ -150,6 +181,7 @@ class _Arranger:
         index = {node: i for i, node in enumerate(self.nodes)}
         self.ends = np.array([[index[link.parent], index[link.child]] for link in links]).reshape(-1, 2)
         self.radii = np.array([NODE_RADIUS[kinds[node]] for node in self.nodes])
+        self.diamonds = np.array([kinds[node] == "deterministic" for node in self.nodes])
         self.framewise = [name for name in self.kind if (name, 1) in kinds]
         self.single = [name for name in self.kind if (name, None) in kinds]
         self.aside = self._feeding_single()
@@ -182,13 +214,14 @@ class _Arranger:
             if kind == "deterministic" and time and fed.get(name, set()) - {name} <= set(self.single)
         }
 
-    def _points(self, draft: _Draft) -> Array:
+    def points(self, draft: _Draft) -> Array:
+        """Where each node stands."""
         places = draft.positions(self.nodes)
         return np.array([places[node] for node in self.nodes])
 
     def cost(self, draft: _Draft) -> float:
         """Of straight arrows: nodes in the way, nodes on top of each other, crossings, near-overlaps, length."""
-        nodes = self._points(draft)
+        nodes = self.points(draft)
         apart = np.linalg.norm(nodes[:, None] - nodes, axis=-1) + 10 * np.eye(len(nodes))
         tight = np.clip(self.radii[:, None] + self.radii + 0.25 - apart, 0.0, None).sum()
         total = 40.0 * float(tight) + 0.5 * sum(map(abs, draft.shifts.values()))
@@ -201,7 +234,7 @@ class _Arranger:
         length = np.linalg.norm(direction, axis=1)
         angle = np.arctan2(direction[:, 1], direction[:, 0])
         total += 0.5 * float((self.downward * direction[:, 1] > 0).sum())
-        total += 6.0 * _collisions(points, self.ends, nodes, self.radii)
+        total += self.wariness * _collisions(points, self.ends, nodes, self.radii, self.diamonds)
         total += 0.35 * _crossings(segments, segments) / 2
         total += 0.25 * float(length.sum())
         for side, flip in ((0, 0.0), (1, np.pi)):  # arrows that leave or enter a node side by side
@@ -273,14 +306,18 @@ class _Arranger:
                 lines = bezier(curves[others], coarse)
                 segments = np.stack([lines[:, :-1], lines[:, 1:]], axis=2).reshape(-1, 2, 2)
                 starts, ends = nodes[self.ends[members, 0]], nodes[self.ends[members, 1]]
-                costs = {}
-                for bend in _BENDS:
+                costs: dict[float, float] = {}
+                clear = False
+                for bend in (*_BENDS, *_FINE_BENDS):
+                    if clear and bend not in _BENDS:
+                        break  # the coarse ones were enough
                     trial = _curves(starts, ends, bend)
                     line = bezier(trial, coarse)
                     own = np.stack([line[:, :-1], line[:, 1:]], axis=2).reshape(-1, 2, 2)
-                    hits = _collisions(bezier(trial, fine), self.ends[members], nodes, self.radii)
+                    hits = _collisions(bezier(trial, fine), self.ends[members], nodes, self.radii, self.diamonds)
+                    clear |= hits == 0
                     costs[bend] = (
-                        50.0 * hits
+                        400.0 * hits
                         + 0.3 * _crossings(own, segments)
                         + len(members) * (2.0 * abs(bend) + 0.3 * (bend != 0))
                         + 4.0 * self._alongside(trial, members, curves, others)
@@ -292,6 +329,13 @@ class _Arranger:
             if not changed:
                 break
         return curves
+
+    def left_over(self, curves: Array, nodes: Array) -> float:
+        """How much the arrows still run through nodes."""
+        if not len(curves):
+            return 0.0
+        points = bezier(curves, np.linspace(0, 1, 101))
+        return _collisions(points, self.ends, nodes, self.radii, self.diamonds, clearance=0.02)
 
     def _alongside(self, trial: Array, members: Sequence[int], curves: Array, others: Indices) -> float:
         """How much arrows leave or enter a node within a few degrees of another one there."""
@@ -320,7 +364,18 @@ def arrange(kinds: dict[Node, str], links: Sequence[Link]) -> Layout:
         the geometry, the same one each time for the same arguments.
     """
     arranger = _Arranger(kinds, links)
-    draft = arranger.settle()
-    curves = arranger.bend(arranger._points(draft))
+    best: tuple[float, _Draft, Array] | None = None
+    for wariness in (6.0, 15.0, 40.0, 2.0):
+        arranger.wariness = wariness
+        draft = arranger.settle()
+        nodes = arranger.points(draft)
+        curves = arranger.bend(nodes)
+        left = arranger.left_over(curves, nodes)
+        if best is None or left < best[0]:
+            best = left, draft, curves
+        if left == 0:
+            break
+    assert best is not None
+    _, draft, curves = best
     arrows = tuple(Arrow(link, curve) for link, curve in zip(links, curves, strict=True))
     return Layout(draft.positions(arranger.nodes), kinds, arrows)
