@@ -3,10 +3,8 @@
 import inspect
 import json
 import math
-import os
-import tempfile
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
@@ -14,11 +12,12 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Generator, Tensor, nn
 from torch.distributions import Distribution
 from torch.nn import functional as F
 
+from dvae_lib.checkpoints import write_atomically
 from dvae_lib.graphs import DependencySpec
 from dvae_lib.graphs.links import links
 from dvae_lib.objectives import (
@@ -571,8 +570,8 @@ class DVAE(nn.Module):
         except TypeError as error:
             raise TypeError(f"options and metadata of a saved model must be JSON data: {error}") from error
         weights = {name: value.detach().contiguous() for name, value in self.state_dict().items()}
-        _write_whole(folder / WEIGHTS, lambda path: save_file(weights, path))
-        _write_whole(folder / CONFIGURATION, lambda path: Path(path).write_text(text, encoding="utf-8"))
+        write_atomically(folder / WEIGHTS, save(weights))
+        write_atomically(folder / CONFIGURATION, text.encode())
         return folder
 
     @classmethod
@@ -669,18 +668,6 @@ def _repeat_all(
 
 def _subclasses(cls: type[Any]) -> list[type[Any]]:
     return [s for c in cls.__subclasses__() for s in (c, *_subclasses(c))]
-
-
-def _write_whole(path: Path, write: Callable[[str], object]) -> None:
-    """Write beside, then rename: a reader finds the old file or the new one, never half of one."""
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        write(beside)
-        Path(beside).replace(path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
 
 
 def _locate(folder: str | Path) -> Path:

@@ -326,10 +326,10 @@ class TestBadInput:
         folder = model.save_pretrained(tmp_path / "model")
         before = (folder / "model.safetensors").read_bytes()
 
-        def full_disk(tensors, path):
+        def full_disk(descriptor):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("dvae_lib.models.base.save_file", full_disk)
+        monkeypatch.setattr("os.fsync", full_disk)
         with pytest.raises(OSError, match="No space left"):
             VAE(5, 3).save_pretrained(folder)
         assert (folder / "model.safetensors").read_bytes() == before
