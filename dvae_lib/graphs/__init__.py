@@ -1,5 +1,6 @@
 """Who depends on whom: specs, d-separation, drawings, LaTeX, and the check against running code."""
 
+from dvae_lib.graphs.explorer import explore
 from dvae_lib.graphs.language import Index, Reference, SpecError
 from dvae_lib.graphs.separation import d_separated, explain
 from dvae_lib.graphs.spec import DependencySpec, Gap
@@ -15,5 +16,6 @@ __all__ = [
     "Verification",
     "d_separated",
     "explain",
+    "explore",
     "verify_dependencies",
 ]
