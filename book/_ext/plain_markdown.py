@@ -12,6 +12,7 @@ in the notebook                                        on the site
 ``Section 2.3``, ``Figures 2.1 and 2.2``                links, where the target exists
 ``**Figure 2.1.** Caption``                            a caption that belongs to the figure above it
 ``> **Note.** Text``                                   an admonition
+``[the next chapter](05_x.ipynb)``                     a link, or its text alone while that page is not written
 ``[Kingma and Welling (2014)](#cite-kingma2014)``      a link to the bibliography's entry
 ``dvae_lib.VAE`` as inline code                        a link to the API reference, where it is documented
 =====================================================  ==========================================================
@@ -22,12 +23,14 @@ Code, mathematics, link texts and headings are left alone, and a number that nam
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
@@ -72,10 +75,14 @@ ADMONITION_CLASS = {
 
 @dataclass
 class Index:
-    """Where every target of the book stands: label -> page, and chapter number -> its first page."""
+    """Where every target of the book stands: label -> page, and chapter number -> its first page.
+
+    ``unwritten`` are the pages that the table of contents announces and nobody has written yet.
+    """
 
     targets: dict[str, str] = field(default_factory=dict)
     chapters: dict[str, str] = field(default_factory=dict)
+    unwritten: frozenset[str] = frozenset()
 
     @classmethod
     def of_pages(cls, pages: dict[str, str]) -> Index:
@@ -278,12 +285,20 @@ class Enricher:
             href, label = match["href"], match["href"].rpartition("#")[2].lower()
             if "://" not in href and "#" in href and label in self.index.targets:
                 return f"[{match['text']}](#{label})"
+            if self.is_unwritten(href):
+                return match["text"]
         if match["code"]:
             code = match["code"].strip("`").strip()
             name = API_NAME.match(code)
             if name and "<" not in code:
                 return role("api", code, name[1])
         return match[0]
+
+    def is_unwritten(self, href: str) -> bool:
+        """Whether a link leads to a page that is announced only: its text then stands without a link."""
+        page, suffix = posixpath.splitext(href.partition("#")[0])
+        folder = posixpath.dirname(self.docname)
+        return suffix in (".ipynb", ".md") and posixpath.normpath(f"{folder}/{page}") in self.index.unwritten
 
     def references(self, text: str, after: str) -> str:
         """Prose between spans: ``(2.10)``, ``Section 2.3``, ``Figures 2.1 and 2.2``, ``Chapter 4``."""
@@ -325,6 +340,12 @@ def role(name: str, text: str, target: str) -> str:
 # --- Sphinx -------------------------------------------------------------------------------------------------
 
 
+def announced(root: Path) -> frozenset[str]:
+    """The pages that the table of contents names one by one."""
+    plan = yaml.safe_load((root / "book/contents.yml").read_text(encoding="utf-8"))
+    return frozenset(f"book/{entry['file']}" for part in plan["parts"] for entry in part["pages"] if "file" in entry)
+
+
 def read_index(app: Sphinx, env: BuildEnvironment, *_: object) -> list[str]:
     """Index all pages before any is read; where a target came, went or moved, all pages are read again."""
     paths = {docname: Path(env.doc2path(docname)) for docname in env.found_docs}
@@ -334,6 +355,7 @@ def read_index(app: Sphinx, env: BuildEnvironment, *_: object) -> list[str]:
         if path.suffix in (".md", ".ipynb")
     }
     index = Index.of_pages(pages)
+    index.unwritten = announced(Path(env.srcdir)) - env.found_docs
     moved = getattr(env, "plain_markdown_index", None) != index
     env.plain_markdown_index = index  # type: ignore[attr-defined]
     return sorted(env.found_docs) if moved else []

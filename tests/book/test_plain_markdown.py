@@ -217,3 +217,19 @@ def test_front_matter_is_left_alone():
 def test_blocks_of_every_page_give_the_text_back(page):
     text = plain_markdown.markdown_of(page.read_text(encoding="utf-8"), page)
     assert "\n".join(block for _, block in plain_markdown.blocks(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("link", "shown"),
+    [
+        ("[the *next*](05_deep_kalman_filters.ipynb)", "the *next*"),
+        ("[the next](05_deep_kalman_filters.ipynb#sec-5-1)", "the next"),
+        ("[notation](notation.md)", "[notation](notation.md)"),
+        ("[web](https://example.org/05_deep_kalman_filters.ipynb)",) * 2,
+    ],
+)
+def test_links_wait_for_pages_that_are_announced_only(link, shown):
+    index = Index(unwritten=frozenset({"book/05_deep_kalman_filters"}))
+    assert Enricher("book/02_x", index).text(link) == shown
+    beside = link.replace("](05", "](../05")
+    assert Enricher("book/solutions/02_x", index).text(beside) == shown
