@@ -6,7 +6,8 @@ import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,7 +71,7 @@ def power_spectrograms(
     with one_at_a_time(folder.with_name(f".{key}.lock")):
         if (cached := _load(folder)) is not None:  # another process was faster
             return cached
-        with whole_or_nothing(folder) as draft:
+        with whole_or_nothing(folder) as draft, _one_thread():
             _compute(files, front_end, draft, label, progress)
     loaded = _load(folder)
     if loaded is None:
@@ -106,6 +107,17 @@ def _load(folder: Path) -> Features | None:
         return None
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(int).tolist()
     return Features(frames, starts, lengths)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One utterance is too little work to share: on a busy machine, two threads took eight times as long as one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _compute(files: Sequence[Path], front_end: SpeechFrontEnd, folder: Path, label: str, progress: bool) -> None:

@@ -130,6 +130,16 @@ def test_killed_in_the_middle(files, cache):
     assert not entries(cache)[0].startswith(".")
 
 
+def test_the_number_of_threads_is_given_back(files, cache):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        compute(files)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_two_at_a_time_make_it_once(files, cache, monkeypatch):
     made = []
     original = features._compute
