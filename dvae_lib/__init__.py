@@ -5,8 +5,8 @@ The models and what they are trained with stand here; `dvae_lib.data`, `dvae_lib
 """
 
 from dvae_lib.graphs import DependencySpec
-from dvae_lib.models import DKF, DVAE, KVAE, MODELS, VAE, build_model
+from dvae_lib.models import DKF, DVAE, GRNN, KVAE, MODELS, RNN, VAE, build_model
 
 __version__ = "0.1.0"
 
-__all__ = ["DKF", "DVAE", "KVAE", "MODELS", "VAE", "DependencySpec", "build_model"]
+__all__ = ["DKF", "DVAE", "GRNN", "KVAE", "MODELS", "RNN", "VAE", "DependencySpec", "build_model"]

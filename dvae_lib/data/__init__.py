@@ -30,6 +30,7 @@ _PUBLIC = {
         *("Batch", "SequenceDataset", "Splits", "Standardizer", "from_arrays", "from_csv_folder", "identity"),
         "split_by_group",
     ),
+    "sources": ("Kind", "Source", "load_source", "read_numpy", "source_names"),
     "speech": ("Analysis", "FrontEndSettings", "SpeechFrontEnd"),
     "toy": (
         *("TOYS", "LinearGaussianSequences", "ToySequences", "bouncing_ball", "linear_gaussian", "load_toy"),
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from dvae_lib.data.music import *  # noqa: F403
     from dvae_lib.data.places import *  # noqa: F403
     from dvae_lib.data.sequences import *  # noqa: F403
+    from dvae_lib.data.sources import *  # noqa: F403
     from dvae_lib.data.speech import *  # noqa: F403
     from dvae_lib.data.toy import *  # noqa: F403
 

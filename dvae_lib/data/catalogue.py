@@ -20,7 +20,7 @@ __all__ = [
 logger = logging.getLogger("dvae_lib.data")
 
 # Modules of this package that have a tuple CORPORA of CorpusInfo.
-_MODULES = ("corpora",)
+_MODULES = ("corpora", "mocap", "music")
 
 
 class MissingCorpusError(FileNotFoundError):

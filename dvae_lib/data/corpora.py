@@ -210,10 +210,12 @@ def load_corpus(
     Raises:
         MissingCorpusError: if it is not here; the message says how to get it.
         AudioError: if files are damaged; the message names them.
+        ValueError: if the name is unknown, or that of a corpus of another kind, such as motion.
     """
     name = default_corpus() if source is None else source
     if isinstance(name, str) and name not in {info.name for info in CORPORA} and not Path(name).expanduser().is_dir():
-        corpus_info(name)  # the error that lists the names
+        kind = corpus_info(name).kind  # or the error that lists the names
+        raise ValueError(f"{name!r} is a corpus of {kind}: load it with dvae_lib.data.load_{name}().")
     if isinstance(name, str) and name in {info.name for info in CORPORA}:
         info = corpus_info(name)
         folder = info.find() or (fetch_corpus(name, progress=progress) if fetch else None)

@@ -5,14 +5,17 @@ from typing import Any, NamedTuple
 from dvae_lib.models.base import DVAE, Sample, State, StepOutput
 from dvae_lib.models.dkf import DKF
 from dvae_lib.models.kvae import KVAE
+from dvae_lib.models.rnn import GRNN, RNN
 from dvae_lib.models.vae import VAE
 
 __all__ = [
     "DKF",
     "DVAE",
+    "GRNN",
     "KVAE",
     "MODELS",
     "PRESETS",
+    "RNN",
     "VAE",
     "ModelEntry",
     "Preset",

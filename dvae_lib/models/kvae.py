@@ -114,8 +114,8 @@ class KVAE(DVAE):
                 "A": torch.eye(z_dim).repeat(mixture, 1, 1) + 0.05 * torch.randn(mixture, z_dim, z_dim),
                 "C": torch.randn(mixture, a_dim, z_dim) / math.sqrt(z_dim),
                 "mu_1": torch.zeros(z_dim),
-                "logvar_z": torch.full((z_dim,), math.log(0.1)),
-                "logvar_a": torch.full((a_dim,), math.log(0.1)),
+                "logvar_z": torch.full((z_dim,), math.log(0.02)),
+                "logvar_a": torch.full((a_dim,), math.log(0.03)),
                 "logvar_1": torch.zeros(z_dim),
             }
         )

@@ -386,6 +386,11 @@ class TestCatalogue:
         names = [info.name for info in list_corpora()]
         assert len(names) == len(set(names))
 
+    def test_other_kinds_are_listed_and_say_how_they_are_loaded(self):
+        assert {info.name for info in list_corpora()} >= {"cmu", "hdm05", "h36m", "chorales"}
+        with pytest.raises(ValueError, match=r"'cmu' is a corpus of motion: load it with dvae_lib.data.load_cmu"):
+            load_corpus("cmu")
+
     @pytest.mark.parametrize("name", ["prompts", "librispeech", "wsj0"])
     def test_descriptions(self, cache, name):
         text = describe(name)
