@@ -131,13 +131,15 @@ class _Writer:
         lines = [self._term("+", name, rf"\log {self.p(name)}") for name in self.spec.observed]
         for name in self.spec.latents:
             if self._is_divergence(name):
-                divergence = rf"D_{{\mathrm{{KL}}}}\big({self.q(name)} \,\big\|\, {self.p(name)}\big)"
+                # A long divergence is broken before its second half, so that it fits a narrow page.
+                broken = " \\\\\n&\\qquad" if self.expectation(name) else ""
+                divergence = rf"D_{{\mathrm{{KL}}}}\big({self.q(name)}{broken} \,\big\|\, {self.p(name)}\big)"
                 lines.append(self._term("-", name, divergence))
             else:
                 lines.append(self._term("+", name, rf"\log {self.p(name)} - \log {self.q(name)}"))
-        lines[0] = lines[0].removeprefix("+ ")
+        lines[0] = "= " + lines[0].removeprefix("+ ")
         body = " \\\\\n&\\quad ".join(lines)
-        return f"\\begin{{aligned}}\n{left} &= {body}\n\\end{{aligned}}"
+        return f"\\begin{{aligned}}\n&{left} \\\\\n&\\quad {body}\n\\end{{aligned}}"
 
     def _term(self, sign: str, name: str, content: str) -> str:
         sum_over = r"\sum_{t=1}^{T} " if self.spec.is_framewise(name) else ""

@@ -79,7 +79,8 @@ def d_separated(graph: nx.DiGraph, a: Any, b: Any, given: Any = ()) -> bool:
     """Whether all paths between ``a`` and ``b`` are blocked given the observed nodes.
 
     If so, every distribution that factorises over the graph has p(a, b | given) = p(a | given) p(b | given).
-    The search runs over (node, direction of arrival) pairs and takes time linear in the size of the graph.
+    The search is Shachter's (1998) Bayes ball: it runs over pairs of a node and the direction of arrival, and takes
+    time linear in the size of the graph.
 
     Arguments:
         graph: a directed acyclic graph over random variables. Deterministic states have to be eliminated first
@@ -101,7 +102,6 @@ def d_separated(graph: nx.DiGraph, a: Any, b: Any, given: Any = ()) -> bool:
     (True, False)
     """
     sources, targets, observed = _checked(graph, a, b, given)
-    informed = _ancestors(graph, observed)  # observed, or with an observed descendant
     seen: set[tuple[Hashable, bool]] = set()
     stack: list[tuple[Hashable, bool]] = [(node, True) for node in sources]  # as if reached from a child
     while stack:
@@ -115,7 +115,7 @@ def d_separated(graph: nx.DiGraph, a: Any, b: Any, given: Any = ()) -> bool:
             stack.extend((child, False) for child in graph.succ[node])
             if from_child:
                 stack.extend((parent, True) for parent in graph.pred[node])
-        if not from_child and node in informed:  # a collider that is observed, or has an observed descendant
+        elif not from_child:  # an observed collider; an observed descendant sends the ball back up to its collider
             stack.extend((parent, True) for parent in graph.pred[node])
     return True
 

@@ -14,7 +14,7 @@ def plain(latex: str) -> str:
     """A formula as one would type it: ``p(x_t|z_t)``."""
     latex = re.sub(r"\\(?:mathbf|mathrm|mathcal|mathbb)\{(\w+)\}", r"\1", latex)
     latex = re.sub(
-        r"_\{\\theta(?:_\{\w\})?\}|_\{\\phi\}|\\(?:quad|big|,|begin\{aligned\}|end\{aligned\})|[&\s]|\\\\", "", latex
+        r"_\{\\theta(?:_\{\w\})?\}|_\{\\phi\}|\\(?:q?quad|big|,|begin\{aligned\}|end\{aligned\})|[&\s]|\\\\", "", latex
     )
     latex = (
         latex.replace(r"\mid", "|")

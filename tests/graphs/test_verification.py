@@ -218,6 +218,18 @@ def test_numerical_noise_is_no_dependency():
     assert verify_dependencies(Noisy(review.DKF)).agrees
 
 
+def test_a_weak_dependency_is_a_dependency():
+    class Leaking(Declared):
+        def generation(self, x, latents, u=None):
+            found = super().generation(x, latents, u)
+            return SimpleNamespace(
+                prior=found.prior, observation=Normal(found.observation.mean + 1e-6 * x.roll(1, 1), 1.0)
+            )
+
+    report = verify_dependencies(Leaking(review.DKF), num_steps=3)
+    assert report.extra == edges("generation x_3 x_1, generation x_1 x_2, generation x_2 x_3")
+
+
 class RecurrentVAE(nn.Module):
     """A VRNN in a few lines, with generation mode; ``leak`` lets the true past through while feeding back."""
 
