@@ -304,7 +304,7 @@ class _Problem:
                 f"The batch dimensions of the model {tuple(ssm.batch_shape)}, of x {tuple(x.shape[:-2])} and of u "
                 f"{tuple(inputs)} do not broadcast."
             ) from None
-        batch = torch.broadcast_shapes(ssm.batch_shape, masks, (1,) * len(series))
+        batch = torch.broadcast_shapes(ssm.covariance_batch_shape, masks, (1,) * len(series))
 
         def matrices(name: str, first: int = 0) -> Tensor:
             value = ssm.stepwise(name)
@@ -456,24 +456,20 @@ class _Moments(NamedTuple):
 
 
 def _filter(problem: _Problem) -> tuple[FilterResult, _Moments]:
+    """The predicted means follow an affine recursion; all else follows from them and the observations."""
     T = problem.num_steps
     factor, predicted, filtered, gain, whitening = _filter_covariances(problem)
     A = problem.for_series(problem.A, T - 1)
     C, K, W = (problem.for_series(value, T) for value in (problem.C, gain, whitening))
-    closed_loop = A - K[1:] @ (C[1:] @ A)
-    corrections = K @ problem.y
-    first = problem.mu_1 + corrections[:1] - K[:1] @ (C[:1] @ problem.mu_1)
-    later = corrections[1:]
+    sources = (A @ K[:-1]) @ problem.y[:-1]
     if problem.offsets is not None:
-        later = later + problem.offsets - K[1:] @ (C[1:] @ problem.offsets)
-    mean = affine_recursion(closed_loop, torch.cat([first, later]), problem.method)
-    advanced = A @ mean[:-1]
-    if problem.offsets is not None:
-        advanced = advanced + problem.offsets
-    predicted_mean = torch.cat([problem.mu_1, advanced])
-    innovation = W @ (problem.y - C @ predicted_mean)
+        sources = sources + problem.offsets
+    transition = _error_transition(A, K, C)
+    predicted_mean = affine_recursion(transition, torch.cat([problem.mu_1, sources]), problem.method)
+    residual = problem.y - C @ predicted_mean
+    mean, innovation = predicted_mean + K @ residual, W @ residual
     log_scale = W.diagonal(dim1=-2, dim2=-1).abs().log().sum(dim=(0, -1))
-    log_density = log_scale.unsqueeze(-1) - 0.5 * innovation.square().sum(dim=(0, 2))
+    log_density = log_scale.unsqueeze(-1) - 0.5 * (innovation * innovation).sum(dim=(0, 2))
     return (
         FilterResult(
             problem.means(mean),
@@ -531,10 +527,10 @@ def _smooth(problem: _Problem, known: _Moments) -> SmootherResult:
     A = problem.for_series(problem.A, T - 1)
     C, K, W, P = (problem.for_series(v, T) for v in (problem.C, known.gain, known.whitening, known.filtered))
     evidence = W @ C
-    rho = affine_recursion(
-        _error_transition(A, K, C).mT.flip(0), (evidence.mT @ known.innovation).flip(0), problem.method
-    )
-    later = P[:-1] @ (A.mT @ rho[:-1].flip(0))
+    sources = evidence.mT @ known.innovation
+    transition = _error_transition(A, K, C).mT
+    rho = affine_recursion(transition.flip(0), sources.flip(0), problem.method).flip(0)
+    later = (P[:-1] @ A.mT) @ rho[1:]
     mean = torch.cat([known.mean[:-1] + later, known.mean[-1:]])
     covariance, cross = _smoother_covariances(problem, known)
     return SmootherResult(problem.means(mean), problem.covariances(covariance, T), problem.covariances(cross, T - 1))

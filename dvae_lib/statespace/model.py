@@ -118,6 +118,12 @@ class LinearGaussianSSM:
         return torch.Size(torch.broadcast_shapes(*(self._batch_of(name, value) for name, value in self.parameters())))
 
     @property
+    def covariance_batch_shape(self) -> torch.Size:
+        """The batch dimensions of what the covariances depend on: means, offsets and inputs leave them alone."""
+        names = ("A", "C", "Lambda", "Sigma", "Lambda_1")
+        return torch.Size(torch.broadcast_shapes(*(self._batch_of(name, getattr(self, name)) for name in names)))
+
+    @property
     def dtype(self) -> torch.dtype:
         """The dtype of all parameters."""
         return self.A.dtype

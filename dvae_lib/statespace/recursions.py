@@ -86,18 +86,22 @@ def scan_constant(
     """
     states = first.unsqueeze(0)
     power = tuple(e.unsqueeze(0) for e in element)
-    while states.shape[0] < num_steps:
-        states = torch.cat([states, apply(states, power)])
+    while len(states) < num_steps:
         if _forgets(power[0], power[1], states):
+            states = torch.cat([states, apply(states[:1], power)])
             break
-        power = combine(power, power)
+        states = torch.cat([states, apply(states, power)])
+        if len(states) < num_steps:
+            power = combine(power, power)
     return states[:num_steps]
 
 
 def _forgets(transition: Tensor, factor: Tensor, states: Tensor) -> bool:
-    largest = states.square().sum(dim=(-2, -1)).amax(dim=0, keepdim=True).unsqueeze(-1)
+    # No later state is larger than the largest so far or, up to rounding, than factor factor^T itself.
+    own = factor.square().sum(dim=-1)
+    largest = torch.maximum(states.square().sum(dim=(-2, -1)).amax(dim=0), own.sum(dim=-1)).unsqueeze(-1)
     remembered = transition.square().sum(dim=-1) * largest
-    return bool((remembered <= torch.finfo(factor.dtype).eps / 4 * factor.square().sum(dim=-1)).all())
+    return bool((remembered <= torch.finfo(factor.dtype).eps / 4 * own).all())
 
 
 def loop(first: Tensor, elements: Element, apply: Callable[[Tensor, Element], Tensor]) -> Tensor:
@@ -166,20 +170,23 @@ def affine_recursion(
 
 
 def _affine(F: Tensor, b: Tensor, method: Method) -> Tensor:
+    if F.shape[1] == 1:  # two- and three-dimensional products cost less per call
+        F, b = F[:, 0], b[:, 0]
+        if method == "parallel":
+            return scan(b[0], (F, b[1:]), _affine_apply, _affine_combine).unsqueeze(1)
+        return loop(b[0], (F, b[1:]), lambda y, e: torch.addmm(e[1], e[0], y)).unsqueeze(1)
     if method == "parallel":
         return scan(b[0], (F, b[1:]), _affine_apply, _affine_combine)
-    if F.shape[1] == 1:  # two-dimensional products cost less per call
-        return loop(b[0, 0], (F[:, 0], b[1:, 0]), lambda y, e: torch.addmm(e[1], e[0], y)).unsqueeze(1)
-    return loop(b[0], (F, b[1:]), lambda y, e: torch.baddbmm(e[1], e[0], y))
+    return loop(b[0], (F, b[1:]), _affine_apply)
 
 
 def _affine_apply(y: Tensor, element: Element) -> Tensor:
     F, b = element
-    return torch.matmul(F, y).add_(b)
+    return torch.baddbmm(b, F, y) if y.ndim == 3 else torch.matmul(F, y).add_(b)
 
 
 def _affine_combine(earlier: Element, later: Element) -> Element:
-    return later[0] @ earlier[0], torch.matmul(later[0], earlier[1]).add_(later[1])
+    return later[0] @ earlier[0], _affine_apply(earlier[1], later)
 
 
 class _Affine(torch.autograd.Function):

@@ -103,8 +103,8 @@ def test_the_nile():
 
     flow = torch.tensor(nile.load_pandas().data["volume"].to_numpy(), dtype=torch.float64).unsqueeze(-1)
     one = torch.eye(1, dtype=torch.float64)
-    level = LinearGaussianSSM(one, one, 1e4 * one, 1e4 * one, mu_1=0 * one[0], Lambda_1=1e7 * one)
-    fitted = fit_em(level, flow, update=("Lambda", "Sigma"), num_iterations=300, tolerance=1e-9).ssm
+    level = LinearGaussianSSM(one, one, 2e3 * one, 2e4 * one, mu_1=0 * one[0], Lambda_1=1e7 * one)
+    fitted = fit_em(level, flow, update=("Lambda", "Sigma"), num_iterations=150, tolerance=1e-11).ssm
     assert abs(float(fitted.Sigma) / 15099 - 1) < 5e-3
     assert abs(float(fitted.Lambda) / 1469.1 - 1) < 2e-2
 

@@ -76,6 +76,13 @@ def test_repeating_steady_covariances_changes_nothing(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_a_first_state_that_is_known_exactly_is_not_taken_for_a_steady_one(method):
+    ssm = random_ssm(2, 1, seed=5)
+    ssm = ssm.replace(Lambda_1=torch.zeros_like(ssm.Lambda_1))
+    assert_true(ssm, sample(ssm, 40).x, None, method)
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_steady_covariances_of_a_slow_badly_scaled_model(method):
     """A state that forgets over thousands of steps beside one a million times smaller that forgets at once."""
     T = 3000
@@ -131,6 +138,22 @@ def test_series_that_share_a_model_share_their_covariances():
     covariance = kalman_smoother(ssm, x).covariance
     assert covariance.shape == (8, 20, 2, 2)
     assert covariance.stride(0) == 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["mu_1", "Lambda_1", "A", "m", "Sigma"])
+def test_one_parameter_alone_may_have_the_batch_dimension(method, name):
+    """Long enough to become steady; mu_1 carries the batch dimension, of size one where it is not the one."""
+    ssm, others = random_ssm(2, 2, seed=9), random_ssm(2, 2, batch=(3,), seed=10)
+    ssm = ssm.replace(**({"mu_1": ssm.mu_1[None]} | {name: getattr(others, name)}))
+    x = torch.randn(60, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    filtered, smoothed = kalman_filter(ssm, x, method=method), kalman_smoother(ssm, x, method=method)
+    for i in range(3):
+        own = {"mu_1": ssm.mu_1[0], name: getattr(ssm, name)[i]}
+        truth = infer(ssm.replace(**own), x)
+        torch.testing.assert_close(filtered.log_likelihood[i], truth.log_likelihood, **EXACT)
+        torch.testing.assert_close(smoothed.mean[i], truth.smoothed_mean, **EXACT)
+        torch.testing.assert_close(smoothed.covariance[i], truth.smoothed_covariance, **EXACT)
 
 
 def test_mask_and_nan_say_the_same():
