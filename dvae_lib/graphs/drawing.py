@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["draw", "layout"]
 
 _INK, _LABEL = "#2B313A", "#11151C"
-_UNIT = 0.56  # inches
+_UNIT, _LEGEND_WIDTH = 0.56, 3.7  # inches
 _LABEL_SIZE = 11.5  # points
 _TIMES = {1: "t-1", 2: "t", 3: "t+1"}
 _STROKES: dict[str, tuple[str, float, tuple[float, tuple[float, ...]]]] = {
@@ -59,10 +59,11 @@ def draw(
     widths = [x1 - x0 for x0, x1, _, _ in boxes]
     legend = 0.30 * len(roles) + 0.1 if roles else 0.0  # inches
     gutter = 0.35
-    size = (sum(widths) * _UNIT + gutter * (len(boxes) - 1), max(y1 - y0 for _, _, y0, y1 in boxes) * _UNIT + legend)
+    across = sum(widths) * _UNIT + gutter * (len(boxes) - 1)
+    size = (max(across, _LEGEND_WIDTH if roles else 0.0), max(y1 - y0 for _, _, y0, y1 in boxes) * _UNIT + legend)
     with mpl.rc_context({"figure.constrained_layout.use": False}):
         figure = Figure(figsize=size, facecolor=CARD)
-        left = 0.0
+        left = (size[0] - across) / 2
         for one, (x0, x1, y0, y1) in zip(layouts, boxes, strict=True):
             width, height = (x1 - x0) * _UNIT, (y1 - y0) * _UNIT
             room = size[1] - legend

@@ -162,6 +162,16 @@ def test_figures_use_the_books_colours():
     assert COLOURS["missing"].upper() not in colours_of(plain)
 
 
+def test_legends_fit_their_figures():
+    for spec in (review.KVAE_BACKWARD, review.DSAE_FACTORISED, review.VRNN):
+        for form in ("compact", "developed"):
+            figure = spec.draw("inference", form)
+            FigureCanvasAgg(figure).draw()
+            box = figure.legends[0].get_window_extent()
+            assert box.x0 >= 0
+            assert box.x1 <= figure.bbox.width
+
+
 def test_figures_are_svg_and_leave_the_style_alone():
     before = dict(plt.rcParams)
     figure = review.SRNN.draw("inference")
