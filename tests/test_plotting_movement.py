@@ -74,7 +74,9 @@ class TestAnimation:
 
     def test_page_holds_the_movement(self):
         poses = movement()
-        data = self.data(animate_skeletons({"a": poses, "b": torch.tensor(poses[:3])}, PARENTS, fps=25.0, marks=[2]).data)
+        data = self.data(
+            animate_skeletons({"a": poses, "b": torch.tensor(poses[:3])}, PARENTS, fps=25.0, marks=[2]).data
+        )
         assert data["fps"] == 25
         assert data["parents"] == list(PARENTS)
         assert [figure["name"] for figure in data["figures"]] == ["a", "b"]
