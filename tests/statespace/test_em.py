@@ -97,6 +97,20 @@ def test_a_stationary_point_has_no_gradient():
         assert float(gradient.abs()) < 1e-3
 
 
+def test_missing_components_leave_the_optimum_where_it_is():
+    """Where EM stops, the likelihood of what is observed has no gradient in the noise of what is half missing."""
+    ssm = random_ssm(1, 2, seed=7)
+    g = torch.Generator().manual_seed(0)
+    x = sample(ssm, 40, sample_shape=(3,), generator=g).x
+    x = x.masked_fill(torch.rand(x.shape, generator=g) < 0.4, torch.nan)
+    fitted = fit_em(ssm, x, update=("Sigma", "C"), num_iterations=150, tolerance=1e-13).ssm
+    factor = torch.linalg.cholesky(fitted.Sigma).requires_grad_()
+    C = fitted.C.clone().requires_grad_()
+    value = log_likelihood(fitted.replace(Sigma=factor @ factor.mT, C=C), x).sum()
+    for gradient in torch.autograd.grad(value, (factor, C)):
+        assert float(gradient.abs().max()) < 0.05
+
+
 def test_the_nile():
     """The variances of Durbin and Koopman (2012), Section 2.2.5, for the local level of the Nile's yearly flow."""
     from statsmodels.datasets import nile
