@@ -108,7 +108,7 @@ def test_missing_components_leave_the_optimum_where_it_is():
     C = fitted.C.clone().requires_grad_()
     value = log_likelihood(fitted.replace(Sigma=factor @ factor.mT, C=C), x).sum()
     for gradient in torch.autograd.grad(value, (factor, C)):
-        assert float(gradient.abs().max()) < 0.05
+        assert float(gradient.abs().max()) < 0.5  # nats per unit; 14 if the covariance of what is missing is left out
 
 
 def test_the_nile():
