@@ -27,7 +27,7 @@ def judge():
         Lambda_1=0.1 * one,
     )
     generator = torch.Generator().manual_seed(7)
-    train, test = (sample(ssm, NUM_STEPS, sample_shape=(n,), generator=generator).x for n in (4000, 500))
+    train, test = (sample(ssm, NUM_STEPS, sample_shape=(n,), generator=generator).x for n in (3000, 300))
     truth = log_likelihood(ssm, test).mean().item() / NUM_STEPS
     return SequenceDataset(list(train.float())), test.float(), truth
 
@@ -38,16 +38,16 @@ def gaps(judge, inference_model):
     torch.manual_seed(0)
     model = DKF(2, 1, inference_model=inference_model, transition=16, decoder=(), encoder=(), g_dim=24, cell="gru")
     config = TrainingConfig(
-        learning_rate=Schedule(((0, 1e-2), (5, 1e-2), (10, 2e-4))),
+        learning_rate=Schedule(((0, 1e-2), (6, 1e-2), (11, 2e-4))),
         batch_size=100,
-        max_epochs=10,
+        max_epochs=11,
         gradient_clip=5.0,
     )
     fit(model, train, None, config, progress=False)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        bound = model.vlb(test, num_samples=20, generator=generator).value.mean().item() / NUM_STEPS
-    weighted = model.importance_weighted_bound(test, num_samples=100, generator=generator).mean().item() / NUM_STEPS
+        bound = model.vlb(test, num_samples=10, generator=generator).value.mean().item() / NUM_STEPS
+    weighted = model.importance_weighted_bound(test, num_samples=50, generator=generator).mean().item() / NUM_STEPS
     return truth - bound, truth - weighted
 
 
