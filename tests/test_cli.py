@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
+import dvae_lib.cli
 from dvae_lib import VAE
 from dvae_lib.cli import app
 from dvae_lib.models import DVAE
@@ -28,7 +30,9 @@ def _alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVAE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("DVAE_DATA", raising=False)
-    monkeypatch.setenv("COLUMNS", "200")
+    # A wide terminal: a folded path would not be found. (The width is read when the consoles are made.)
+    monkeypatch.setattr(dvae_lib.cli, "out", Console(width=500))
+    monkeypatch.setattr(dvae_lib.cli, "err", Console(width=500, stderr=True))
     logger = logging.getLogger("dvae_lib")
     handlers, level = logger.handlers[:], logger.level
     yield
@@ -279,7 +283,19 @@ def test_the_console_script_reports_errors_without_a_traceback():
 
 
 def test_ctrl_c_stops_saves_and_says_how_to_go_on(walks):
-    command = [program(), "train", "vae", "--data", str(walks), "--folder", "run", "--epochs", "1000000"]
+    command = [
+        program(),
+        "train",
+        "vae",
+        "--data",
+        str(walks),
+        "--folder",
+        "run",
+        "--epochs",
+        "1000000",
+        "--patience",
+        "1000000",
+    ]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not Path("run/history.csv").exists() and not Path("run/checkpoint.safetensors").exists():
         assert running.poll() is None
