@@ -59,6 +59,15 @@ class FactorisedDistribution(Distribution):
     def log_prob_per_dim(self, value: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
         """Log-density of each entry, in nats."""
 
+    def rsample(self, sample_shape: Sequence[int] = (), *, generator: Generator | None = None) -> Tensor:
+        """A reparameterised sample, of families that have one."""
+        raise NotImplementedError
+
+    def sample(self, sample_shape: Sequence[int] = (), *, generator: Generator | None = None) -> Tensor:
+        """A sample through which no gradient flows."""
+        with torch.no_grad():
+            return self.rsample(sample_shape, generator=generator)
+
     def log_prob(self, value: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch"]:
         """Log-density of the vector, in nats: the sum of `log_prob_per_dim` over the last dimension."""
         return self.log_prob_per_dim(value).sum(-1)
@@ -154,11 +163,6 @@ class DiagonalGaussian(FactorisedDistribution):
         noise = _normal(self._extended_shape(Size(sample_shape)), self._mean, generator)
         return self._mean + self.stddev * noise
 
-    def sample(self, sample_shape: Sequence[int] = (), *, generator: Generator | None = None) -> Tensor:
-        """A sample through which no gradient flows."""
-        with torch.no_grad():
-            return self.rsample(sample_shape, generator=generator)
-
 
 class UnitGaussian(DiagonalGaussian):
     r"""A Gaussian with identity covariance, as the review uses for human motion (Section 13.2.2).
@@ -251,11 +255,6 @@ class Gamma(FactorisedDistribution):
             self._extended_shape(Size(sample_shape)), dtype=self.logvar.dtype, device=self.logvar.device
         ).exponential_(generator=generator)
         return self.logvar.exp() * noise
-
-    def sample(self, sample_shape: Sequence[int] = (), *, generator: Generator | None = None) -> Tensor:
-        """A sample through which no gradient flows."""
-        with torch.no_grad():
-            return self.rsample(sample_shape, generator=generator)
 
 
 class Bernoulli(FactorisedDistribution):

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -92,7 +92,6 @@ class DVAE(nn.Module):
     """
 
     spec: DependencySpec
-    summary: ClassVar[str] = ""
 
     options: dict[str, Any]
     metadata: dict[str, Any]

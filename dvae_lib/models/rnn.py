@@ -390,7 +390,7 @@ class GRNN(DVAE):
         for t in range(start, start + num_steps):
             h, state = self.d_h(self._input(x_prev, None if u is None else u[:, t])[:, None], state)
             out = self._observe(h[:, 0])
-            x_prev = out.sample(generator=generator) if emission == "sample" else out.mean  # type: ignore[call-arg]
+            x_prev = out.sample(generator=generator) if emission == "sample" else out.mean
             frames.append(x_prev)
             states.append(h)
         return Sample(torch.stack(frames, 1), {}, self._observe(torch.cat(states, 1)))
