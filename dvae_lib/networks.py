@@ -2,7 +2,7 @@ r"""The networks that the models are built from: :math:`d_x`, :math:`e_z`, the r
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -13,13 +13,19 @@ from dvae_lib.distributions import OBSERVATIONS, DiagonalGaussian, FactorisedDis
 
 __all__ = [
     "MLP",
+    "FrameByFrame",
     "GatedTransition",
     "GaussianHead",
+    "InternalState",
     "ObservationHead",
+    "PartlyKnown",
     "Recurrence",
+    "beside",
     "reverse_time",
     "shift",
 ]
+
+CELLS: dict[str, Any] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
 
 class MLP(nn.Sequential):
@@ -85,6 +91,158 @@ class ObservationHead(nn.Module):
         return self.family.from_output(self.linear(features))
 
 
+class InternalState(nn.Module):
+    r"""The recursion :math:`\mathbf{h}_t = d_h(\mathbf{u}_t, \mathbf{h}_{t-1})`, Eqs. (3.3) and (3.5).
+
+    With ``cell="rnn"`` it is Eq. (3.1), :math:`d_\mathrm{hid}(W_\mathrm{in} \mathbf{u}_t + W_\mathrm{rec}
+    \mathbf{h}_{t-1} + \mathbf{b}_\mathrm{hid})`; the other cells add gates.
+
+    Arguments:
+        in_dim: Size of the inputs; 0 for a recursion that runs by itself.
+        h_dim: Size of the internal state.
+        cell: "rnn", "gru" or "lstm".
+        activation: :math:`d_\mathrm{hid}` of the simple cell, "tanh" or "relu".
+        num_layers: Number of recurrent layers, each driven by the one below.
+        learn_initial_state: Learn :math:`\mathbf{h}_0` instead of starting from zero.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        h_dim: int,
+        *,
+        cell: str = "lstm",
+        activation: str = "tanh",
+        num_layers: int = 1,
+        learn_initial_state: bool = False,
+    ) -> None:
+        super().__init__()
+        if cell not in CELLS:
+            raise ValueError(f"cell must be one of {', '.join(CELLS)}; got {cell!r}")
+        if activation not in ("tanh", "relu"):
+            raise ValueError(f"activation must be 'tanh' or 'relu'; got {activation!r}")
+        if activation != "tanh" and cell != "rnn":
+            raise ValueError(f"activation is an option of the simple cell; the {cell} has its own")
+        for name, size, least in (("in_dim", in_dim, 0), ("h_dim", h_dim, 1), ("num_layers", num_layers, 1)):
+            if size < least:
+                raise ValueError(f"{name} must be at least {least}; got {size}")
+        self.in_dim, self.h_dim, self.cell, self.num_layers = in_dim, h_dim, cell, num_layers
+        # torch has no recurrent layer without input: an undriven one is driven by a constant zero.
+        sizes = {"input_size": max(in_dim, 1), "hidden_size": h_dim, "num_layers": num_layers}
+        options = {"nonlinearity": activation} if cell == "rnn" else {}
+        self.layers: nn.RNNBase = CELLS[cell](**sizes, **options, batch_first=True)
+        names = ("h", "c") if cell == "lstm" else ("h",)
+        start = torch.zeros(len(names), num_layers, h_dim)
+        self.start = nn.Parameter(start) if learn_initial_state else None
+        self.state_names = names
+        self.out_dim = h_dim
+
+    def initial_state(self, batch_size: int) -> dict[str, Tensor]:
+        """The state before the first frame: ``h`` (and the LSTM's ``c``), each (B, num_layers, h_dim)."""
+        if self.start is None:
+            start = next(self.layers.parameters()).new_zeros(len(self.state_names), self.num_layers, self.h_dim)
+        else:
+            start = self.start
+        return {name: start[k].expand(batch_size, -1, -1).contiguous() for k, name in enumerate(self.state_names)}
+
+    def forward(
+        self, u: Float[Tensor, "batch time in_dim"], state: dict[str, Tensor] | None = None
+    ) -> tuple[Float[Tensor, "batch time h_dim"], dict[str, Tensor]]:
+        """All states of the top layer, and the state after the last frame.
+
+        Arguments:
+            u: The inputs; of size 0 where there are none.
+            state: What an earlier call returned, to continue from there; by default the initial state.
+        """
+        if self.in_dim == 0:
+            u = u.new_zeros(*u.shape[:2], 1)
+        state = self.initial_state(u.shape[0]) if state is None else state
+        layers_first = tuple(state[name].transpose(0, 1).contiguous() for name in self.state_names)
+        h, last = self.layers(u, layers_first if self.cell == "lstm" else layers_first[0])
+        after = last if self.cell == "lstm" else (last,)
+        return h, {name: value.transpose(0, 1) for name, value in zip(self.state_names, after, strict=True)}
+
+
+class FrameByFrame:
+    r"""The recursion :math:`\mathbf{h}_t = d_h([\mathbf{k}_t, \mathbf{r}_t], \mathbf{h}_{t-1})`, one frame at a time.
+
+    For loops in which a part :math:`\mathbf{r}_t` of the input is only known when its frame has come, such as a latent
+    vector that was inferred from :math:`\mathbf{h}_{t-1}`. What is known of all frames beforehand,
+    :math:`\mathbf{k}_{1:T}`, is multiplied with its weights at once; the loop is left with what recurs.
+
+    Arguments:
+        d_h: The recursion; one layer.
+        known: :math:`\mathbf{k}_{1:T}`, the first of the recursion's inputs.
+
+    Example:
+        >>> import torch
+        >>> d_h, inputs = InternalState(5, 4), torch.randn(2, 3, 5)
+        >>> frames, state = FrameByFrame(d_h, inputs[..., :3]), FrameByFrame.start(d_h, 2)
+        >>> for t in range(3):
+        ...     state = frames(t, inputs[:, t, 3:], state)
+        >>> torch.testing.assert_close(state[0], d_h(inputs)[0][:, -1])
+    """
+
+    def __init__(self, d_h: InternalState, known: Float[Tensor, "batch time known_dim"]) -> None:
+        if d_h.num_layers != 1:
+            raise ValueError(f"frame by frame runs recursions of one layer; this one has {d_h.num_layers}")
+        w_in, w_rec, b_in, b_rec = d_h.layers.all_weights[0]
+        n = known.shape[-1]
+        self.cell = d_h.cell
+        self.activation = torch.relu if getattr(d_h.layers, "nonlinearity", "tanh") == "relu" else torch.tanh
+        # Slices and sums of weights are made once, not in each frame: their gradients are as large as the weights.
+        if d_h.cell == "gru":  # whose reset gate acts on the recurrent part of the candidate alone
+            self.known = F.linear(known, w_in[:, :n], b_in).unbind(1)
+            self.w_in, self.w_rec, self.b_rec = w_in[:, n:].t(), w_rec.t(), b_rec
+        else:
+            self.known = F.linear(known, w_in[:, :n], b_in + b_rec).unbind(1)
+            self.weight = torch.cat([w_in[:, n:], w_rec], 1).t()
+
+    @staticmethod
+    def start(d_h: InternalState, batch_size: int) -> tuple[Tensor, ...]:
+        """The initial state: h, and the LSTM's c, each of shape (B, h_dim)."""
+        return tuple(value[:, 0] for value in d_h.initial_state(batch_size).values())
+
+    def __call__(self, t: int, rest: Float[Tensor, "batch rest_dim"], state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The state after frame t (counted from 0), from the state before it; the first entry is h_t."""
+        if self.cell == "gru":
+            reset, update, candidate = torch.addmm(self.known[t], rest, self.w_in).chunk(3, -1)
+            reset_h, update_h, candidate_h = torch.addmm(self.b_rec, state[0], self.w_rec).chunk(3, -1)
+            update = torch.sigmoid(update + update_h)
+            candidate = torch.tanh(torch.addcmul(candidate, torch.sigmoid(reset + reset_h), candidate_h))
+            return (torch.lerp(candidate, state[0], update),)
+        gates = torch.addmm(self.known[t], torch.cat([rest, state[0]], -1), self.weight)
+        if self.cell == "rnn":
+            return (self.activation(gates),)
+        i, f, g, o = gates.chunk(4, -1)
+        c = torch.addcmul(f.sigmoid() * state[1], i.sigmoid(), g.tanh())
+        return o.sigmoid() * c.tanh(), c
+
+
+class PartlyKnown:
+    """A feed-forward network in a loop over frames, of whose input the first part is known of all frames beforehand.
+
+    Arguments:
+        layers: The network's layers, a linear one first.
+        known: The first part of its inputs, for all frames: multiplied with its weights at once.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module], known: Float[Tensor, "batch time known_dim"]) -> None:
+        first, *self.rest = layers
+        if not isinstance(first, nn.Linear):
+            raise TypeError(f"the first layer must be linear; got {type(first).__name__}")
+        n = known.shape[-1]
+        self.known = F.linear(known, first.weight[:, :n], first.bias).unbind(1)
+        self.weight = first.weight[:, n:].t()
+
+    def __call__(self, t: int, rest: Float[Tensor, "batch rest_dim"]) -> Float[Tensor, "batch out_dim"]:
+        """The output at frame t (counted from 0), given the rest of the input."""
+        output = torch.addmm(self.known[t], rest, self.weight)
+        for layer in self.rest:
+            output = layer(output)
+        return output
+
+
 class Recurrence(nn.Module):
     r"""A recurrent network run over whole sequences: the recursions :math:`d_h`, :math:`e_g` of the review.
 
@@ -98,13 +256,11 @@ class Recurrence(nn.Module):
         backward: Run from the last frame to the first.
     """
 
-    CELLS: ClassVar[dict[str, Any]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
-
     def __init__(self, in_dim: int, h_dim: int, *, cell: str = "lstm", backward: bool = False) -> None:
         super().__init__()
-        if cell not in self.CELLS:
-            raise ValueError(f"cell must be one of {', '.join(self.CELLS)}; got {cell!r}")
-        self.network = self.CELLS[cell](in_dim, h_dim, batch_first=True)
+        if cell not in CELLS:
+            raise ValueError(f"cell must be one of {', '.join(CELLS)}; got {cell!r}")
+        self.network = CELLS[cell](in_dim, h_dim, batch_first=True)
         self.out_dim, self.backward = h_dim, backward
 
     def forward(
@@ -148,6 +304,11 @@ def shift(
     if first is None:
         return F.pad(sequences[:, :-1], (0, 0, 1, 0))
     return torch.cat([first[:, None], sequences[:, :-1]], 1)
+
+
+def beside(features: Float[Tensor, "*batch dim"], u: Float[Tensor, "*batch u_dim"] | None) -> Tensor:
+    """The features with the inputs of a driven model appended, where there are some."""
+    return features if u is None else torch.cat([features, u], -1)
 
 
 class GatedTransition(nn.Module):

@@ -7,6 +7,7 @@ length contribute nothing.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import torch
@@ -41,17 +42,22 @@ class Latent(NamedTuple):
 
 
 class Generated(NamedTuple):
-    """What the generative model says of whole sequences: the latents' priors and p(x_t | .)."""
+    """What the generative model says of whole sequences: the latents' priors and p(x_t | .).
+
+    `auxiliary` holds training terms that a model adds to its bound, each of shape ``(B,)``.
+    """
 
     prior: dict[str, Distribution]
     observation: Distribution
+    auxiliary: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class DVAEOutput(NamedTuple):
-    """What a forward pass returns: the latents (samples, posteriors, priors) and p(x_t | .)."""
+    """What a forward pass returns: the latents (samples, posteriors, priors), p(x_t | .), auxiliary training terms."""
 
     latents: dict[str, Latent]
     observation: Distribution
+    auxiliary: Mapping[str, Tensor] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,6 @@ def variational_lower_bound(
     lengths: Int[Tensor, " batch"] | None = None,
     beta: float = 1.0,
     kl: Literal["analytic", "sampled"] = "analytic",
-    auxiliary: Mapping[str, Tensor] | None = None,
 ) -> VLB:
     r"""The VLB of Eqs. (2.21) and (4.24), with one sample of the latents as the expectation's estimate.
 
@@ -117,14 +122,13 @@ def variational_lower_bound(
         - D_\mathrm{KL}\big(q(\mathbf{z}_t | \cdot) \,\|\, p(\mathbf{z}_t | \cdot)\big)\Big]
 
     Arguments:
-        output: What `forward` returned.
+        output: What `forward` returned. Its auxiliary terms are added to the objective.
         x: The observed sequences.
         lengths: The sequences' lengths in a padded batch.
         beta: Weight of the KL terms (KL warm-up; the beta-VAE).
         kl: "analytic" uses the closed form where the pair has one and a sample where it has none; "sampled"
             uses :math:`\log q - \log p` at the very sample that the reconstruction uses, so that at the exact
             posterior the value is log p(x) for every sample.
-        auxiliary: Terms of shape ``(B,)`` added to the objective.
     """
     if kl not in ("analytic", "sampled"):
         raise ValueError(f"kl must be 'analytic' or 'sampled'; got {kl!r}")
@@ -141,7 +145,7 @@ def variational_lower_bound(
         terms[name] = _masked(term, framewise)
         if detail is not None:
             per_dim[name] = _masked(detail, framewise)
-    auxiliary = dict(auxiliary or {})
+    auxiliary = dict(output.auxiliary)
     bound = VLB(reconstruction, reconstruction, terms, per_dim, auxiliary, beta)
     value = reconstruction - beta * bound.total_kl
     for term in auxiliary.values():

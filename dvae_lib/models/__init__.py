@@ -4,9 +4,13 @@ from typing import Any, NamedTuple
 
 from dvae_lib.models.base import DVAE, Sample, State, StepOutput
 from dvae_lib.models.dkf import DKF
+from dvae_lib.models.improved_vrnn import ImprovedVRNN
 from dvae_lib.models.kvae import KVAE
 from dvae_lib.models.rnn import GRNN, RNN
+from dvae_lib.models.srnn import SRNN
+from dvae_lib.models.storn import STORN
 from dvae_lib.models.vae import VAE
+from dvae_lib.models.vrnn import VRNN
 
 __all__ = [
     "DKF",
@@ -16,7 +20,11 @@ __all__ = [
     "MODELS",
     "PRESETS",
     "RNN",
+    "SRNN",
+    "STORN",
     "VAE",
+    "VRNN",
+    "ImprovedVRNN",
     "ModelEntry",
     "Preset",
     "Sample",
@@ -37,6 +45,10 @@ MODELS: dict[str, ModelEntry] = {
     "vae": ModelEntry(VAE, {}),
     "dkf": ModelEntry(DKF, {}),
     "kvae": ModelEntry(KVAE, {}),
+    "storn": ModelEntry(STORN, {}),
+    "vrnn": ModelEntry(VRNN, {}),
+    "vrnn-improved": ModelEntry(ImprovedVRNN, {}),
+    "srnn": ModelEntry(SRNN, {}),
 }
 """The models by name."""
 
@@ -61,6 +73,26 @@ PRESETS: dict[str, Preset] = {
                 "combiner": (32,),
                 "head": (32,),
             },
+            "storn": {
+                "feature_x": (256,),
+                "feature_z": (32, 64),
+                "h_dim": 128,
+                "decoder": (256,),
+                "encoder": (256,),
+                "g_dim": 128,
+                "head": (64, 32),
+            },
+            "vrnn": {"feature_x": (256,), "feature_z": (32, 64), "h_dim": 128, "g_dim": 128},
+            "vrnn-improved": {"feature_x": (256,), "feature_z": (32, 64), "h_dim": 128, "b_dim": 128},
+            "srnn": {
+                "feature_x": (256,),
+                "h_dim": 128,
+                "prior": (64, 32),
+                "decoder": (256,),
+                "encoder": (256,),
+                "g_dim": 128,
+                "head": (64, 32),
+            },
         },
     ),
     "motion": Preset(
@@ -73,6 +105,26 @@ PRESETS: dict[str, Preset] = {
                 "encoder": (64,),
                 "g_dim": 64,
                 "combiner": (16,),
+                "head": (32,),
+            },
+            "storn": {
+                "feature_x": (64,),
+                "feature_z": (32,),
+                "h_dim": 64,
+                "decoder": (),
+                "encoder": (64,),
+                "g_dim": 64,
+                "head": (32,),
+            },
+            "vrnn": {"feature_x": (64,), "feature_z": (16, 32), "h_dim": 64, "g_dim": 64},
+            "vrnn-improved": {"feature_x": (64,), "feature_z": (16, 32), "h_dim": 64, "b_dim": 64},
+            "srnn": {
+                "feature_x": (64,),
+                "h_dim": 64,
+                "prior": (32,),
+                "decoder": (64,),
+                "encoder": (64,),
+                "g_dim": 64,
                 "head": (32,),
             },
         },

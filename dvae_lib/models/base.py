@@ -4,7 +4,7 @@ import inspect
 import json
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -95,6 +95,7 @@ class DVAE(nn.Module):
 
     options: dict[str, Any]
     metadata: dict[str, Any]
+    replay: Callable[..., tuple[Tensor, ...]] | None = None
 
     def __new__(cls: type[Model], *args: Any, **kwargs: Any) -> Model:
         """Note the arguments of the constructor, so that a saved model can be built again."""
@@ -219,29 +220,77 @@ class DVAE(nn.Module):
     ) -> DVAEOutput:
         """Infer the latents, then generate from them: what the training objectives are computed from."""
         self.check(x, u, lengths, feedback)
-        latents = self.inference(x, u, lengths=lengths, draw=draw, generator=generator)
-        values = {name: latent.sample for name, latent in latents.items()}
-        generated = self._generate_from(x, values, u, lengths, feedback, generator)
+        latents, generated = self.infer_and_generate(
+            x, u, lengths=lengths, feedback=feedback, draw=draw, generator=generator
+        )
         both = {
             name: latent._replace(prior=generated.prior.get(name, latent.prior)) for name, latent in latents.items()
         }
-        return DVAEOutput(both, generated.observation)
+        return DVAEOutput(both, generated.observation, generated.auxiliary)
 
-    def _generate_from(
+    def infer_and_generate(
         self,
-        x: Tensor,
-        values: Mapping[str, Tensor],
-        u: Tensor | None,
-        lengths: Tensor | None,
+        x: Float[Tensor, "batch time x_dim"],
+        u: Float[Tensor, "batch time u_dim"] | None = None,
+        *,
+        lengths: Int[Tensor, " batch"] | None = None,
+        feedback: float = 0.0,
+        draw: Draw = "sample",
+        generator: Generator | None = None,
+    ) -> tuple[dict[str, Latent], Generated]:
+        """`inference`, then `generation` at the values inferred; the arguments are those of `forward`.
+
+        A model whose two directions share a recursion writes its own, so that it runs once.
+        """
+        latents = self.inference(x, u, lengths=lengths, draw=draw, generator=generator)
+        values = {name: latent.sample for name, latent in latents.items()}
+        # Only models with a predictive link know about feedback.
+        options = {"feedback": feedback, "generator": generator} if feedback else {}
+        return latents, self.generation(x, values, u, lengths=lengths, **options)  # type: ignore[arg-type]
+
+    def recursion(self, *known: Tensor) -> tuple[Tensor, ...]:
+        """The one loop over frames of a model whose inference is recursive, as a function of tensors alone.
+
+        A model calls it through `run_recursion`.
+        """
+        raise NotImplementedError
+
+    def run_recursion(self, *known: Tensor) -> tuple[Tensor, ...]:
+        """`recursion`, replayed from a CUDA graph where `dvae_lib.models.replay` has been asked for one."""
+        return self.recursion(*known) if self.replay is None else self.replay(*known)
+
+    def generation_fed_back(
+        self,
+        x: Float[Tensor, "batch time x_dim"],
+        latents: Mapping[str, Tensor],
+        u: Float[Tensor, "batch time u_dim"] | None = None,
+        *,
         feedback: float,
-        generator: Generator | None,
+        generator: Generator | None = None,
     ) -> Generated:
-        """`generation`, with the feedback that models with a predictive link know about."""
-        if feedback == 0.0:
-            return self.generation(x, values, u, lengths=lengths)
-        return self.generation(  # type: ignore[call-arg]
-            x, values, u, lengths=lengths, feedback=feedback, generator=generator
-        )
+        r"""`generation` of a causal model that hears itself: generation mode, or scheduled sampling (Section 4.4.1).
+
+        Frame by frame, by `step`; gradients flow through what is fed back.
+
+        Arguments:
+            x: The observed sequences.
+            latents: The values of the latent variables.
+            u: The input sequences of a driven model.
+            feedback: Probability, per sequence and frame, that :math:`\mathbf{x}_{t-1}` is replaced by the mean of
+                the model's own :math:`p(\mathbf{x}_{t-1} | \cdot)`.
+            generator: Source of randomness.
+        """
+        own = torch.rand(x.shape[:2], generator=generator, device=x.device) < feedback
+        frames = {f"{name}_t": value.unbind(1) for name, value in latents.items()}
+        state, x_prev = self.initial_state(x.shape[0]), torch.zeros_like(x[:, 0])
+        priors, observations = [], []
+        for t in range(x.shape[1]):
+            at_t = {name: value[t] for name, value in frames.items()}
+            out = self.step(state, x_prev, None if u is None else u[:, t], **at_t)
+            priors.append(out.prior)
+            observations.append(out.observation)
+            state, x_prev = out.state, torch.where(own[:, t, None], out.observation.mean, x[:, t])
+        return Generated({"z": _stack(priors)} if latents else {}, _stack(observations))
 
     def vlb(
         self,
@@ -271,9 +320,7 @@ class DVAE(nn.Module):
             raise ValueError(f"num_samples must be at least 1; got {num_samples}")
         if num_samples == 1:
             output = self(x, u, lengths=lengths, feedback=feedback, generator=generator)
-            return variational_lower_bound(
-                output, x, lengths=lengths, beta=beta, kl=kl, auxiliary=self.auxiliary(output, x, lengths)
-            )
+            return variational_lower_bound(output, x, lengths=lengths, beta=beta, kl=kl)
         x_r, u_r, lengths_r = _repeat_all(x, u, lengths, num_samples)
         bound = self.vlb(x_r, u_r, lengths=lengths_r, beta=beta, feedback=feedback, kl=kl, generator=generator)
 
@@ -288,10 +335,6 @@ class DVAE(nn.Module):
             {name: average(term) for name, term in bound.auxiliary.items()},
             beta,
         )
-
-    def auxiliary(self, output: DVAEOutput, x: Tensor, lengths: Tensor | None) -> dict[str, Tensor]:
-        """Training terms beside the bound, each of shape ``(B,)``; none unless a model adds some."""
-        return {}
 
     @torch.no_grad()
     def importance_weighted_bound(

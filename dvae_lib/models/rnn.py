@@ -18,87 +18,12 @@ from torch import Generator, Tensor, nn
 from dvae_lib.distributions import FactorisedDistribution, standard_normal
 from dvae_lib.graphs import DependencySpec
 from dvae_lib.models.base import DVAE, Draw, Sample, State, StepOutput, check_sequences
-from dvae_lib.networks import MLP, ObservationHead, shift
+from dvae_lib.networks import MLP, InternalState, ObservationHead, shift
 from dvae_lib.objectives import Generated, Latent
 
-__all__ = ["GRNN", "RNN", "InternalState"]
+__all__ = ["GRNN", "RNN"]
 
-CELLS = ("rnn", "gru", "lstm")
 MODES = ("predictive", "driven", "undriven")
-
-
-class InternalState(nn.Module):
-    r"""The recursion :math:`\mathbf{h}_t = d_h(\mathbf{u}_t, \mathbf{h}_{t-1})`, Eqs. (3.3) and (3.5).
-
-    With ``cell="rnn"`` it is Eq. (3.1), :math:`d_\mathrm{hid}(W_\mathrm{in} \mathbf{u}_t + W_\mathrm{rec}
-    \mathbf{h}_{t-1} + \mathbf{b}_\mathrm{hid})`; the other cells add gates.
-
-    Arguments:
-        in_dim: Size of the inputs; 0 for a recursion that runs by itself.
-        h_dim: Size of the internal state.
-        cell: "rnn", "gru" or "lstm".
-        activation: :math:`d_\mathrm{hid}` of the simple cell, "tanh" or "relu".
-        num_layers: Number of recurrent layers, each driven by the one below.
-        learn_initial_state: Learn :math:`\mathbf{h}_0` instead of starting from zero.
-    """
-
-    def __init__(
-        self,
-        in_dim: int,
-        h_dim: int,
-        *,
-        cell: str = "lstm",
-        activation: str = "tanh",
-        num_layers: int = 1,
-        learn_initial_state: bool = False,
-    ) -> None:
-        super().__init__()
-        if cell not in CELLS:
-            raise ValueError(f"cell must be one of {', '.join(CELLS)}; got {cell!r}")
-        if activation not in ("tanh", "relu"):
-            raise ValueError(f"activation must be 'tanh' or 'relu'; got {activation!r}")
-        if activation != "tanh" and cell != "rnn":
-            raise ValueError(f"activation is an option of the simple cell; the {cell} has its own")
-        for name, size, least in (("in_dim", in_dim, 0), ("h_dim", h_dim, 1), ("num_layers", num_layers, 1)):
-            if size < least:
-                raise ValueError(f"{name} must be at least {least}; got {size}")
-        self.in_dim, self.h_dim, self.cell, self.num_layers = in_dim, h_dim, cell, num_layers
-        # torch has no recurrent layer without input: an undriven one is driven by a constant zero.
-        sizes = {"input_size": max(in_dim, 1), "hidden_size": h_dim, "num_layers": num_layers}
-        self.layers: nn.RNNBase
-        if cell == "rnn":
-            self.layers = nn.RNN(**sizes, nonlinearity=activation, batch_first=True)
-        else:
-            self.layers = {"gru": nn.GRU, "lstm": nn.LSTM}[cell](**sizes, batch_first=True)
-        names = ("h", "c") if cell == "lstm" else ("h",)
-        start = torch.zeros(len(names), num_layers, h_dim)
-        self.start = nn.Parameter(start) if learn_initial_state else None
-        self.state_names = names
-
-    def initial_state(self, batch_size: int) -> State:
-        """The state before the first frame: ``h`` (and the LSTM's ``c``), each (B, num_layers, h_dim)."""
-        if self.start is None:
-            start = next(self.layers.parameters()).new_zeros(len(self.state_names), self.num_layers, self.h_dim)
-        else:
-            start = self.start
-        return {name: start[k].expand(batch_size, -1, -1).contiguous() for k, name in enumerate(self.state_names)}
-
-    def forward(
-        self, u: Float[Tensor, "batch time in_dim"], state: State | None = None
-    ) -> tuple[Float[Tensor, "batch time h_dim"], State]:
-        """All states of the top layer, and the state after the last frame.
-
-        Arguments:
-            u: The inputs; of size 0 where there are none.
-            state: What an earlier call returned, to continue from there; by default the initial state.
-        """
-        if self.in_dim == 0:
-            u = u.new_zeros(*u.shape[:2], 1)
-        state = self.initial_state(u.shape[0]) if state is None else state
-        layers_first = tuple(state[name].transpose(0, 1).contiguous() for name in self.state_names)
-        h, last = self.layers(u, layers_first if self.cell == "lstm" else layers_first[0])
-        after = last if self.cell == "lstm" else (last,)
-        return h, {name: value.transpose(0, 1) for name, value in zip(self.state_names, after, strict=True)}
 
 
 class RNN(nn.Module):
@@ -317,17 +242,10 @@ class GRNN(DVAE):
         """
         if feedback > 0 and self.mode != "predictive":
             raise ValueError(f"the {self.mode} mode does not look at past frames, so nothing can be fed back")
-        if feedback == 0:
-            h, _ = self.d_h(self._input(shift(x), u))  # (3.5), with x_0 = 0
-            return Generated({}, self._observe(h))  # (3.6), (3.7)
-        own = torch.rand(x.shape[:2], generator=generator, device=x.device) < feedback
-        state, x_prev, states = self.initial_state(x.shape[0]), torch.zeros_like(x[:, 0]), []
-        for t in range(x.shape[1]):
-            inputs = self._input(x_prev, None if u is None else u[:, t])
-            h, state = self.d_h(inputs[:, None], state)  # (3.5)
-            states.append(h)
-            x_prev = torch.where(own[:, t, None], self._observe(h[:, 0]).mean, x[:, t])
-        return Generated({}, self._observe(torch.cat(states, dim=1)))  # (3.6), (3.7)
+        if feedback > 0:
+            return self.generation_fed_back(x, {}, u, feedback=feedback, generator=generator)
+        h, _ = self.d_h(self._input(shift(x), u))  # (3.5), with x_0 = 0
+        return Generated({}, self._observe(h))  # (3.6), (3.7)
 
     def log_likelihood(
         self,

@@ -4,7 +4,8 @@ from torch import nn
 
 from dvae_lib.distributions import OBSERVATIONS
 from dvae_lib.models import DVAE
-from dvae_lib.models.rnn import GRNN, RNN, InternalState
+from dvae_lib.models.rnn import GRNN, RNN
+from dvae_lib.networks import InternalState
 
 CELLS = ("rnn", "gru", "lstm")
 
