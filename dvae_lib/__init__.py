@@ -5,8 +5,35 @@ The models and what they are trained with stand here; `dvae_lib.data`, `dvae_lib
 """
 
 from dvae_lib.graphs import DependencySpec
-from dvae_lib.models import DKF, DVAE, GRNN, KVAE, MODELS, RNN, VAE, build_model
+from dvae_lib.models import (
+    DKF,
+    DVAE,
+    GRNN,
+    KVAE,
+    MODELS,
+    RNN,
+    SRNN,
+    STORN,
+    VAE,
+    VRNN,
+    ImprovedVRNN,
+    build_model,
+)
 
 __version__ = "0.1.0"
 
-__all__ = ["DKF", "DVAE", "GRNN", "KVAE", "MODELS", "RNN", "VAE", "DependencySpec", "build_model"]
+__all__ = [
+    "DKF",
+    "DVAE",
+    "GRNN",
+    "KVAE",
+    "MODELS",
+    "RNN",
+    "SRNN",
+    "STORN",
+    "VAE",
+    "VRNN",
+    "DependencySpec",
+    "ImprovedVRNN",
+    "build_model",
+]

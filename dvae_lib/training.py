@@ -28,6 +28,8 @@ from torch import Generator, Tensor, nn
 import dvae_lib
 from dvae_lib.checkpoints import CheckpointError, load_checkpoint, save_checkpoint, write_atomically
 from dvae_lib.data.sequences import Batch, SequenceDataset
+from dvae_lib.models.base import DVAE
+from dvae_lib.models.replay import Replay, replay_recursion
 from dvae_lib.parallel import Share, SharedNoise, check_precision, load_share, training_fabric
 from dvae_lib.randomness import (
     derive_seed,
@@ -173,6 +175,27 @@ class TrainingConfig:
         return cls(**{"learning_rate": 2e-3, "patience": 50, **overrides})
 
     @classmethod
+    def scheduled_sampling(cls, every: int = 50, final: int = 300, **overrides: Any) -> "TrainingConfig":
+        """The review's fine-tuning of a model that was trained with teacher forcing (Section 13.3.3).
+
+        Of the past frames, 20 % are replaced by the model's own output in the first epochs, then 40 %, 60 % and
+        80 %, and in the end all.
+
+        Arguments:
+            every: epochs of each of the first four steps; the review has 50.
+            final: epochs in generation mode at the end; the review has 300.
+            overrides: further values.
+
+        Examples:
+            >>> config = TrainingConfig.scheduled_sampling()
+            >>> config.max_epochs, config.schedules["feedback"](99), config.schedules["feedback"](200)
+            (500, 0.4, 1.0)
+        """
+        feedback = Schedule.steps([0.2, 0.4, 0.6, 0.8, 1.0], every)
+        values = {"max_epochs": 4 * every + final, "schedules": {"feedback": feedback}, **overrides}
+        return cls.speech(**values)
+
+    @classmethod
     def motion(cls, **overrides: Any) -> "TrainingConfig":
         """The review's training on human motion (Section 13.2.3): learning rate 0.0001, patience 30, KL warm-up."""
         warm_up = {"beta": Schedule.linear(0.0, 1.0, epochs=50)}
@@ -298,6 +321,9 @@ def fit(
     (which must all see the folder), and follows the losses of one process; they differ by floating-point rounding
     only, because sums are taken in another order.
 
+    On a GPU the loop over frames of a recursive inference is recorded as a CUDA graph in the first step, compared with
+    the plain loop, and replayed from then on (`dvae_lib.models.replay`).
+
     A batch is one gather from memory or a memory map, on the CPU. For a GPU, which computes a step in less time
     than the batch takes to reach it, put the frames there once: ``train.to("cuda")``.
 
@@ -355,6 +381,9 @@ def fit(
         )
         stack.callback(run.bar.close)
         run.signals = stack.enter_context(_Signals())
+        # Under mixed precision, or with gradients summed over processes, a recording would not hold what happens.
+        plain = fabric.world_size == 1 and str(fabric.strategy.precision.precision) == "32-true"
+        run.replay = stack.enter_context(replay_recursion(model, fabric.device.type == "cuda" and plain))
         stopped = run.train()
         return run.finish(stopped)
 
@@ -390,6 +419,7 @@ class _Run:
 
     writer: Any = None
     bar: Any = None
+    replay: Replay | None = None
     signals: "_Signals"
 
     def __init__(
@@ -477,6 +507,8 @@ class _Run:
         self._clock("data_seconds", started)
 
         self.optimizer.zero_grad()
+        if self.replay is not None:
+            self.replay.begin_step()
         terms = self._evaluate(batch, share, scheduled)
         # Gradients are averaged over processes, hence the number of these.
         scale = share.weight * self.fabric.world_size / (len(indices) * self.mean_frames)
@@ -896,6 +928,9 @@ def _check_fit(
             raise ValueError(
                 f"freeze names {prefix!r}, but no parameter's name begins like that; there are {', '.join(parameters)}"
             )
+    fed_back = any(value > 0 for _, value in config.schedule.get("feedback", Schedule.constant(0)).points)
+    if fed_back and isinstance(model, DVAE):
+        model.check_feedback()
     for part, data in (("train", train), ("validation", validation)):
         if data is None and part == "validation":
             continue

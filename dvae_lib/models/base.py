@@ -245,10 +245,10 @@ class DVAE(nn.Module):
         latents = self.inference(x, u, lengths=lengths, draw=draw, generator=generator)
         values = {name: latent.sample for name, latent in latents.items()}
         # Only models with a predictive link know about feedback.
-        options = {"feedback": feedback, "generator": generator} if feedback else {}
-        return latents, self.generation(x, values, u, lengths=lengths, **options)  # type: ignore[arg-type]
+        options: dict[str, Any] = {"feedback": feedback, "generator": generator} if feedback else {}
+        return latents, self.generation(x, values, u, lengths=lengths, **options)
 
-    def recursion(self, *known: Tensor) -> tuple[Tensor, ...]:
+    def recursion(self, *known: Any, **options: Any) -> tuple[Tensor, ...]:
         """The one loop over frames of a model whose inference is recursive, as a function of tensors alone.
 
         A model calls it through `run_recursion`.
@@ -285,7 +285,7 @@ class DVAE(nn.Module):
         state, x_prev = self.initial_state(x.shape[0]), torch.zeros_like(x[:, 0])
         priors, observations = [], []
         for t in range(x.shape[1]):
-            at_t = {name: value[t] for name, value in frames.items()}
+            at_t: dict[str, Any] = {name: value[t] for name, value in frames.items()}
             out = self.step(state, x_prev, None if u is None else u[:, t], **at_t)
             priors.append(out.prior)
             observations.append(out.observation)
@@ -345,6 +345,7 @@ class DVAE(nn.Module):
         lengths: Int[Tensor, " batch"] | None = None,
         num_samples: int = 100,
         chunk_size: int = 10,
+        feedback: float = 0.0,
         generator: Generator | None = None,
     ) -> Float[Tensor, " batch"]:
         r"""The importance-weighted bound of :math:`\log p_\theta(\mathbf{x}_{1:T})`, in nats per sequence.
@@ -355,6 +356,8 @@ class DVAE(nn.Module):
             lengths: The sequences' lengths in a padded batch.
             num_samples: Number K of samples; in expectation the bound rises with it.
             chunk_size: How many samples are held in memory at once.
+            feedback: As in `vlb`: 0 bounds the likelihood of the model under teacher forcing, 1 that of the model in
+                generation mode, in which frames are independent given the latents.
             generator: Source of randomness.
 
         Source: Burda, Grosse and Salakhutdinov (2016), "Importance weighted autoencoders".
@@ -365,7 +368,7 @@ class DVAE(nn.Module):
         for start in range(0, num_samples, chunk_size):
             repeats = min(chunk_size, num_samples - start)
             x_r, u_r, lengths_r = _repeat_all(x, u, lengths, repeats)
-            output = self(x_r, u_r, lengths=lengths_r, generator=generator)
+            output = self(x_r, u_r, lengths=lengths_r, feedback=feedback, generator=generator)
             frames = log_weights(output, x_r, lengths=lengths_r).reshape(repeats, *x.shape[:2])
             weights.append(self._independent_parts(frames))
         return importance_weighted_bound(torch.cat(weights)).sum(-1)
@@ -502,15 +505,16 @@ class DVAE(nn.Module):
             raise ValueError(f"num_steps and batch_size must be at least 1; got {num_steps} and {batch_size}")
         if emission not in ("sample", "mean"):
             raise ValueError(f"emission must be 'sample' or 'mean'; got {emission!r}")
-        start = 0 if prefix is None else prefix.shape[1]
-        if prefix is not None:
-            batch_size = prefix.shape[0]
-        if (u is None) != (self.u_dim == 0) or (
-            u is not None and u.shape != (batch_size, start + num_steps, self.u_dim)
-        ):
-            wanted = f"u of shape ({batch_size}, {start + num_steps}, {self.u_dim})" if self.u_dim else "no u"
-            raise ValueError(f"expected {wanted}; got {None if u is None else tuple(u.shape)}")
         parameter = next(self.parameters())
+        start = 0
+        if prefix is not None:
+            check_sequences(prefix, "prefix", self.x_dim, parameter)
+            batch_size, start = prefix.shape[:2]
+        wanted = (batch_size, start + num_steps, self.u_dim) if self.u_dim else None
+        got = None if u is None else tuple(u.shape)
+        if wanted != got:
+            frames = f"{start} frames of the prefix and {num_steps} new ones" if start else f"{num_steps} new frames"
+            raise ValueError(f"expected {f'u of shape {wanted}' if wanted else 'no u'}, for {frames}; got {got}")
         state = self.initial_state(batch_size)
         x_prev = parameter.new_zeros(batch_size, self.x_dim)
         inferred: dict[str, Tensor] = {}
@@ -519,7 +523,7 @@ class DVAE(nn.Module):
             self.check(prefix, u_prefix)
             analysed = self.inference(prefix, u_prefix, generator=generator)
             inferred = {name: latent.sample for name, latent in analysed.items() if latent.sample.ndim == 3}
-        frames, latents, steps = [], [], []
+        new, latents, steps = [], [], []
         for t in range(start + num_steps):
             given = {f"{name}_t": value[:, t] for name, value in inferred.items()} if t < start else {}
             out = self.step(state, x_prev, None if u is None else u[:, t], **given, generator=generator)
@@ -533,12 +537,12 @@ class DVAE(nn.Module):
                 if emission == "sample"
                 else out.observation.mean
             )
-            frames.append(x_prev)
+            new.append(x_prev)
             latents.append({"z": out.z_t, **out.others})
             steps.append(out.observation)
         observation = _stack(steps)
-        whole = {name: torch.stack([frame[name] for frame in latents], 1) for name in latents[0]}
-        return Sample(torch.stack(frames, 1), whole, observation)
+        whole = {name: torch.stack([frame[name] for frame in latents], 1) for name in self.spec.latents}
+        return Sample(torch.stack(new, 1), whole, observation)
 
     def check(
         self,
@@ -582,16 +586,30 @@ class DVAE(nn.Module):
                 )
         if not 0.0 <= feedback <= 1.0:
             raise ValueError(f"feedback is a probability between 0 and 1; got {feedback}")
-        if feedback > 0.0 and "feedback" not in inspect.signature(self.generation).parameters:
+        if feedback > 0.0:
+            self.check_feedback()
+
+    def check_feedback(self) -> None:
+        """Refuse a model without a predictive link.
+
+        Raises:
+            ValueError: The model does not generate from past observations.
+        """
+        if "feedback" not in inspect.signature(self.generation).parameters:
             raise ValueError(
-                f"{type(self).__name__} does not generate from past observations, so nothing can be fed back; "
-                "use feedback=0"
+                f"{type(self).__name__} does not generate from past observations: it has no predictive link, so "
+                "nothing can be fed back, and there is no scheduled sampling; use feedback=0"
             )
 
     # ---------------------------------------------------------------- files
 
-    def save_pretrained(self, folder: str | Path) -> Path:
+    def save_pretrained(self, folder: str | Path, *, half: bool = False) -> Path:
         """Write the configuration (JSON) and the weights (safetensors) into a folder, each file whole or not at all.
+
+        Arguments:
+            folder: Where to.
+            half: Write the weights in half precision, which halves the file; `from_pretrained` gives them back in
+                single precision, rounded to about three digits.
 
         Returns:
             The folder, created if need be.
@@ -611,7 +629,10 @@ class DVAE(nn.Module):
             text = json.dumps(configuration, indent=2)
         except TypeError as error:
             raise TypeError(f"options and metadata of a saved model must be JSON data: {error}") from error
-        weights = {name: value.detach().contiguous() for name, value in self.state_dict().items()}
+        weights = {
+            name: (value.half() if half and value.is_floating_point() else value).detach().contiguous()
+            for name, value in self.state_dict().items()
+        }
         write_atomically(folder / WEIGHTS, save(weights))
         write_atomically(folder / CONFIGURATION, text.encode())
         return folder

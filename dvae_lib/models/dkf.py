@@ -142,7 +142,14 @@ class DKF(DVAE):
             q_z = self.z_head(self.e_z(self._combine(shift(z), observed)))
             return {"z": Latent(z, q_z)}
         epsilon = noise(x.new_empty(*x.shape[:2], self.z_dim), draw, generator)
-        z_t = x.new_zeros(x.shape[0], self.z_dim)
+        z, output = self.run_recursion(observed, epsilon)
+        return {"z": Latent(z, DiagonalGaussian.from_output(output))}
+
+    def recursion(
+        self, observed: Float[Tensor, "batch time g_dim"], epsilon: Float[Tensor, "batch time z_dim"]
+    ) -> tuple[Tensor, ...]:
+        """The loop: all z_t, and the outputs that hold mean and log-variance of q(z_t | .)."""
+        z_t = torch.zeros_like(epsilon[:, 0])
         samples, outputs = [], []
         for observed_t, epsilon_t in zip(observed.unbind(1), epsilon.unbind(1), strict=True):
             g_t = self._combine(z_t, observed_t)  # (5.5)
@@ -151,8 +158,7 @@ class DKF(DVAE):
             z_t = torch.addcmul(mean, (0.5 * logvar).exp(), epsilon_t)  # (5.7)
             samples.append(z_t)
             outputs.append(output)
-        q_z = DiagonalGaussian.from_output(torch.stack(outputs, 1))
-        return {"z": Latent(torch.stack(samples, 1), q_z)}
+        return torch.stack(samples, 1), torch.stack(outputs, 1)
 
     def _observed(self, x: Tensor, u: Tensor | None, lengths: Tensor | None) -> Tensor:
         """The part of g_t, Eq. (5.5), that observations and inputs determine, weighted as it enters the mean."""

@@ -41,15 +41,16 @@ class ImprovedVRNN(DVAE):
     \mathbf{b}_{t+1})`:
 
     .. math::
-        q_\phi(\mathbf{z}_t | \mathbf{z}_{1:t-1}, \mathbf{x}_{1:T}) = q_\phi(\mathbf{z}_t | \mathbf{h}_{t-1}, \mathbf{b}_t)
+        q_\phi(\mathbf{z}_t | \mathbf{z}_{1:t-1}, \mathbf{x}_{1:T}) =
+        q_\phi(\mathbf{z}_t | \mathbf{h}_{t-1}, \mathbf{b}_t)
 
     Two auxiliary terms stand beside the bound in the objective (they are no part of the model):
 
     - ``future``: :math:`\alpha \sum_t \log p_\xi(\mathbf{b}_t | \mathbf{z}_t)`, without gradient into
       :math:`\mathbf{b}_t`: the latent vector shall know what the backward network knows;
     - ``backward``: :math:`\beta \sum_{t \ge 2} \log p_\xi(\mathbf{x}_{t-1} | \mathbf{b}_t)`: the backward network shall
-      know something, namely the frame that comes next on its way. (With the indices of the paper, where
-      :math:`\mathbf{z}_t` serves to generate :math:`\mathbf{x}_{t+1}`, this is its :math:`p_\xi(\mathbf{x}_t | \mathbf{b}_t)`.)
+      know something, namely the frame that comes next on its way. (In the paper :math:`\mathbf{z}_t` serves to generate
+      :math:`\mathbf{x}_{t+1}`; with such indices this is its :math:`p_\xi(\mathbf{x}_t | \mathbf{b}_t)`.)
 
     As in the paper, inference does not see :math:`\mathbf{x}_{t-1}` directly, and :math:`\mathbf{h}_{t-1}` does not
     contain it: `spec.inference_gap()` shows it missing.
@@ -68,7 +69,7 @@ class ImprovedVRNN(DVAE):
         decoder: Sizes of the hidden layers (Tanh) of :math:`d_x`.
         b_dim: Size of the backward network's state :math:`\mathbf{b}_t`.
         head: Sizes of the hidden layers (Tanh) of :math:`e_z`.
-        auxiliary: Sizes of the hidden layers (Tanh) between :math:`\mathbf{z}_t` and :math:`p_\xi(\mathbf{b}_t | \cdot)`.
+        auxiliary: Sizes of the hidden layers (Tanh) of :math:`p_\xi(\mathbf{b}_t | \mathbf{z}_t)`.
         cell: "lstm", "gru" or "rnn".
 
     Example:
@@ -225,7 +226,7 @@ class ImprovedVRNN(DVAE):
         feedback: float = 0.0,
         generator: Generator | None = None,
     ) -> Generated:
-        r""":math:`p(\mathbf{z}_t | \mathbf{h}_{t-1})` and :math:`p(\mathbf{x}_t | \mathbf{h}_t)`, for all frames at once.
+        r"""The prior on :math:`\mathbf{h}_{t-1}` and :math:`p(\mathbf{x}_t | \mathbf{h}_t)`, for all frames at once.
 
         With `feedback`, frame by frame: see `generation_fed_back`.
         """

@@ -9,7 +9,6 @@ representations using RNN encoder-decoder for statistical machine translation".
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -17,7 +16,7 @@ from torch import Generator, Tensor, nn
 
 from dvae_lib.distributions import FactorisedDistribution, standard_normal
 from dvae_lib.graphs import DependencySpec
-from dvae_lib.models.base import DVAE, Draw, Sample, State, StepOutput, check_sequences
+from dvae_lib.models.base import DVAE, Draw, State, StepOutput, check_sequences
 from dvae_lib.networks import MLP, InternalState, ObservationHead, shift
 from dvae_lib.objectives import Generated, Latent
 
@@ -240,12 +239,20 @@ class GRNN(DVAE):
                 the model's own :math:`p(\mathbf{x}_{t-1} | \cdot)`.
             generator: Source of randomness.
         """
-        if feedback > 0 and self.mode != "predictive":
-            raise ValueError(f"the {self.mode} mode does not look at past frames, so nothing can be fed back")
         if feedback > 0:
+            self.check_feedback()
             return self.generation_fed_back(x, {}, u, feedback=feedback, generator=generator)
         h, _ = self.d_h(self._input(shift(x), u))  # (3.5), with x_0 = 0
         return Generated({}, self._observe(h))  # (3.6), (3.7)
+
+    def check_feedback(self) -> None:
+        """Refuse the modes without a predictive link.
+
+        Raises:
+            ValueError: The driven and the undriven mode.
+        """
+        if self.mode != "predictive":
+            raise ValueError(f"the {self.mode} mode does not look at past frames, so nothing can be fed back")
 
     def log_likelihood(
         self,
@@ -274,41 +281,3 @@ class GRNN(DVAE):
         h, state = self.d_h(self._input(x_prev, u_t)[:, None], state)
         empty = x_prev[:, :0]
         return StepOutput(standard_normal(empty), empty, self._observe(h[:, 0]), state)
-
-    @torch.no_grad()
-    def generate(
-        self,
-        num_steps: int,
-        batch_size: int = 1,
-        *,
-        prefix: Float[Tensor, "batch start x_dim"] | None = None,
-        u: Float[Tensor, "batch time u_dim"] | None = None,
-        emission: Literal["sample", "mean"] = "sample",
-        generator: Generator | None = None,
-    ) -> Sample:
-        """New sequences, or the continuation of `prefix`; see `DVAE.generate` for the arguments."""
-        if num_steps < 1 or batch_size < 1:
-            raise ValueError(f"num_steps and batch_size must be at least 1; got {num_steps} and {batch_size}")
-        if emission not in ("sample", "mean"):
-            raise ValueError(f"emission must be 'sample' or 'mean'; got {emission!r}")
-        start = 0 if prefix is None else prefix.shape[1]
-        batch_size = batch_size if prefix is None else prefix.shape[0]
-        wanted = (batch_size, start + num_steps, self.u_dim) if self.u_dim else None
-        if wanted != (None if u is None else tuple(u.shape)):
-            got = None if u is None else tuple(u.shape)
-            raise ValueError(f"expected u of shape {wanted}, over prefix and new frames; got {got}")
-        x_prev = next(self.parameters()).new_zeros(batch_size, self.x_dim)
-        state = self.initial_state(batch_size)
-        if prefix is not None:
-            u_prefix = None if u is None else u[:, :start]
-            self.check(prefix, u_prefix)
-            _, state = self.d_h(self._input(shift(prefix), u_prefix), state)
-            x_prev = prefix[:, -1]
-        frames, states = [], []
-        for t in range(start, start + num_steps):
-            h, state = self.d_h(self._input(x_prev, None if u is None else u[:, t])[:, None], state)
-            out = self._observe(h[:, 0])
-            x_prev = out.sample(generator=generator) if emission == "sample" else out.mean
-            frames.append(x_prev)
-            states.append(h)
-        return Sample(torch.stack(frames, 1), {}, self._observe(torch.cat(states, 1)))

@@ -128,7 +128,7 @@ class SRNN(DVAE):
         draw: Draw = "sample",
         generator: Generator | None = None,
     ) -> dict[str, Latent]:
-        r"""Default: :math:`q_\phi(\mathbf{z}_t | \mathbf{z}_{t-1}, \overleftarrow{\mathbf{g}}_t)`, Eqs. (9.9)-(9.12)."""
+        r"""Default: :math:`q_\phi(\mathbf{z}_t | \mathbf{z}_{t-1}, \mathbf{x}_{1:T})`, Eqs. (9.9)-(9.13)."""
         return {"z": self._infer(x, self._states(x, u), lengths, (latents or {}).get("z"), draw, generator)}
 
     def _infer(
@@ -177,9 +177,7 @@ class SRNN(DVAE):
     ) -> tuple[dict[str, Latent], Generated]:
         """Both directions; under teacher forcing they share the states h_t."""
         if feedback > 0:
-            return super().infer_and_generate(
-                x, u, lengths=lengths, feedback=feedback, draw=draw, generator=generator
-            )
+            return super().infer_and_generate(x, u, lengths=lengths, feedback=feedback, draw=draw, generator=generator)
         h = self._states(x, u)
         latent = self._infer(x, h, lengths, None, draw, generator)
         return {"z": latent}, self._generated(h, latent.sample)
@@ -194,8 +192,7 @@ class SRNN(DVAE):
         feedback: float = 0.0,
         generator: Generator | None = None,
     ) -> Generated:
-        r""":math:`p(\mathbf{z}_t | \mathbf{z}_{t-1}, \mathbf{h}_t)` and :math:`p(\mathbf{x}_t | \mathbf{z}_t, \mathbf{h}_t)`,
-        Eqs. (9.1)-(9.5), for all frames at once.
+        r"""The prior, Eqs. (9.4)-(9.5), and the observation model, Eqs. (9.1)-(9.3), for all frames at once.
 
         With `feedback`, frame by frame: see `generation_fed_back`.
         """
@@ -214,9 +211,7 @@ class SRNN(DVAE):
         prior: DiagonalGaussian = self.prior_head(self.d_z(torch.cat([z_prev, h], -1)))  # (9.4), (9.5)
         return prior
 
-    def _observe(
-        self, z: Float[Tensor, "*batch z_dim"], h: Float[Tensor, "*batch h_dim"]
-    ) -> FactorisedDistribution:
+    def _observe(self, z: Float[Tensor, "*batch z_dim"], h: Float[Tensor, "*batch h_dim"]) -> FactorisedDistribution:
         observation: FactorisedDistribution = self.x_head(self.d_x(torch.cat([z, h], -1)))  # (9.2), (9.3)
         return observation
 

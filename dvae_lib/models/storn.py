@@ -195,9 +195,7 @@ class STORN(DVAE):
     ) -> tuple[dict[str, Latent], Generated]:
         """Both directions; under teacher forcing the smoother's states h_t are also those that generate."""
         if self.inference_model != "smoother" or feedback > 0:
-            return super().infer_and_generate(
-                x, u, lengths=lengths, feedback=feedback, draw=draw, generator=generator
-            )
+            return super().infer_and_generate(x, u, lengths=lengths, feedback=feedback, draw=draw, generator=generator)
         latent, h = self._smooth(x, u, lengths, None, draw, generator)
         return {"z": latent}, self._generated(latent.sample, h)
 

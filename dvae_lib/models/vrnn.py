@@ -45,7 +45,7 @@ class VRNN(DVAE):
 
     - "filter": :math:`q_\phi(\mathbf{z}_t | \mathbf{z}_{1:t-1}, \mathbf{x}_{1:t})`, Eqs. (8.11)-(8.12);
     - "smoother": :math:`q_\phi(\mathbf{z}_t | \mathbf{z}_{1:t-1}, \mathbf{x}_{1:T})`, the structure of the exact
-      posterior (8.10): a backward network on :math:`\mathbf{x}_{t:T}` takes the place of :math:`\varphi_x(\mathbf{x}_t)`.
+      posterior (8.10): a backward network on :math:`\mathbf{x}_{t:T}` replaces :math:`\varphi_x(\mathbf{x}_t)`.
 
     Arguments:
         x_dim: Size F of the observed vectors.
@@ -161,18 +161,15 @@ class VRNN(DVAE):
         next_state = FrameByFrame(self.d_h, past)
         e_z = PartlyKnown([*self.e_z, self.z_head.linear], known)
         state, phi_z = next_state.start(self.d_h, len(past)), self.phi_z(torch.zeros_like(epsilon[:, 0]))
-        samples, features, states, outputs = [], [], [], []
+        frames = []
         for t, epsilon_t in enumerate(epsilon.unbind(1)):
             state = next_state(t, phi_z, state)  # (8.1)
             output = e_z(t, state[0])  # (8.11)
             mean, logvar = output.chunk(2, -1)
             z_t = torch.addcmul(mean, (0.5 * logvar).exp(), epsilon_t)  # (8.12)
             phi_z = self.phi_z(z_t)
-            for values, value in zip(
-                (samples, features, states, outputs), (z_t, phi_z, state[0], output), strict=True
-            ):
-                values.append(value)
-        return tuple(torch.stack(values, 1) for values in (samples, features, states, outputs))
+            frames.append((z_t, phi_z, state[0], output))
+        return tuple(torch.stack(values, 1) for values in zip(*frames, strict=True))
 
     def infer_and_generate(
         self,
@@ -186,9 +183,7 @@ class VRNN(DVAE):
     ) -> tuple[dict[str, Latent], Generated]:
         """Both directions; under teacher forcing they share the states h_t."""
         if feedback > 0:
-            return super().infer_and_generate(
-                x, u, lengths=lengths, feedback=feedback, draw=draw, generator=generator
-            )
+            return super().infer_and_generate(x, u, lengths=lengths, feedback=feedback, draw=draw, generator=generator)
         latent, h, phi_z = self._infer(x, u, lengths, None, draw, generator)
         return {"z": latent}, self._generated(h, phi_z)
 
@@ -202,8 +197,7 @@ class VRNN(DVAE):
         feedback: float = 0.0,
         generator: Generator | None = None,
     ) -> Generated:
-        r""":math:`p(\mathbf{z}_t | \mathbf{h}_t)` and :math:`p(\mathbf{x}_t | \mathbf{z}_t, \mathbf{h}_t)`,
-        Eqs. (8.1)-(8.5), for all frames at once.
+        r"""The prior, Eqs. (8.4)-(8.5), and the observation model, Eqs. (8.1)-(8.3), for all frames at once.
 
         With `feedback`, frame by frame: see `generation_fed_back`.
         """

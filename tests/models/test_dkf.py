@@ -167,7 +167,7 @@ def test_driven_model_needs_its_input(as_a_user):
         model.vlb(x)
     with pytest.raises(ValueError, match="as many sequences and frames"):
         model.vlb(x, torch.randn(2, 3, 2))
-    with pytest.raises(ValueError, match=r"expected u of shape \(1, 5, 2\); got None"):
+    with pytest.raises(ValueError, match=r"expected u of shape \(1, 5, 2\), for 5 new frames; got None"):
         model.generate(5)
     assert model.generate(5, u=torch.randn(1, 5, 2)).x.shape == (1, 5, 3)
     with pytest.raises(ValueError, match="smoother, bidirectional, filter"):

@@ -262,7 +262,7 @@ class TestGeneration:
     @pytest.mark.usefixtures("as_a_user")
     def test_refuses(self):
         model = grnn(mode="driven", u_dim=2)
-        with pytest.raises(ValueError, match=r"expected u of shape \(3, 5, 2\), over prefix and new frames; got None"):
+        with pytest.raises(ValueError, match=r"expected u of shape \(3, 5, 2\), for 5 new frames; got None"):
             model.generate(5, 3)
         with pytest.raises(ValueError, match="num_steps and batch_size"):
             grnn().generate(0)

@@ -1,0 +1,96 @@
+"""Train the speech models of Chapters 7 to 9 on the corpus `prompts`.
+
+    python book/_tools/train_speech.py [NAME ...] [--seed 0] [--output data/pretrained]
+
+The architectures are those of Appendix B, the front end that of Section 13.2.1. The protocol is the review's (Section
+13.2.3), shortened to 40 epochs with a falling learning rate; a name that ends in `-scheduled` goes on from the model
+without that ending for 20 epochs of scheduled sampling (Section 13.3.3, shortened). The epoch that is best on the
+validation speaker is kept; the test speaker is not looked at. One model takes about ten minutes on a CPU core, a
+scheduled one about as long. A run is kept in `--runs` and goes on where it was interrupted. Weights are written in half
+precision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+
+from dvae_lib.data import load_corpus
+from dvae_lib.models import DVAE, build_model
+from dvae_lib.schedules import Number, Schedule
+from dvae_lib.training import TrainingConfig, fit
+
+ROOT = Path(__file__).resolve().parents[2]
+MODELS = ("storn", "vrnn", "srnn")
+SCHEDULED = "-scheduled"
+NAMES = [f"{model}-prompts{ending}" for ending in ("", SCHEDULED) for model in MODELS]
+EPOCHS, SCHEDULED_EPOCHS = 40, 20
+SCHEDULED_SAMPLING = Schedule.steps([0.2, 0.4, 0.6, 0.8, 1.0], every=2)
+
+
+def report(model: torch.nn.Module, record: dict[str, Number]) -> None:
+    """One line per epoch."""
+    values = (f"{part} {record[f'{part}_vlb_per_frame']:.2f}" for part in ("train", "validation"))
+    seconds = f"{record['seconds']:.0f} s"
+    print(f"{type(model).__name__}, epoch {record['epoch']}:", *values, seconds, flush=True)
+
+
+def prepare(name: str, seed: int, output: Path) -> tuple[DVAE, TrainingConfig]:
+    """The model to begin with, and how it is trained."""
+    common = {"batch_size": 32, "seed": seed, "gradient_clip": 100.0}
+    if name.endswith(SCHEDULED):
+        model = DVAE.from_pretrained(output / name.removesuffix(SCHEDULED))
+        config = TrainingConfig.speech(
+            learning_rate=Schedule.linear(5e-4, 1e-4, epochs=SCHEDULED_EPOCHS),
+            max_epochs=SCHEDULED_EPOCHS,
+            schedules={"feedback": SCHEDULED_SAMPLING},
+            **common,
+        )
+        return model, config
+    torch.manual_seed(seed)
+    model = build_model(name.removesuffix("-prompts"), preset="speech")
+    rate = Schedule(((0, 2e-3), (EPOCHS // 2, 2e-3), (EPOCHS, 2e-4)))
+    return model, TrainingConfig.speech(learning_rate=rate, max_epochs=EPOCHS, **common)
+
+
+def train(name: str, seed: int, output: Path, runs: Path) -> None:
+    """Train one model and write it to its folder."""
+    corpus = load_corpus("prompts", progress=False)
+    model, config = prepare(name, seed, output)
+    started = time.perf_counter()
+    result = fit(model, corpus.train, corpus.validation, config, folder=runs / name, callback=report)
+    model.metadata.update(
+        corpus="prompts",
+        made_by="book/_tools/train_speech.py",
+        seed=seed,
+        front_end=corpus.front_end.settings.to_dict(),
+        training=config.to_dict(),
+        best_epoch=result.best_epoch,
+        validation_bound_per_frame=result.best_value,
+        seconds=round(time.perf_counter() - started),
+        torch=torch.__version__,
+    )
+    folder = model.save_pretrained(output / name, half=True)
+    print(f"{folder}: epoch {result.best_epoch}, {result.best_value:.2f} nats per frame on the validation speaker")
+
+
+def main() -> None:
+    """Command line."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("names", nargs="*", default=NAMES, metavar="NAME", help=", ".join(NAMES))
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--output", type=Path, default=ROOT / "data/pretrained")
+    options.add_argument("--runs", type=Path, default=ROOT / "runs")
+    chosen = options.parse_args()
+    unknown = [name for name in chosen.names if name not in NAMES]
+    if unknown:
+        options.error(f"no model is called {', '.join(unknown)}; there are {', '.join(NAMES)}")
+    for name in chosen.names:
+        train(name, chosen.seed, chosen.output, chosen.runs)
+
+
+if __name__ == "__main__":
+    main()

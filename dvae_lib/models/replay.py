@@ -1,0 +1,141 @@
+"""The loop of a recursive inference as a CUDA graph: recorded once, replayed in every training step.
+
+A loop over frames launches thousands of small kernels, and on a GPU the launches take longer than the arithmetic. A
+CUDA graph launches them all at once. The noise is drawn outside, so the numbers are those of the plain loop.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dvae_lib.models.base import DVAE
+
+__all__ = ["Replay", "replay_recursion"]
+
+Recursion = Callable[..., tuple[Tensor, ...]]
+Recorder = Callable[[nn.Module, tuple[Tensor, ...]], Recursion]
+
+
+class Replay:
+    """`DVAE.recursion` that is recorded for each shape of its inputs, checked once, and replayed.
+
+    A recording has one set of buffers, so it serves once between two calls of `begin_step`; further calls, those
+    without gradient, and those in evaluation mode run the plain loop. So does everything, after a warning, if
+    recording fails or its values or gradients are not those of the plain loop.
+
+    Arguments:
+        model: The model.
+        record: Makes a callable of a module and example inputs; by default `torch.cuda.make_graphed_callables`.
+        max_recordings: Each costs the memory of one pass; inputs of further shapes run the plain loop.
+        tolerance: What counts as the same numbers, relative and absolute, in single precision.
+    """
+
+    def __init__(
+        self, model: DVAE, *, record: Recorder | None = None, max_recordings: int = 4, tolerance: float = 1e-3
+    ) -> None:
+        self.loop = _Loop(model)
+        self.record: Recorder = _cuda_graph if record is None else record
+        self.max_recordings, self.tolerance = max_recordings, tolerance
+        self.recordings: dict[Any, Recursion] = {}
+        self.used: set[Any] = set()
+        self.given_up = False
+
+    def begin_step(self) -> None:
+        """The outputs of the step before, and their gradients, are needed no more."""
+        self.used.clear()
+
+    def __call__(self, *known: Tensor) -> tuple[Tensor, ...]:
+        """The outputs of the recursion."""
+        if self.given_up or not (torch.is_grad_enabled() and self.loop.training):
+            return self.loop(*known)  # type: ignore[no-any-return]
+        key = (
+            *((tuple(value.shape), value.dtype, value.requires_grad) for value in known),
+            tuple(parameter.requires_grad for parameter in self.loop.parameters()),
+        )
+        if key in self.used or (key not in self.recordings and len(self.recordings) >= self.max_recordings):
+            return self.loop(*known)  # type: ignore[no-any-return]
+        if key not in self.recordings:
+            recording = self._recorded(known)
+            if recording is None:
+                return self.loop(*known)  # type: ignore[no-any-return]
+            self.recordings[key] = recording
+        self.used.add(key)
+        return self.recordings[key](*known)
+
+    def _recorded(self, known: Sequence[Tensor]) -> Recursion | None:
+        """A recording that does what the plain loop does; None, with a warning, if there is none to be had."""
+        examples = tuple(value.detach().clone().requires_grad_(value.requires_grad) for value in known)
+        try:
+            # A module of its own, because recording replaces the module's forward.
+            recording = self.record(_Loop(self.loop.model), examples)
+            found = self._values_and_gradients(recording, known)
+        except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+            self._give_up(f"recording failed: {error}")
+            return None
+        wanted = self._values_and_gradients(self.loop, known)
+        for a, b in zip(found, wanted, strict=True):
+            if not torch.allclose(a, b, rtol=self.tolerance, atol=self.tolerance * (1 + b.abs().max().item())):
+                self._give_up(f"its numbers differ from the plain loop's by up to {(a - b).abs().max().item():.1e}")
+                return None
+        return recording
+
+    def _give_up(self, reason: str) -> None:
+        self.given_up = True
+        self.recordings.clear()
+        warnings.warn(f"no CUDA graph of the recursion is used, as {reason}", RuntimeWarning, stacklevel=4)
+
+    def _values_and_gradients(self, recursion: Recursion, known: Sequence[Tensor]) -> list[Tensor]:
+        """Outputs, and the gradients of their sum with respect to all that has one."""
+        inputs = [value.detach().clone().requires_grad_(value.requires_grad) for value in known]
+        sources = [value for value in (*inputs, *self.loop.parameters()) if value.requires_grad]
+        outputs = recursion(*inputs)
+        total = torch.stack([output.sum() for output in outputs]).sum()
+        gradients = torch.autograd.grad(total, sources, allow_unused=True)
+        return [value.detach().clone() for value in (*outputs, *gradients) if value is not None]
+
+
+class _Loop(nn.Module):
+    """A model's recursion as a module, which is what recording takes."""
+
+    def __init__(self, model: DVAE) -> None:
+        super().__init__()
+        self.model = model
+
+    @property
+    def training(self) -> bool:
+        return self.model.training
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        """Set by `nn.Module`; the model's own mode is what counts."""
+
+    def forward(self, *known: Tensor) -> tuple[Tensor, ...]:
+        return self.model.recursion(*known)
+
+
+def _cuda_graph(loop: nn.Module, examples: tuple[Tensor, ...]) -> Recursion:
+    # The recursion uses a part of the model's weights, hence `allow_unused_input`.
+    graph: Any = torch.cuda.make_graphed_callables(loop, examples, allow_unused_input=True)
+    return graph  # type: ignore[no-any-return]
+
+
+@contextmanager
+def replay_recursion(model: nn.Module, enabled: bool) -> Iterator[Replay | None]:
+    """Within the block, the model's recursion is replayed from a CUDA graph.
+
+    Arguments:
+        model: The model. One without a recursion of its own is left as it is.
+        enabled: Whether to do so at all.
+    """
+    if not enabled or not isinstance(model, DVAE) or type(model).recursion is DVAE.recursion:
+        yield None
+        return
+    model.replay = replay = Replay(model)
+    try:
+        yield replay
+    finally:
+        del model.replay  # the class's None shows again
