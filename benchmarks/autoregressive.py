@@ -10,7 +10,7 @@ Batches of 128 sequences of 50 frames of 513 bins. Contestants take turns, so th
 - *generation mode*: the library with feedback=1, which must decode inside the loop.
 - *replayed* (CUDA only): the loop as a CUDA graph.
 
-`--memory` measures the peak memory of a training step at T = 1,000 (16 sequences) instead, each in a process of its own.
+`--memory` measures the peak memory of a training step at T = 1,000 (16 sequences), each in a process of its own.
 """
 
 import argparse
@@ -27,7 +27,6 @@ from torch import Tensor
 from dvae_lib.distributions import DiagonalGaussian, kl_divergence, standard_normal
 from dvae_lib.models import DVAE, build_model
 from dvae_lib.models.replay import replay_recursion
-from dvae_lib.networks import shift
 
 MODELS = {
     "storn": {},
@@ -84,9 +83,8 @@ def flat(model: DVAE) -> Loss:
     return loss
 
 
-def plain(model: DVAE) -> Loss | None:
-    """Frame by frame, with everything that a frame needs inside the loop."""
-    kind = type(model).__name__
+def plain(model: DVAE, name: str) -> Loss | None:
+    """Frame by frame, with everything that a frame needs inside the loop; for the default variants."""
 
     def vrnn(x: Tensor) -> Tensor:
         state, total = model.initial_state(len(x)), x.new_zeros(())
@@ -119,9 +117,7 @@ def plain(model: DVAE) -> Loss | None:
             total = total - out.observation.log_prob(x_prev).sum()
         return total + kl_divergence(q_z.posterior, standard_normal(q_z.sample)).sum()
 
-    loops = {"VRNN": vrnn, "SRNN": srnn, "STORN": storn}
-    default = getattr(model, "inference_model", None) in (None, "filter") and getattr(model, "e_g", 0) is not None
-    return loops.get(kind) if default or (kind == "VRNN" and model.e_g is None) else None
+    return {"vrnn": vrnn, "srnn": srnn, "storn": storn}.get(name)
 
 
 def training_step(model: DVAE, loss: Loss, x: Tensor) -> Callable[[], None]:
@@ -145,7 +141,7 @@ def compare(name: str, rounds: int, device: str) -> None:
     for title, make in {
         "library": library,
         "no recursion": flat,
-        "plain loop": plain,
+        "plain loop": lambda model: plain(model, name),
         "generation mode": lambda model: library(model, feedback=1.0),
     }.items():
         model = build(name, device)

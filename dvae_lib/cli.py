@@ -232,6 +232,18 @@ def train(
     warm_up: Annotated[
         int | None, typer.Option(min=1, help="Epochs of KL warm-up, from 0 to 1.", rich_help_panel=_PANEL)
     ] = None,
+    scheduled_sampling: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Epochs with 20, 40, 60 and 80 % of own output each; then all is. For models with a predictive link.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None,
+    start_from: Annotated[
+        str | None,
+        typer.Option(help="Weights to begin with: a saved model of the same kind, or the name of one that ships."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.", rich_help_panel=_PANEL)] = 0,
     config: Annotated[
         Path | None,
@@ -253,6 +265,8 @@ def train(
 
     dvae train vae --data sequences.npz --folder runs/mine --z-dim 4 -o 'encoder=[64,64]'
 
+    dvae train srnn --corpus prompts --folder runs/srnn-gm --start-from runs/srnn/best --scheduled-sampling 50
+
     torchrun --nproc-per-node 2 -m dvae_lib.cli train vae --corpus prompts --folder runs/vae
     """
     from dvae_lib.training import BEST, Schedule, fit, training_fabric
@@ -267,13 +281,18 @@ def train(
         "learning_rate": learning_rate,
         "patience": patience,
         "gradient_clip": gradient_clip,
-        "schedules": None if warm_up is None else {"beta": Schedule.linear(0.0, 1.0, epochs=warm_up)},
+        "schedules": {
+            **({} if warm_up is None else {"beta": Schedule.linear(0.0, 1.0, epochs=warm_up)}),
+            **({} if scheduled_sampling is None else {"feedback": Schedule.scheduled_sampling(scheduled_sampling)}),
+        }
+        or None,
         "seed": seed,
     }
     training = _training_config(source, config, {name: value for name, value in settings.items() if value is not None})
     fabric = training_fabric(accelerator=accelerator.value, precision=precision)
     torch.manual_seed(seed)  # the initial weights
-    network = _build(model, source, {name: value for name, value in options.items() if value is not None})
+    given = {name: value for name, value in options.items() if value is not None}
+    network = _build(model, source, given) if start_from is None else _load(model, start_from, given)
     network.metadata.update(source.metadata)
     train_part, validation = source.parts.train, source.parts.validation
     first = fabric.global_rank == 0
@@ -341,6 +360,15 @@ def _build(name: str, source: "Source", options: dict[str, Any]) -> DVAE:
     if unknown := [option for option in options if option not in known]:
         raise ValueError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(known)}.")
     return build_model(name, preset, **{**defaults, **options})
+
+
+def _load(name: str, folder: str, options: dict[str, Any]) -> DVAE:
+    """The model to go on from, which has its options already."""
+    if options:
+        raise typer.BadParameter(
+            f"{folder} has its own options; leave out {', '.join(options)}.", param_hint="--start-from"
+        )
+    return MODELS[name].cls.from_pretrained(folder)
 
 
 # --- evaluate -----------------------------------------------------------------------------------------------------

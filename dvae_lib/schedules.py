@@ -25,7 +25,7 @@ class Schedule:
         >>> warm_up = Schedule.linear(0.0, 1.0, epochs=50)  # of the KL terms, Section 13.2.3
         >>> warm_up(0), warm_up(25), warm_up(50), warm_up(80)
         (0.0, 0.5, 1.0, 1.0)
-        >>> feedback = Schedule.steps([0.2, 0.4, 0.6, 0.8, 1.0], every=50)  # Section 13.3.3
+        >>> feedback = Schedule.scheduled_sampling(every=50)  # Section 13.3.3
         >>> feedback(0), feedback(49), feedback(50), feedback(499)
         (0.2, 0.2, 0.4, 1.0)
     """
@@ -86,6 +86,11 @@ class Schedule:
             if every > 1 and i + 1 < len(values):
                 points.append(((i + 1) * every - 1, value))
         return cls(tuple(points))
+
+    @classmethod
+    def scheduled_sampling(cls, every: int) -> "Schedule":
+        """The share of own output of Section 13.3.3: 0.2, 0.4, 0.6 and 0.8 for so many epochs each, then 1."""
+        return cls.steps([0.2, 0.4, 0.6, 0.8, 1.0], every)
 
     @classmethod
     def of(cls, value: "Schedule | Number | Iterable[Sequence[Number]]") -> "Schedule":

@@ -191,7 +191,7 @@ class TrainingConfig:
             >>> config.max_epochs, config.schedules["feedback"](99), config.schedules["feedback"](200)
             (500, 0.4, 1.0)
         """
-        feedback = Schedule.steps([0.2, 0.4, 0.6, 0.8, 1.0], every)
+        feedback = Schedule.scheduled_sampling(every)
         values = {"max_epochs": 4 * every + final, "schedules": {"feedback": feedback}, **overrides}
         return cls.speech(**values)
 

@@ -145,6 +145,28 @@ def test_all_training_options_arrive(walks):
     assert DVAE.from_pretrained("run/best").metadata["data"]["sequence_length"] == 10
 
 
+def test_scheduled_sampling_goes_on_from_a_trained_model(walks):
+    data = ("--data", walks, "--sequence-length", 10)
+    layers = ("-o", "feature_x=[8]", "-o", "h_dim=8", "-o", "g_dim=8", "--z-dim", 2)
+    dvae("train", "srnn", *data, *layers, "--folder", "runs/tf", "--epochs", 1)
+    scheduled = ("--scheduled-sampling", 1, "--epochs", 2, "--folder", "runs/gm")
+    dvae("train", "srnn", *data, "--start-from", "runs/tf/best", *scheduled)
+    config = TrainingConfig.from_json(Path("runs/gm/config.json").read_text())
+    assert [config.schedules["feedback"](epoch) for epoch in (0, 3, 4)] == [0.2, 0.8, 1.0]
+    before, after = (DVAE.from_pretrained(f"runs/{run}/best") for run in ("tf", "gm"))
+    assert before.options == after.options
+    changed = [name for name, value in before.state_dict().items() if not torch.equal(value, after.state_dict()[name])]
+    assert changed
+    shift = max((before.state_dict()[name] - after.state_dict()[name]).abs().max() for name in changed)
+    assert shift < 0.1  # two epochs of small steps from where the first run ended, not from new weights
+    message = dvae("train", "vae", *data, "--scheduled-sampling", 1, "--folder", "runs/vae", code=1)
+    assert "no predictive link" in message
+    message = dvae("train", "srnn", *data, "--start-from", "runs/tf/best", "--z-dim", 3, "--folder", "runs/x", code=2)
+    assert "has its own options" in message
+    message = dvae("train", "vrnn", *data, "--start-from", "runs/tf/best", "--folder", "runs/x", code=1)
+    assert "which is not a VRNN" in message
+
+
 def test_csv_folders_toys_and_one_numpy_array(tmp_path):
     (tmp_path / "csv").mkdir()
     rng = np.random.default_rng(0)

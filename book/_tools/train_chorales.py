@@ -32,7 +32,7 @@ EPOCHS = 30
 # below the static VAE on the validation chorales.
 WARM_UP = Schedule(((0, 0.01), (2, 0.01), (10, 1.0)))
 # A tenth of the review's: 20 % of the frames are the model's own in the first epochs, all of them in the last ten.
-SCHEDULED_SAMPLING = Schedule.steps([0.2, 0.4, 0.6, 0.8, 1.0], every=2)
+SCHEDULED_SAMPLING = Schedule.scheduled_sampling(every=2)
 SCHEDULED_EPOCHS = 20
 
 SHARED = {"x_dim": 88, "z_dim": 32, "observation": "bernoulli"}

