@@ -58,11 +58,10 @@ class TestFrameByFrame:
         theirs = torch.autograd.grad((weight * expected).sum(), [inputs, *reference.parameters()])
         torch.testing.assert_close(ours, theirs)
 
-    @pytest.mark.parametrize("known_dim", [0, 2, SIZE])
     @every_cell
-    def test_gradients(self, cell, activation, known_dim):
-        d_h, inputs = recursion(cell, activation), tensor(2, 3, SIZE).requires_grad_()
-        assert torch.autograd.gradcheck(lambda *_: run(d_h, inputs, known_dim)[0], (inputs, *d_h.layers.parameters()))
+    def test_gradients(self, cell, activation):
+        d_h, inputs = recursion(cell, activation), tensor(2, 2, SIZE).requires_grad_()
+        assert torch.autograd.gradcheck(lambda *_: run(d_h, inputs, 2)[0], (inputs, *d_h.layers.parameters()))
 
     @every_cell
     def test_starts_where_the_recursion_starts(self, cell, activation):

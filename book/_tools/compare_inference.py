@@ -5,7 +5,7 @@
 The generative weights of a model of Bach's chorales are frozen. Every inference model of its class is trained anew for
 them, with the same schedule; the epoch that is best on the validation chorales is kept and scored on the test chorales.
 All bounds are then bounds of one and the same likelihood, so that their differences are the inference models' doing
-alone. The result is data/results/inference.json, in nats per quarter note. One training takes about a minute on a CPU core.
+alone. The result is data/results/inference.json, in nats per quarter note. One training takes about a minute on a core.
 """
 
 from __future__ import annotations

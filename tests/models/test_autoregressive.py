@@ -324,10 +324,14 @@ class TestFeedback:
 
 class TestSteps:
     @pytest.mark.parametrize(
-        ("cell", "dtype"),
-        [("lstm", torch.float32), ("lstm", torch.float64), ("gru", torch.float64), ("rnn", torch.float64)],
+        ("cell", "dtype", "driven"),
+        [
+            ("lstm", torch.float32, False),
+            ("lstm", torch.float64, True),
+            ("gru", torch.float32, True),
+            ("rnn", torch.float64, False),
+        ],
     )
-    @driven_or_not
     @every_model
     def test_fed_with_the_true_past_they_are_the_vectorised_pass(self, name, variant, driven, dtype, cell):
         model = make(name, variant, driven=driven, cell=cell).to(dtype)
@@ -432,7 +436,7 @@ class TestContinuation:
         go_on(*stopped, range(5, 8))
         torch.testing.assert_close(torch.stack(frames, 1), whole.x)
 
-    @pytest.mark.parametrize("observation", ["gaussian", "gamma", "bernoulli"])
+    @pytest.mark.parametrize("observation", ["gamma", "bernoulli"])
     @driven_or_not
     @every_model
     def test_generated_frames_are_drawn_from_what_the_vectorised_pass_says(self, name, variant, driven, observation):
@@ -450,14 +454,14 @@ class TestContinuation:
 
 
 class TestBothDirections:
-    @pytest.mark.parametrize("options", [{}, {"draw": "mean"}, {"feedback": 0.5}, {"lengths": True}], ids=str)
+    @pytest.mark.parametrize("options", [{}, {"draw": "mean", "lengths": [6, 1, 4, 2]}, {"feedback": 0.5}], ids=str)
     @driven_or_not
     @every_latent_model
     def test_the_pass_that_shares_is_one_after_the_other(self, name, variant, driven, options):
         model = make(name, variant, driven=driven)
         x, u = data(driven=driven)
         if "lengths" in options:
-            options = {"lengths": torch.tensor([6, 1, 4, 2])}
+            options = {**options, "lengths": torch.tensor(options["lengths"])}
         x.requires_grad_()
         unknowns = [x, *model.parameters()]
         results = []
@@ -559,22 +563,22 @@ class TestTruth:
         assert (LOG_WEIGHTS + likelihood + prior - posterior).logsumexp(0).item() == pytest.approx(exact, abs=2e-3)
         assert integral < exact - 2e-3
 
-        many = 4000
+        many = 2000
         x_n, u_n = x.repeat(many, 1, 1), None if u is None else u.repeat(many, 1, 1)
         with torch.no_grad():
             for kl in ("analytic", "sampled"):
                 bound = without_auxiliary(model.vlb(x_n, u_n, feedback=feedback, kl=kl, generator=seeded()))
                 assert bound.mean().item() == pytest.approx(integral, abs=4 * bound.std().item() / math.sqrt(many))
         estimates = {"weighted": model.importance_weighted_bound(
-            x_n[:1000], None if u is None else u_n[:1000], num_samples=30, feedback=feedback, generator=seeded()
+            x_n[:600], None if u is None else u_n[:600], num_samples=30, feedback=feedback, generator=seeded()
         )}  # fmt: skip
         if feedback == 0:
             estimates["particles"] = model.smc_bound(
-                x_n[:1000], None if u is None else u_n[:1000], num_particles=15, generator=seeded()
+                x_n[:600], None if u is None else u_n[:600], num_particles=15, generator=seeded()
             )
         for estimate in estimates.values():
             ratio = (estimate - exact).exp()
-            assert ratio.mean().item() == pytest.approx(1.0, abs=4 * ratio.std().item() / math.sqrt(1000) + 1e-3)
+            assert ratio.mean().item() == pytest.approx(1.0, abs=4 * ratio.std().item() / math.sqrt(600) + 1e-3)
             assert estimate.mean().item() > integral
 
     @pytest.mark.parametrize("name", VARIANTS)
