@@ -437,7 +437,14 @@ class DVAE(nn.Module):
                 q_t = self.inference(x_k, u_k, lengths=lengths_k, latents=values)[name].posterior[:, t]  # type: ignore[index]
                 values[name][:, t] = q_t.sample(generator=generator)
                 increment = increment - q_t.log_prob(values[name][:, t])
-            generated = self.generation(x_k, values, u_k, lengths=lengths_k)
+            # A causal model generates its first frames from these alone.
+            begun = {name: value[:, : t + 1] if name in framewise else value for name, value in values.items()}
+            generated = self.generation(
+                x_k[:, : t + 1],
+                begun,
+                None if u_k is None else u_k[:, : t + 1],
+                lengths=None if lengths_k is None else lengths_k.clamp_max(t + 1),
+            )
             for name in framewise:
                 increment = increment + generated.prior[name][:, t].log_prob(values[name][:, t])  # type: ignore[index]
             increment = increment + generated.observation[:, t].log_prob(x_k[:, t])  # type: ignore[index]
