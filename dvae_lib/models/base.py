@@ -280,6 +280,7 @@ class DVAE(nn.Module):
                 the model's own :math:`p(\mathbf{x}_{t-1} | \cdot)`.
             generator: Source of randomness.
         """
+        check_probability(feedback)
         own = torch.rand(x.shape[:2], generator=generator, device=x.device) < feedback
         frames = {f"{name}_t": value.unbind(1) for name, value in latents.items()}
         state, x_prev = self.initial_state(x.shape[0]), torch.zeros_like(x[:, 0])
@@ -522,6 +523,8 @@ class DVAE(nn.Module):
         if wanted != got:
             frames = f"{start} frames of the prefix and {num_steps} new ones" if start else f"{num_steps} new frames"
             raise ValueError(f"expected {f'u of shape {wanted}' if wanted else 'no u'}, for {frames}; got {got}")
+        if u is not None:
+            check_sequences(u, "u", self.u_dim, parameter)
         state = self.initial_state(batch_size)
         x_prev = parameter.new_zeros(batch_size, self.x_dim)
         inferred: dict[str, Tensor] = {}
@@ -591,8 +594,7 @@ class DVAE(nn.Module):
                 raise ValueError(
                     f"lengths must lie between 1 and the {x.shape[1]} frames of the batch; got {lengths.tolist()}"
                 )
-        if not 0.0 <= feedback <= 1.0:
-            raise ValueError(f"feedback is a probability between 0 and 1; got {feedback}")
+        check_probability(feedback)
         if feedback > 0.0:
             self.check_feedback()
 
@@ -675,6 +677,12 @@ class DVAE(nn.Module):
             raise ValueError(f"{path / WEIGHTS} is damaged or does not belong to this {name}: {error}") from error
         model.eval()
         return model
+
+
+def check_probability(feedback: float) -> None:
+    """Refuse a feedback that is no probability, NaN included."""
+    if not 0.0 <= feedback <= 1.0:
+        raise ValueError(f"feedback is a probability between 0 and 1; got {feedback}")
 
 
 def check_sequences(x: Tensor, name: str, dim: int, like: Tensor | None = None) -> None:

@@ -3,6 +3,7 @@ r"""The improved variational recurrent neural network, or Z-forcing (Section 8.4
 Goyal, Sordoni, Côté, Ke and Bengio (2017), "Z-forcing: training stochastic recurrent networks".
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -112,8 +113,8 @@ class ImprovedVRNN(DVAE):
     ) -> None:
         super().__init__(x_dim, z_dim, observation=observation, u_dim=u_dim)
         for name, weight in (("future", future), ("backward", backward)):
-            if weight < 0:
-                raise ValueError(f"{name} weighs an auxiliary term and cannot be negative; got {weight}")
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"{name} weighs an auxiliary term and must be 0 or more, and finite; got {weight}")
         self.future, self.backward = future, backward
         self.spec = _spec(driven=u_dim > 0)
         # h_t, p(z_t | h_{t-1}), p(x_t | h_t)
@@ -230,7 +231,7 @@ class ImprovedVRNN(DVAE):
 
         With `feedback`, frame by frame: see `generation_fed_back`.
         """
-        if feedback > 0:
+        if feedback != 0:
             return self.generation_fed_back(x, latents, u, feedback=feedback, generator=generator)
         return self._generated(self._states(beside(self.phi_x(shift(x)), u), latents["z"]))
 

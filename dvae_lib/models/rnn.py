@@ -239,7 +239,7 @@ class GRNN(DVAE):
                 the model's own :math:`p(\mathbf{x}_{t-1} | \cdot)`.
             generator: Source of randomness.
         """
-        if feedback > 0:
+        if feedback != 0:
             self.check_feedback()
             return self.generation_fed_back(x, {}, u, feedback=feedback, generator=generator)
         h, _ = self.d_h(self._input(shift(x), u))  # (3.5), with x_0 = 0

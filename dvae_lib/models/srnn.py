@@ -196,7 +196,7 @@ class SRNN(DVAE):
 
         With `feedback`, frame by frame: see `generation_fed_back`.
         """
-        if feedback > 0:
+        if feedback != 0:
             return self.generation_fed_back(x, latents, u, feedback=feedback, generator=generator)
         return self._generated(self._states(x, u), latents["z"])
 

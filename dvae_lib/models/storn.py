@@ -213,7 +213,7 @@ class STORN(DVAE):
 
         With `feedback`, frame by frame: see `generation_fed_back`.
         """
-        if feedback > 0:
+        if feedback != 0:
             return self.generation_fed_back(x, latents, u, feedback=feedback, generator=generator)
         z = latents["z"]
         return self._generated(z, self._states(beside(self.phi_x(shift(x)), u), z))

@@ -201,7 +201,7 @@ class VRNN(DVAE):
 
         With `feedback`, frame by frame: see `generation_fed_back`.
         """
-        if feedback > 0:
+        if feedback != 0:
             return self.generation_fed_back(x, latents, u, feedback=feedback, generator=generator)
         z = latents["z"]
         return self._generated(self._states(beside(self.phi_x(shift(x)), u), z), self.phi_z(z))

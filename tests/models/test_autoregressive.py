@@ -632,20 +632,31 @@ class TestBadInput:
         for ask in (model.vlb, model.reconstruct, model.importance_weighted_bound):
             with pytest.raises(ValueError, match=f"feedback is a probability between 0 and 1; got {feedback}"):
                 ask(x, feedback=feedback)
+        latents = {} if name == "grnn" else {"z": torch.zeros(*x.shape[:2], Z_DIM, dtype=x.dtype)}
+        with pytest.raises(ValueError, match="feedback is a probability"):
+            model.generation(x, latents, feedback=feedback)
+
+    @every_model
+    def test_input_of_new_frames(self, name, variant):
+        model, (_, u) = make(name, variant, driven=True), data(driven=True)
+        wrong = u.clone()
+        wrong[1, -1, 0] = math.nan
+        with pytest.raises(ValueError, match=rf"u\[1, {u.shape[1] - 1}, 0\] is nan"):
+            model.generate(u.shape[1], len(u), u=wrong)
 
     @every_model
     def test_prefix(self, name, variant):
         model, (x, _) = make(name, variant), data()
-        with pytest.raises(ValueError, match=r"prefix|x must have vectors of size 3, the model's; got 2"):
+        with pytest.raises(ValueError, match="prefix must have vectors of size 3, the model's; got 2"):
             model.generate(2, prefix=x[..., :2])
-        with pytest.raises(ValueError, match=r"must have shape \(batch, time, 3\); got \(4, 6\)"):
+        with pytest.raises(ValueError, match=r"prefix must have shape \(batch, time, 3\); got \(4, 6\)"):
             model.generate(2, prefix=x[..., 0])
-        with pytest.raises(ValueError, match="holds no frame"):
+        with pytest.raises(ValueError, match="prefix holds no frame"):
             model.generate(2, prefix=x[:, :0])
-        with pytest.raises(TypeError, match=r"float32.*float64"):
+        with pytest.raises(TypeError, match=r"prefix is torch\.float32.*float64"):
             model.generate(2, prefix=x.float())
         x[2, 1, 0] = math.inf
-        with pytest.raises(ValueError, match=r"is not finite: .*\[2, 1, 0\] is inf"):
+        with pytest.raises(ValueError, match=r"prefix is not finite: prefix\[2, 1, 0\] is inf"):
             model.generate(2, prefix=x)
         with pytest.raises(ValueError, match="num_steps and batch_size must be at least 1; got 0"):
             model.generate(0)

@@ -1,5 +1,7 @@
 """The improved VRNN: its equations written out, its place among its relatives, and its auxiliary terms."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -218,8 +220,11 @@ class TestAuxiliaryTerms:
 
     def test_negative_weights_are_refused(self):
         for name in ("future", "backward"):
-            with pytest.raises(ValueError, match=rf"{name} weighs an auxiliary term and cannot be negative; got -0\.1"):
-                ImprovedVRNN(3, 2, **{name: -0.1})
+            for weight in (-0.1, math.nan, math.inf):
+                with pytest.raises(
+                    ValueError, match=f"{name} weighs an auxiliary term and must be 0 or more, and finite"
+                ):
+                    ImprovedVRNN(3, 2, **{name: weight})
 
 
 @pytest.mark.parametrize(("preset", "sizes"), [("speech", (16, 128, 256, 64)), ("motion", (10, 64, 64, 32))])
