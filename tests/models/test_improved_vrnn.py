@@ -221,9 +221,7 @@ class TestAuxiliaryTerms:
     def test_negative_weights_are_refused(self):
         for name in ("future", "backward"):
             for weight in (-0.1, math.nan, math.inf):
-                with pytest.raises(
-                    ValueError, match=f"{name} weighs an auxiliary term and must be 0 or more, and finite"
-                ):
+                with pytest.raises(ValueError, match=f"{name} weighs .* must be 0 or more, and finite"):
                     ImprovedVRNN(3, 2, **{name: weight})
 
 
