@@ -21,6 +21,7 @@ __all__ = [
     "PartlyKnown",
     "Recurrence",
     "beside",
+    "draw_then_update",
     "reverse_time",
     "shift",
 ]
@@ -177,7 +178,8 @@ class FrameByFrame:
     Example:
         >>> import torch
         >>> d_h, inputs = InternalState(5, 4), torch.randn(2, 3, 5)
-        >>> frames, state = FrameByFrame(d_h, inputs[..., :3]), FrameByFrame.start(d_h, 2)
+        >>> frames = FrameByFrame(d_h, inputs[..., :3])
+        >>> state = frames.start(2)
         >>> for t in range(3):
         ...     state = frames(t, inputs[:, t, 3:], state)
         >>> torch.testing.assert_close(state[0], d_h(inputs)[0][:, -1])
@@ -188,7 +190,7 @@ class FrameByFrame:
             raise ValueError(f"frame by frame runs recursions of one layer; this one has {d_h.num_layers}")
         w_in, w_rec, b_in, b_rec = d_h.layers.all_weights[0]
         n = known.shape[-1]
-        self.cell = d_h.cell
+        self.d_h, self.cell = d_h, d_h.cell
         self.activation = torch.relu if getattr(d_h.layers, "nonlinearity", "tanh") == "relu" else torch.tanh
         # Slices and sums of weights are made once, not in each frame: their gradients are as large as the weights.
         if d_h.cell == "gru":  # whose reset gate acts on the recurrent part of the candidate alone
@@ -198,10 +200,9 @@ class FrameByFrame:
             self.known = F.linear(known, w_in[:, :n], b_in + b_rec).unbind(1)
             self.weight = torch.cat([w_in[:, n:], w_rec], 1).t()
 
-    @staticmethod
-    def start(d_h: InternalState, batch_size: int) -> tuple[Tensor, ...]:
+    def start(self, batch_size: int) -> tuple[Tensor, ...]:
         """The initial state: h, and the LSTM's c, each of shape (B, h_dim)."""
-        return tuple(value[:, 0] for value in d_h.initial_state(batch_size).values())
+        return tuple(value[:, 0] for value in self.d_h.initial_state(batch_size).values())
 
     def __call__(self, t: int, rest: Float[Tensor, "batch rest_dim"], state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The state after frame t (counted from 0), from the state before it; the first entry is h_t."""
@@ -241,6 +242,35 @@ class PartlyKnown:
         for layer in self.rest:
             output = layer(output)
         return output
+
+
+def draw_then_update(
+    next_state: FrameByFrame, e_z: PartlyKnown, phi_z: nn.Module, epsilon: Float[Tensor, "batch time z_dim"]
+) -> tuple[Tensor, ...]:
+    r"""The loop of models whose latent vector is inferred from the state before it, and then enters the next one.
+
+    In every frame :math:`[\boldsymbol\mu_t, \log\boldsymbol\sigma^2_t] = e_z(\cdot, \mathbf{h}_{t-1})`,
+    :math:`\mathbf{z}_t = \boldsymbol\mu_t + \boldsymbol\sigma_t \odot \boldsymbol\epsilon_t`,
+    :math:`\mathbf{h}_t = d_h(\cdot, \varphi_z(\mathbf{z}_t), \mathbf{h}_{t-1})`: STORN's smoother, the improved VRNN.
+
+    Arguments:
+        next_state: The recursion :math:`d_h`.
+        e_z: The network that puts out mean and log-variance.
+        phi_z: The feature extractor :math:`\varphi_z`.
+        epsilon: Standard normal noise.
+
+    Returns:
+        All :math:`\mathbf{z}_t`, :math:`\mathbf{h}_t` and outputs of `e_z`, each of shape (B, T, .).
+    """
+    state = next_state.start(len(epsilon))
+    samples, states, outputs = [], [], []
+    for t, epsilon_t in enumerate(epsilon.unbind(1)):
+        outputs.append(e_z(t, state[0]))
+        mean, logvar = outputs[t].chunk(2, -1)
+        samples.append(torch.addcmul(mean, (0.5 * logvar).exp(), epsilon_t))
+        state = next_state(t, phi_z(samples[t]), state)
+        states.append(state[0])
+    return torch.stack(samples, 1), torch.stack(states, 1), torch.stack(outputs, 1)
 
 
 class Recurrence(nn.Module):

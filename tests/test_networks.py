@@ -26,7 +26,7 @@ def recursion(cell, activation="tanh", in_dim=SIZE, **options):
 def run(d_h, inputs, known_dim):
     """All states, of which the first is h, by the loop."""
     frames = FrameByFrame(d_h, inputs[..., :known_dim])
-    state = frames.start(d_h, len(inputs))
+    state = frames.start(len(inputs))
     states = []
     for t in range(inputs.shape[1]):
         state = frames(t, inputs[:, t, known_dim:], state)
@@ -66,7 +66,7 @@ class TestFrameByFrame:
     @every_cell
     def test_starts_where_the_recursion_starts(self, cell, activation):
         d_h, inputs = recursion(cell, activation, learn_initial_state=True), tensor(3, 4, SIZE)
-        state = FrameByFrame.start(d_h, 3)
+        state = FrameByFrame(d_h, inputs[..., :2]).start(3)
         assert [value.shape for value in state] == [(3, H_DIM)] * (2 if cell == "lstm" else 1)
         assert all((value != 0).all() for value in state)
         torch.testing.assert_close(run(d_h, inputs, 2)[0], d_h(inputs)[0])
@@ -77,7 +77,7 @@ class TestFrameByFrame:
     def test_a_state_can_be_gone_back_to(self, cell, activation):
         d_h, inputs = recursion(cell, activation), tensor(3, 4, SIZE)
         frames = FrameByFrame(d_h, inputs[..., :2])
-        state = frames(0, inputs[:, 0, 2:], frames.start(d_h, 3))
+        state = frames(0, inputs[:, 0, 2:], frames.start(3))
         before = [value.clone() for value in state]
         one, other = (frames(1, inputs[:, 1, 2:], state) for _ in range(2))
         torch.testing.assert_close(one, other, rtol=0, atol=0)

@@ -22,6 +22,7 @@ from dvae_lib.networks import (
     PartlyKnown,
     Recurrence,
     beside,
+    draw_then_update,
     shift,
 )
 from dvae_lib.objectives import Generated, Latent, frame_mask
@@ -171,17 +172,8 @@ class ImprovedVRNN(DVAE):
         epsilon: Float[Tensor, "batch time z_dim"],
     ) -> tuple[Tensor, ...]:
         """The loop: all z_t, h_t, and the outputs that hold mean and log-variance of q(z_t | .)."""
-        next_state = FrameByFrame(self.d_h, past)
         e_z = PartlyKnown([*self.e_z, self.z_head.linear], b)
-        state = next_state.start(self.d_h, len(past))
-        samples, states, outputs = [], [], []
-        for t, epsilon_t in enumerate(epsilon.unbind(1)):
-            outputs.append(e_z(t, state[0]))
-            mean, logvar = outputs[t].chunk(2, -1)
-            samples.append(torch.addcmul(mean, (0.5 * logvar).exp(), epsilon_t))
-            state = next_state(t, self.phi_z(samples[t]), state)  # (7.4)
-            states.append(state[0])
-        return torch.stack(samples, 1), torch.stack(states, 1), torch.stack(outputs, 1)
+        return draw_then_update(FrameByFrame(self.d_h, past), e_z, self.phi_z, epsilon)  # (7.4)
 
     def infer_and_generate(
         self,
