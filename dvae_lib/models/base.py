@@ -220,8 +220,9 @@ class DVAE(nn.Module):
     ) -> DVAEOutput:
         """Infer the latents, then generate from them: what the training objectives are computed from."""
         self.check(x, u, lengths, feedback)
-        latents, generated = self.infer_and_generate(
-            x, u, lengths=lengths, feedback=feedback, draw=draw, generator=generator
+        both_directions = type(self).infer_and_generate if _is_up_to_date(type(self)) else DVAE.infer_and_generate
+        latents, generated = both_directions(
+            self, x, u, lengths=lengths, feedback=feedback, draw=draw, generator=generator
         )
         both = {
             name: latent._replace(prior=generated.prior.get(name, latent.prior)) for name, latent in latents.items()
@@ -240,7 +241,8 @@ class DVAE(nn.Module):
     ) -> tuple[dict[str, Latent], Generated]:
         """`inference`, then `generation` at the values inferred; the arguments are those of `forward`.
 
-        A model whose two directions share a recursion writes its own, so that it runs once.
+        A model whose two directions share a recursion writes its own, so that it runs once. It is passed over in a
+        subclass that has an `inference` or `generation` of its own.
         """
         latents = self.inference(x, u, lengths=lengths, draw=draw, generator=generator)
         values = {name: latent.sample for name, latent in latents.items()}
@@ -710,6 +712,12 @@ def check_sequences(x: Tensor, name: str, dim: int, like: Tensor | None = None) 
     if not _skip_values(x) and not bool(torch.isfinite(x).all()):
         i, t, d = (~torch.isfinite(x)).nonzero()[0].tolist()
         raise ValueError(f"{name} is not finite: {name}[{i}, {t}, {d}] is {x[i, t, d].item()}")
+
+
+def _is_up_to_date(cls: type[DVAE]) -> bool:
+    """Whether a class's `infer_and_generate` stands for its `inference` and `generation`, or these are newer."""
+    newest = next(c for c in cls.__mro__ if vars(c).keys() & {"infer_and_generate", "inference", "generation"})
+    return "infer_and_generate" in vars(newest)
 
 
 def _systematic(weights: Float[Tensor, "particles batch"], generator: Generator | None) -> Tensor:

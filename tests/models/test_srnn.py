@@ -237,3 +237,17 @@ def test_presets_have_the_layers_of_the_appendices(preset, layers):
         part = getattr(model, name)
         assert [tuple(p.shape) for p in part.parameters() if p.ndim == 2] == shapes, name
         assert not isinstance(part, nn.Sequential) or all(isinstance(layer, nn.Linear | nn.Tanh) for layer in part)
+
+
+def test_a_subclass_with_its_own_inference_is_trained_with_it():
+    """The pass that both directions share belongs to the inference that it was written for."""
+
+    class Blind(SRNN):
+        def inference(self, x, u=None, **options):
+            return super().inference(torch.zeros_like(x), u, **options)
+
+    torch.manual_seed(0)
+    model, x = Blind(3, 2, feature_x=(4,), h_dim=4, g_dim=3), torch.ones(1, 4, 3)
+    posterior = model(x, generator=torch.Generator().manual_seed(1)).latents["z"].posterior
+    nothing = SRNN.inference(model, torch.zeros_like(x), generator=torch.Generator().manual_seed(1))["z"].posterior
+    torch.testing.assert_close(posterior.mean, nothing.mean)
