@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor
@@ -135,7 +136,7 @@ def training_step(model: DVAE, loss: Loss, x: Tensor) -> Callable[[], None]:
     return step
 
 
-def compare(name: str, rounds: int, device: str) -> None:
+def compare(name: str, rounds: int, device: str, stack: ExitStack) -> None:
     x = torch.rand(BATCH, FRAMES, BINS, generator=torch.Generator().manual_seed(0)).to(device)
     contestants: dict[str, Callable[[], None]] = {}
     for title, make in {
@@ -150,10 +151,8 @@ def compare(name: str, rounds: int, device: str) -> None:
             contestants[title] = training_step(model, loss, x)
     if device == "cuda":
         model = build(name, device)
-        with replay_recursion(model, True) as replay:
-            pass
-        if replay is not None:
-            model.replay = replay
+        if type(model).recursion is not DVAE.recursion:
+            stack.enter_context(replay_recursion(model, True))
             contestants["replayed"] = training_step(model, library(model), x)
     times: dict[str, list[float]] = {title: [] for title in contestants}
     for round_ in range(rounds + 2):
@@ -204,7 +203,8 @@ def main() -> None:
     print("| model | step (ms) | step / no recursion | plain loop / step | generation mode / step | step / replayed |")
     print("|---|---:|---:|---:|---:|---:|")
     for name in chosen.models:
-        compare(name, chosen.rounds, chosen.device)
+        with ExitStack() as stack:
+            compare(name, chosen.rounds, chosen.device, stack)
 
 
 if __name__ == "__main__":

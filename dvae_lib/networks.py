@@ -197,7 +197,7 @@ class FrameByFrame:
             self.known = F.linear(known, w_in[:, :n], b_in).unbind(1)
             self.w_in, self.w_rec, self.b_rec = w_in[:, n:].t(), w_rec.t(), b_rec
         else:
-            self.known = F.linear(known, w_in[:, :n], b_in + b_rec).unbind(1)
+            self.known = (F.linear(known, w_in[:, :n], b_in) + b_rec).unbind(1)
             self.weight = torch.cat([w_in[:, n:], w_rec], 1).t()
 
     def start(self, batch_size: int) -> tuple[Tensor, ...]:

@@ -302,6 +302,7 @@ def fit(
     resume: bool | None = None,
     fabric: Fabric | None = None,
     callback: Callback | None = None,
+    replay: bool = False,
     progress: bool | None = None,
     tensorboard: bool = False,
 ) -> TrainingResult:
@@ -321,8 +322,8 @@ def fit(
     (which must all see the folder), and follows the losses of one process; they differ by floating-point rounding
     only, because sums are taken in another order.
 
-    On a GPU the loop over frames of a recursive inference is recorded as a CUDA graph in the first step, compared with
-    the plain loop, and replayed from then on (`dvae_lib.models.replay`).
+    On a GPU, ``replay=True`` records the loop over frames of a recursive inference as a CUDA graph in the first step,
+    compares it with the plain loop, and replays it from then on (`dvae_lib.models.replay`).
 
     A batch is one gather from memory or a memory map, on the CPU. For a GPU, which computes a step in less time
     than the batch takes to reach it, put the frames there once: ``train.to("cuda")``.
@@ -340,6 +341,7 @@ def fit(
             none; None goes on if there is one. A run that is complete is not repeated.
         fabric: devices, precision and loggers, launched; by default `training_fabric()`.
         callback: called after each epoch with the model and the epoch's record, on every process.
+        replay: replay the loop of a recursive inference from a CUDA graph; on one CUDA device, in 32-bit precision.
         progress: show a progress bar; None shows one in notebooks and terminals, not in files.
         tensorboard: write the history for TensorBoard, too, into the folder.
 
@@ -363,7 +365,13 @@ def fit(
     if resume and folder is None:
         raise ValueError("resume=True needs the folder of the run to go on with.")
     fabric = training_fabric() if fabric is None else fabric
-    check_precision(str(fabric.strategy.precision.precision))
+    precision = str(fabric.strategy.precision.precision)
+    check_precision(precision)
+    if replay and (fabric.device.type != "cuda" or fabric.world_size > 1 or precision != "32-true"):
+        raise ValueError(
+            "replay=True records the loop over frames on one CUDA device in 32-true precision; got "
+            f"{fabric.world_size} process(es) on {fabric.device} in {precision}: leave it out."
+        )
     with ExitStack() as stack:
         seed = derive_seed(config.seed, "global", fabric.global_rank)
         stack.enter_context(isolated_randomness(seed, fabric.device))
@@ -381,9 +389,7 @@ def fit(
         )
         stack.callback(run.bar.close)
         run.signals = stack.enter_context(_Signals())
-        # Under mixed precision, or with gradients summed over processes, a recording would not hold what happens.
-        plain = fabric.world_size == 1 and str(fabric.strategy.precision.precision) == "32-true"
-        run.replay = stack.enter_context(replay_recursion(model, fabric.device.type == "cuda" and plain))
+        run.replay = stack.enter_context(replay_recursion(model, replay))
         stopped = run.train()
         return run.finish(stopped)
 
@@ -530,8 +536,8 @@ class _Run:
             self._raise_non_finite(terms, totals, gradients, indices, share, self.train_data)
         clip = self.config.gradient_clip
         if clip is not None and size > clip:
-            for gradient in gradients.values():
-                gradient.mul_(clip / size)
+            for name, gradient in gradients.items():
+                self.parameters[name].grad = gradient * (clip / size)
         self.fabric_optimizer.step()
 
         self.batch, self.step = self.batch + 1, self.step + 1

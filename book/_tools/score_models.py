@@ -89,10 +89,7 @@ def score_speech(folder: Path, max_utterances: int) -> list[Record]:
     chosen = torch.linspace(0, len(corpus.test) - 1, min(max_utterances, len(corpus.test))).long().tolist()
     utterances = corpus.utterances("test")
     test = SequenceDataset([corpus.test[i] for i in chosen], names=[utterances[i].name for i in chosen])
-    if folder.name.startswith("vae"):
-        modes = {"TF": 0.0}
-    else:
-        modes = {"GM": 1.0} if folder.name.endswith(SCHEDULED) else {"TF": 0.0, "TF-GM": 1.0}
+    modes = {"GM": 1.0} if folder.name.endswith(SCHEDULED) else {"TF": 0.0, "TF-GM": 1.0}
     records = []
     for mode, feedback in modes.items():
         table = analysis_resynthesis(

@@ -5,8 +5,8 @@
 Without names all are trained, in the order of `NAMES` below. All have about 140,000 weights, and see the same pieces of
 the training chorales in all twelve keys. The epoch that is best on the validation chorales is kept; the test chorales
 are not looked at. A name that ends in `-scheduled` goes on from the model without that ending, which must be there,
-with scheduled sampling (Section 13.3.3, shortened). One model takes one to three minutes on a CPU core, a scheduled one
-three to five.
+with scheduled sampling (Section 13.3.3, shortened). One model takes one to five minutes on a CPU core, a scheduled one
+three to seven.
 """
 
 from __future__ import annotations

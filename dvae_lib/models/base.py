@@ -88,6 +88,7 @@ class DVAE(nn.Module):
 
     Attributes:
         metadata: JSON data that travels with the weights: corpus, standardisation, front end...
+        replay: What runs `recursion` in its place, while training asks for it.
         options: The arguments that the model was built with.
     """
 
@@ -250,10 +251,11 @@ class DVAE(nn.Module):
         options: dict[str, Any] = {"feedback": feedback, "generator": generator} if feedback else {}
         return latents, self.generation(x, values, u, lengths=lengths, **options)
 
-    def recursion(self, *known: Any, **options: Any) -> tuple[Tensor, ...]:
+    def recursion(self, *known: Any) -> tuple[Tensor, ...]:
         """The one loop over frames of a model whose inference is recursive, as a function of tensors alone.
 
-        A model calls it through `run_recursion`.
+        A model calls it through `run_recursion`. Whatever else it reads, such as a number in an attribute, stays in a
+        recording as it was.
         """
         raise NotImplementedError
 

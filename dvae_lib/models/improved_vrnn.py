@@ -49,7 +49,8 @@ class ImprovedVRNN(DVAE):
     Two auxiliary terms stand beside the bound in the objective (they are no part of the model):
 
     - ``future``: :math:`\alpha \sum_t \log p_\xi(\mathbf{b}_t | \mathbf{z}_t)`, without gradient into
-      :math:`\mathbf{b}_t`: the latent vector shall know what the backward network knows;
+      :math:`\mathbf{b}_t`: the latent vector shall know what the backward network knows (a Gaussian whose mean passes
+      through a Tanh, as the state does);
     - ``backward``: :math:`\beta \sum_{t \ge 2} \log p_\xi(\mathbf{x}_{t-1} | \mathbf{b}_t)`: the backward network shall
       know something, namely the frame that comes next on its way. (In the paper :math:`\mathbf{z}_t` serves to generate
       :math:`\mathbf{x}_{t+1}`; with such indices this is its :math:`p_\xi(\mathbf{x}_t | \mathbf{b}_t)`.)

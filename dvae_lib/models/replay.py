@@ -68,17 +68,23 @@ class Replay:
 
     def _recorded(self, known: Sequence[Tensor]) -> Recursion | None:
         """A recording that does what the plain loop does; None, with a warning, if there is none to be had."""
-        examples = tuple(value.detach().clone().requires_grad_(value.requires_grad) for value in known)
+        wanted = self._values_and_gradients(self.loop, known)
+        if wanted is None:
+            return None  # frozen: there is no gradient now, but there may be one later
+        # Other values than those to be compared, lest a constant in the recording pass for a result.
+        examples = tuple(torch.zeros_like(value, requires_grad=value.requires_grad) for value in known)
         try:
             # A module of its own, because recording replaces the module's forward.
             recording = self.record(_Loop(self.loop.model), examples)
             found = self._values_and_gradients(recording, known)
-        except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        except (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError) as error:
             self._give_up(f"recording failed: {error}")
             return None
-        wanted = self._values_and_gradients(self.loop, known)
+        if found is None or len(found) != len(wanted):
+            self._give_up("it has not the plain loop's outputs and gradients")
+            return None
         for a, b in zip(found, wanted, strict=True):
-            if not torch.allclose(a, b, rtol=self.tolerance, atol=self.tolerance * (1 + b.abs().max().item())):
+            if not torch.allclose(a, b, rtol=self.tolerance, atol=self.tolerance * b.abs().max().item() + 1e-6):
                 self._give_up(f"its numbers differ from the plain loop's by up to {(a - b).abs().max().item():.1e}")
                 return None
         return recording
@@ -88,14 +94,19 @@ class Replay:
         self.recordings.clear()
         warnings.warn(f"no CUDA graph of the recursion is used, as {reason}", RuntimeWarning, stacklevel=4)
 
-    def _values_and_gradients(self, recursion: Recursion, known: Sequence[Tensor]) -> list[Tensor]:
-        """Outputs, and the gradients of their sum with respect to all that has one."""
+    def _values_and_gradients(self, recursion: Recursion, known: Sequence[Tensor]) -> list[Tensor] | None:
+        """Outputs, and the gradients of their sum with respect to all that has one; None if nothing has."""
         inputs = [value.detach().clone().requires_grad_(value.requires_grad) for value in known]
         sources = [value for value in (*inputs, *self.loop.parameters()) if value.requires_grad]
         outputs = recursion(*inputs)
         total = torch.stack([output.sum() for output in outputs]).sum()
+        if not total.requires_grad:
+            return None
         gradients = torch.autograd.grad(total, sources, allow_unused=True)
         return [value.detach().clone() for value in (*outputs, *gradients) if value is not None]
+
+    def __deepcopy__(self, memo: object) -> None:
+        """A copy of the model has weights of its own, which no recording knows."""
 
 
 class _Loop(nn.Module):
@@ -123,9 +134,13 @@ def _cuda_graph(loop: nn.Module, examples: tuple[Tensor, ...]) -> Recursion:
     return graph  # type: ignore[no-any-return]
 
 
+def _copy(gradient: Tensor | None) -> Tensor | None:
+    return None if gradient is None else gradient.clone()
+
+
 @contextmanager
 def replay_recursion(model: nn.Module, enabled: bool) -> Iterator[Replay | None]:
-    """Within the block, the model's recursion is replayed from a CUDA graph.
+    """Within the block, the model's recursion is replayed from a CUDA graph, and every weight's gradient is a copy.
 
     Arguments:
         model: The model. One without a recursion of its own is left as it is.
@@ -135,7 +150,12 @@ def replay_recursion(model: nn.Module, enabled: bool) -> Iterator[Replay | None]
         yield None
         return
     model.replay = replay = Replay(model)
+    # The gradients of a graph are its own buffers, which the next replay overwrites, and which several weights may
+    # share: what is kept as a weight's gradient must be a copy.
+    hooks = [p.register_hook(_copy) for p in model.parameters() if p.requires_grad]
     try:
         yield replay
     finally:
+        for hook in hooks:
+            hook.remove()
         del model.replay  # the class's None shows again

@@ -54,6 +54,80 @@ class Recorder:
         return recording
 
 
+class StaticRecorder:
+    """Does what CUDA graphs do to memory: inputs, outputs and gradients have buffers that every replay overwrites."""
+
+    def __call__(self, loop, examples):
+        weights = [p for p in loop.parameters() if p.requires_grad]
+        inputs = [value.detach().clone().requires_grad_(value.requires_grad) for value in examples]
+        sources = [value for value in (*inputs, *weights) if value.requires_grad]
+
+        def run(cotangents=None):
+            outputs = loop(*inputs)
+            cotangents = [torch.ones_like(o) for o in outputs] if cotangents is None else cotangents
+            return outputs, torch.autograd.grad(outputs, sources, cotangents, allow_unused=True)
+
+        with torch.enable_grad():
+            outputs, buffers = run()
+        static = [o.detach() for o in outputs]
+
+        class Graphed(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, *values):
+                with torch.no_grad():
+                    for buffer, value in zip(inputs, values, strict=False):
+                        buffer.copy_(value)
+                    for buffer, output in zip(static, loop(*inputs), strict=True):
+                        buffer.copy_(output)
+                return tuple(o.detach() for o in static)
+
+            @staticmethod
+            def backward(ctx, *cotangents):
+                with torch.enable_grad():
+                    _, gradients = run(cotangents)
+                for buffer, gradient in zip(buffers, gradients, strict=True):
+                    if buffer is not None:
+                        buffer.copy_(gradient)
+                found = iter(None if b is None else b.detach() for b in buffers)
+                return tuple(next(found) if v.requires_grad else None for v in (*inputs, *weights))
+
+        return lambda *known: Graphed.apply(*known, *weights)
+
+
+@of_every_recursion
+def test_static_buffers_never_become_gradients(name):
+    """Gradients that are scaled in place, as clipping does, or summed over steps, are those of the plain loop."""
+    found = []
+    for enabled in (False, True):
+        model = make(name)
+        optimiser = torch.optim.SGD(model.parameters(), lr=0.01)
+        with replay_recursion(model, enabled) as replay:
+            if replay is not None:
+                replay.record = StaticRecorder()
+            for step in range(4):
+                if replay is not None:
+                    replay.begin_step()
+                generator = torch.Generator().manual_seed(step)
+                (-model.vlb(data() + step, generator=generator).value.sum()).backward()
+                if step % 2:  # every other step adds to the gradient of the one before
+                    for parameter in model.parameters():
+                        if parameter.grad is not None:
+                            parameter.grad.mul_(0.1)
+                    optimiser.step()
+                    optimiser.zero_grad()
+            assert replay is None or (not replay.given_up and replay.recordings)
+        found.append(model.state_dict())
+    for key, value in found[0].items():
+        torch.testing.assert_close(found[1][key], value, rtol=1e-4, atol=1e-6, msg=lambda m, key=key: f"{key}: {m}")
+
+
+def test_recurrent_biases_have_gradients_of_their_own():
+    model = make("vrnn")
+    model.vlb(data()).value.sum().backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert len({g.data_ptr() for g in gradients}) == len(gradients)
+
+
 @of_every_recursion
 def test_recording_gives_the_numbers_of_the_loop(name):
     model, x, recorder = make(name), data(), Recorder()
@@ -138,6 +212,39 @@ def test_failure_to_record_is_no_failure():
     model.vlb(x)  # says so only once
 
 
+def test_while_all_is_frozen_the_plain_loop_runs():
+    model, x, recorder = make("dkf"), data(), Recorder()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    model.replay = replay = Replay(model, record=recorder)
+    assert torch.isfinite(model.vlb(x).value).all()
+    assert recorder.recorded == 0
+    assert not replay.given_up
+
+
+def test_a_constant_does_not_pass_for_a_recording():
+    def record(loop, examples):
+        outputs = loop(*examples)  # at the recorded values, whatever comes
+        return lambda *known: tuple(o + 0 * known[0].sum() for o in outputs)
+
+    model = make("srnn")
+    model.replay = Replay(model, record=record)
+    with pytest.warns(RuntimeWarning, match="differ|recording failed"):
+        model.vlb(data())
+
+
+def test_a_copy_of_the_model_has_no_recordings():
+    model = make("srnn")
+    with replay_recursion(model, True):
+        assert copy.deepcopy(model).replay is None
+
+
+def test_training_refuses_it_without_a_device(as_a_user):
+    sequences = SequenceDataset(data(4))
+    with pytest.raises(ValueError, match="one CUDA device"):
+        fit(make("srnn"), sequences, sequences, TrainingConfig(max_epochs=1), replay=True)
+
+
 def test_only_within_the_block_and_only_where_there_is_a_recursion():
     model = make("srnn")
     with replay_recursion(model, True) as replay:
@@ -166,6 +273,7 @@ class TestOnTheDevice:
 
     def test_training_uses_it(self):
         sequences = SequenceDataset(data(16).cuda())
-        config = TrainingConfig(batch_size=8, max_epochs=2, patience=None)
-        bounds = [fit(make("srnn"), sequences, sequences, config).best_value for _ in range(2)]
-        assert bounds[0] == pytest.approx(bounds[1], rel=1e-3)
+        config = TrainingConfig(batch_size=8, max_epochs=3, patience=None, gradient_clip=0.5)
+        for name in RECURSIVE:
+            bounds = [fit(make(name), sequences, sequences, config, replay=r).best_value for r in (False, True)]
+            assert bounds[0] == pytest.approx(bounds[1], rel=1e-3)
