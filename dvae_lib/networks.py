@@ -1,6 +1,6 @@
 r"""The networks that the models are built from: :math:`d_x`, :math:`e_z`, the recursions and the output layers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -21,6 +21,7 @@ __all__ = [
     "PartlyKnown",
     "Recurrence",
     "beside",
+    "draw_in_turn",
     "draw_then_update",
     "reverse_time",
     "shift",
@@ -242,6 +243,32 @@ class PartlyKnown:
         for layer in self.rest:
             output = layer(output)
         return output
+
+
+def draw_in_turn(
+    parameters: Callable[[int, Tensor], Tensor], epsilon: Float[Tensor, "batch time z_dim"]
+) -> tuple[Tensor, Tensor]:
+    r"""The loop of models whose latent vector is inferred from the one before it: the DKF, the SRNN.
+
+    In every frame :math:`\mathbf{z}_t = \boldsymbol\mu_t + \boldsymbol\sigma_t \odot \boldsymbol\epsilon_t`, from
+    :math:`\mathbf{z}_0 = \mathbf{0}`.
+
+    Arguments:
+        parameters: Mean and log-variance, side by side, of frame t (counted from 0), from :math:`\mathbf{z}_{t-1}`.
+        epsilon: Standard normal noise.
+
+    Returns:
+        All :math:`\mathbf{z}_t`, and all outputs of `parameters`, each of shape (B, T, .).
+    """
+    z_t = torch.zeros_like(epsilon[:, 0])
+    samples, outputs = [], []
+    for t, epsilon_t in enumerate(epsilon.unbind(1)):
+        output = parameters(t, z_t)
+        mean, logvar = output.chunk(2, -1)
+        z_t = torch.addcmul(mean, (0.5 * logvar).exp(), epsilon_t)
+        samples.append(z_t)
+        outputs.append(output)
+    return torch.stack(samples, 1), torch.stack(outputs, 1)
 
 
 def draw_then_update(

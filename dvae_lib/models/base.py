@@ -533,9 +533,7 @@ class DVAE(nn.Module):
         x_prev = parameter.new_zeros(batch_size, self.x_dim)
         inferred: dict[str, Tensor] = {}
         if prefix is not None:
-            u_prefix = None if u is None else u[:, :start]
-            self.check(prefix, u_prefix)
-            analysed = self.inference(prefix, u_prefix, generator=generator)
+            analysed = self.inference(prefix, None if u is None else u[:, :start], generator=generator)
             inferred = {name: latent.sample for name, latent in analysed.items() if latent.sample.ndim == 3}
         new, latents, steps = [], [], []
         for t in range(start + num_steps):

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from dvae_lib.distributions import DiagonalGaussian
 from dvae_lib.graphs import DependencySpec
 from dvae_lib.models.base import DVAE, Draw, State, StepOutput, noise
-from dvae_lib.networks import MLP, GatedTransition, GaussianHead, ObservationHead, Recurrence, shift
+from dvae_lib.networks import MLP, GatedTransition, GaussianHead, ObservationHead, Recurrence, draw_in_turn, shift
 from dvae_lib.objectives import Generated, Latent
 
 __all__ = ["DKF", "INFERENCE_MODELS"]
@@ -149,16 +149,13 @@ class DKF(DVAE):
         self, observed: Float[Tensor, "batch time g_dim"], epsilon: Float[Tensor, "batch time z_dim"]
     ) -> tuple[Tensor, ...]:
         """The loop: all z_t, and the outputs that hold mean and log-variance of q(z_t | .)."""
-        z_t = torch.zeros_like(epsilon[:, 0])
-        samples, outputs = [], []
-        for observed_t, epsilon_t in zip(observed.unbind(1), epsilon.unbind(1), strict=True):
-            g_t = self._combine(z_t, observed_t)  # (5.5)
-            output = self.z_head.linear(self.e_z(g_t))  # (5.6)
-            mean, logvar = output.chunk(2, -1)
-            z_t = torch.addcmul(mean, (0.5 * logvar).exp(), epsilon_t)  # (5.7)
-            samples.append(z_t)
-            outputs.append(output)
-        return torch.stack(samples, 1), torch.stack(outputs, 1)
+        at_t = observed.unbind(1)
+
+        def parameters(t: int, z_prev: Tensor) -> Tensor:
+            output: Tensor = self.z_head.linear(self.e_z(self._combine(z_prev, at_t[t])))  # (5.5), (5.6)
+            return output
+
+        return draw_in_turn(parameters, epsilon)  # (5.7)
 
     def _observed(self, x: Tensor, u: Tensor | None, lengths: Tensor | None) -> Tensor:
         """The part of g_t, Eq. (5.5), that observations and inputs determine, weighted as it enters the mean."""

@@ -20,6 +20,7 @@ from dvae_lib.networks import (
     PartlyKnown,
     Recurrence,
     beside,
+    draw_in_turn,
     shift,
 )
 from dvae_lib.objectives import Generated, Latent
@@ -155,15 +156,7 @@ class SRNN(DVAE):
     ) -> tuple[Tensor, ...]:
         """The loop: all z_t, and the outputs that hold mean and log-variance of q(z_t | .)."""
         e_z = PartlyKnown([*self.e_z, self.z_head.linear], known)
-        z_t = torch.zeros_like(epsilon[:, 0])
-        samples, outputs = [], []
-        for t, epsilon_t in enumerate(epsilon.unbind(1)):
-            output = e_z(t, z_t)  # (9.11)
-            mean, logvar = output.chunk(2, -1)
-            z_t = torch.addcmul(mean, (0.5 * logvar).exp(), epsilon_t)  # (9.12)
-            samples.append(z_t)
-            outputs.append(output)
-        return torch.stack(samples, 1), torch.stack(outputs, 1)
+        return draw_in_turn(e_z, epsilon)  # (9.11), (9.12)
 
     def infer_and_generate(
         self,
