@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from written_out import lstm
 
 from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.graphs.spec import Gap
@@ -32,19 +33,6 @@ def data(size=3, *, seed=1, time=5, observation="gaussian"):
 
 def seeded(seed=3):
     return torch.Generator().manual_seed(seed)
-
-
-def lstm(layers, batch=4):
-    """torch's cell with the weights of a layer, from a state of zeros; called with inputs it gives the next h."""
-    cell = nn.LSTMCell(layers.input_size, layers.hidden_size).double()
-    cell.load_state_dict({name.removesuffix("_l0"): value for name, value in layers.state_dict().items()})
-    state = [torch.zeros(batch, layers.hidden_size, dtype=torch.float64)] * 2
-
-    def following(*inputs):
-        state[:] = cell(torch.cat(inputs, -1), tuple(state))
-        return state[0]
-
-    return following
 
 
 def backward_states(model, x, u=None):

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from written_out import data, lstm
 
 from dvae_lib.distributions import DiagonalGaussian
 from dvae_lib.graphs.spec import Gap
@@ -22,23 +23,6 @@ def make(variant="smoother", *, u_dim=0, **options):
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.6)
     return model
-
-
-def data(size, *, seed=1, time=5):
-    return torch.randn(4, time, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def lstm(layers):
-    """torch's cell with the weights of a layer, from a state of zeros; called with inputs it gives the next h."""
-    cell = nn.LSTMCell(layers.input_size, layers.hidden_size).double()
-    cell.load_state_dict({name.removesuffix("_l0"): value for name, value in layers.state_dict().items()})
-    state = [torch.zeros(4, layers.hidden_size, dtype=torch.float64)] * 2
-
-    def following(*inputs):
-        state[:] = cell(torch.cat(inputs, -1), tuple(state))
-        return state[0]
-
-    return following
 
 
 @pytest.mark.parametrize("u_dim", [0, 2])
