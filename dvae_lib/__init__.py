@@ -7,11 +7,13 @@ The models and what they are trained with stand here; `dvae_lib.data`, `dvae_lib
 from dvae_lib.graphs import DependencySpec
 from dvae_lib.models import (
     DKF,
+    DSAE,
     DVAE,
     GRNN,
     KVAE,
     MODELS,
     RNN,
+    RVAE,
     SRNN,
     STORN,
     VAE,
@@ -24,11 +26,13 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DKF",
+    "DSAE",
     "DVAE",
     "GRNN",
     "KVAE",
     "MODELS",
     "RNN",
+    "RVAE",
     "SRNN",
     "STORN",
     "VAE",

@@ -20,6 +20,7 @@ __all__ = [
     "ObservationHead",
     "PartlyKnown",
     "Recurrence",
+    "after_input",
     "beside",
     "draw_in_turn",
     "draw_then_update",
@@ -272,7 +273,12 @@ def draw_in_turn(
 
 
 def draw_then_update(
-    next_state: FrameByFrame, e_z: PartlyKnown, phi_z: nn.Module, epsilon: Float[Tensor, "batch time z_dim"]
+    next_state: FrameByFrame,
+    e_z: PartlyKnown,
+    phi_z: nn.Module,
+    epsilon: Float[Tensor, "batch time z_dim"],
+    *,
+    start: tuple[Tensor, ...] | None = None,
 ) -> tuple[Tensor, ...]:
     r"""The loop of models whose latent vector is inferred from the state before it, and then enters the next one.
 
@@ -285,11 +291,13 @@ def draw_then_update(
         e_z: The network that puts out mean and log-variance.
         phi_z: The feature extractor :math:`\varphi_z`.
         epsilon: Standard normal noise.
+        start: The state before the first frame; by default the recursion's own. Models whose state at t has seen
+            :math:`\mathbf{z}_{1:t-1}` start from their state at 1, and get those at 2 to T + 1 (RVAE, DSAE).
 
     Returns:
         All :math:`\mathbf{z}_t`, :math:`\mathbf{h}_t` and outputs of `e_z`, each of shape (B, T, .).
     """
-    state = next_state.start(len(epsilon))
+    state = next_state.start(len(epsilon)) if start is None else start
     samples, states, outputs = [], [], []
     for t, epsilon_t in enumerate(epsilon.unbind(1)):
         outputs.append(e_z(t, state[0]))
@@ -366,6 +374,11 @@ def shift(
 def beside(features: Float[Tensor, "*batch dim"], u: Float[Tensor, "*batch u_dim"] | None) -> Tensor:
     """The features with the inputs of a driven model appended, where there are some."""
     return features if u is None else torch.cat([features, u], -1)
+
+
+def after_input(u: Float[Tensor, "*batch u_dim"] | None, features: Float[Tensor, "*batch dim"]) -> Tensor:
+    """The features with the inputs of a driven model before them: what is known beforehand first (`FrameByFrame`)."""
+    return features if u is None else torch.cat([u, features], -1)
 
 
 class GatedTransition(nn.Module):

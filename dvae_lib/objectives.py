@@ -207,8 +207,8 @@ def _kl(q: Distribution, p: Distribution, sample: Tensor, *, analytic: bool) -> 
     return q.log_prob(sample) - p.log_prob(sample), None
 
 
-def _masked(values: Float[Tensor, "batch time *dim"], mask: Tensor | None) -> Tensor:
-    """The values, zero in padded frames."""
+def _masked(values: Float[Tensor, "batch *rest"], mask: Tensor | None) -> Tensor:
+    """The values, zero in padded frames; without a mask, as for a latent of the whole sequence, as they are."""
     if mask is None:
         return values
     return torch.where(mask.reshape(mask.shape + (1,) * (values.ndim - 2)), values, values.new_zeros(()))

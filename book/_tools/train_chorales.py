@@ -1,4 +1,4 @@
-"""Train the models of Chapters 5 and 7 to 9 on Bach's chorales.
+"""Train the models of Chapters 5 and 7 to 11 on Bach's chorales.
 
     python book/_tools/train_chorales.py [NAME ...] [--seed 0] [--output data/pretrained]
 
@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from dvae_lib.data.music import load_chorales
-from dvae_lib.models import DKF, DVAE, SRNN, STORN, VAE, VRNN, ImprovedVRNN
+from dvae_lib.models import DKF, DSAE, DVAE, RVAE, SRNN, STORN, VAE, VRNN, ImprovedVRNN
 from dvae_lib.models.rnn import GRNN
 from dvae_lib.schedules import Number, Schedule
 from dvae_lib.training import TrainingConfig, fit
@@ -52,6 +52,8 @@ improved_vrnn = partial(
     b_dim=48,
     auxiliary=(48,),
 )
+rvae = partial(RVAE, **SHARED, decoder=(128,))
+dsae = partial(DSAE, **SHARED, h_dim=64, decoder=(256,))
 MODELS: dict[str, Callable[[], DVAE]] = {
     "dkf-chorales": partial(DKF, **SHARED, transition=64, decoder=(256,), encoder=(), g_dim=128, cell="gru"),
     "grnn-chorales": partial(GRNN, 88, 136, observation="bernoulli"),
@@ -64,6 +66,14 @@ MODELS: dict[str, Callable[[], DVAE]] = {
     "vrnn-improved-chorales": improved_vrnn,
     "srnn-chorales": partial(srnn, inference_model="smoother", encoder=(), g_dim=48),
     "srnn-filter-chorales": partial(srnn, inference_model="filter", encoder=(128,)),
+    "rvae-causal-chorales": partial(rvae, generation_model="causal", h_dim=96, g_dim=64),
+    "rvae-causal-filter-chorales": partial(
+        rvae, generation_model="causal", inference_model="filter", h_dim=96, g_dim=64
+    ),
+    "rvae-noncausal-chorales": partial(rvae, generation_model="noncausal", h_dim=60, g_dim=46),
+    "dsae-chorales": partial(dsae, inference_model="full", g_dim=32),
+    "dsae-factorised-chorales": partial(dsae, inference_model="factorised", g_dim=56),
+    "dsae-structured-chorales": partial(dsae, inference_model="structured", g_dim=40),
 }
 SCHEDULED = "-scheduled"
 NAMES = [*MODELS, *(f"{name}-chorales{SCHEDULED}" for name in ("storn", "vrnn", "srnn"))]

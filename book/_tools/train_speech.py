@@ -1,11 +1,11 @@
-"""Train the speech models of Chapters 7 to 9 on the corpus `prompts`.
+"""Train the speech models of Chapters 7 to 11 on the corpora `prompts` and `librispeech`.
 
     python book/_tools/train_speech.py [NAME ...] [--seed 0] [--output data/pretrained]
 
 The architectures are those of Appendix B, the front end that of Section 13.2.1. The protocol is the review's (Section
 13.2.3), shortened to 40 epochs with a falling learning rate; a name that ends in `-scheduled` goes on from the model
 without that ending for 12 epochs of scheduled sampling (Section 13.3.3, shortened). The epoch that is best on the
-validation speaker is kept; the test speaker is not looked at. One model takes about fifteen minutes on a CPU core, a
+validation speakers is kept; the test speakers are not looked at. One model takes about fifteen minutes on a CPU core, a
 scheduled one ten to thirty. A run is kept in `--runs` and goes on where it was interrupted. Weights are written in half
 precision.
 """
@@ -26,7 +26,17 @@ from dvae_lib.training import TrainingConfig, fit
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ("storn", "vrnn", "srnn")
 SCHEDULED = "-scheduled"
+# Chapters 10 and 11: many speakers. In a name, what follows the model's own is its inference model.
+LIBRISPEECH: dict[str, tuple[str, dict[str, str]]] = {
+    "vae": ("vae", {}),
+    "rvae-causal": ("rvae-causal", {}),
+    "rvae-noncausal": ("rvae-noncausal", {}),
+    "dsae": ("dsae", {}),
+    "dsae-factorised": ("dsae", {"inference_model": "factorised"}),
+    "dsae-structured": ("dsae", {"inference_model": "structured"}),
+}
 NAMES = [f"{model}-prompts{ending}" for ending in ("", SCHEDULED) for model in MODELS]
+NAMES += [f"{model}-librispeech" for model in LIBRISPEECH]
 EPOCHS = 40
 # The review's schedule, with 50 epochs made one: the last eight are in generation mode.
 SCHEDULED_EPOCHS, SCHEDULED_SAMPLING = 12, Schedule.scheduled_sampling(every=1)
@@ -52,22 +62,24 @@ def prepare(name: str, seed: int, output: Path) -> tuple[DVAE, TrainingConfig]:
         )
         return model, config
     torch.manual_seed(seed)
-    model = build_model(name.removesuffix("-prompts"), preset="speech")
+    stem, _, corpus = name.rpartition("-")
+    kind, options = LIBRISPEECH[stem] if corpus == "librispeech" else (stem, {})
+    model = build_model(kind, preset="speech", **options)
     rate = Schedule(((0, 2e-3), (EPOCHS // 2, 2e-3), (EPOCHS, 2e-4)))
     return model, TrainingConfig.speech(learning_rate=rate, max_epochs=EPOCHS, **common)
 
 
 def train(name: str, seed: int, output: Path, runs: Path) -> None:
     """Train one model and write it to its folder."""
-    corpus = load_corpus("prompts", progress=False)
+    corpus = load_corpus("librispeech" if "librispeech" in name else "prompts", progress=False)
     model, config = prepare(name, seed, output)
     started = time.perf_counter()
     result = fit(model, corpus.train, corpus.validation, config, folder=runs / name, callback=report)
     model.metadata.update(
-        corpus="prompts",
+        corpus=corpus.name,
         made_by="book/_tools/train_speech.py",
         seed=seed,
-        licence="CC BY-SA 3.0",
+        licence="CC BY 4.0" if corpus.name == "librispeech" else "CC BY-SA 3.0",
         attribution=f"trained on recordings of {corpus.attribution} ({corpus.licence})",
         front_end=corpus.front_end.settings.to_dict(),
         training=config.to_dict(),
@@ -77,7 +89,7 @@ def train(name: str, seed: int, output: Path, runs: Path) -> None:
         torch=torch.__version__,
     )
     folder = model.save_pretrained(output / name, half=True)
-    print(f"{folder}: epoch {result.best_epoch}, {result.best_value:.2f} nats per frame on the validation speaker")
+    print(f"{folder}: epoch {result.best_epoch}, {result.best_value:.2f} nats per frame on the validation speakers")
 
 
 def main() -> None:

@@ -4,9 +4,11 @@ from typing import Any, NamedTuple
 
 from dvae_lib.models.base import DVAE, Sample, State, StepOutput
 from dvae_lib.models.dkf import DKF
+from dvae_lib.models.dsae import DSAE
 from dvae_lib.models.improved_vrnn import ImprovedVRNN
 from dvae_lib.models.kvae import KVAE
 from dvae_lib.models.rnn import GRNN, RNN
+from dvae_lib.models.rvae import RVAE
 from dvae_lib.models.srnn import SRNN
 from dvae_lib.models.storn import STORN
 from dvae_lib.models.vae import VAE
@@ -14,12 +16,14 @@ from dvae_lib.models.vrnn import VRNN
 
 __all__ = [
     "DKF",
+    "DSAE",
     "DVAE",
     "GRNN",
     "KVAE",
     "MODELS",
     "PRESETS",
     "RNN",
+    "RVAE",
     "SRNN",
     "STORN",
     "VAE",
@@ -49,6 +53,9 @@ MODELS: dict[str, ModelEntry] = {
     "vrnn": ModelEntry(VRNN, {}),
     "vrnn-improved": ModelEntry(ImprovedVRNN, {}),
     "srnn": ModelEntry(SRNN, {}),
+    "rvae-causal": ModelEntry(RVAE, {"generation_model": "causal"}),
+    "rvae-noncausal": ModelEntry(RVAE, {"generation_model": "noncausal"}),
+    "dsae": ModelEntry(DSAE, {}),
 }
 """The models by name."""
 
@@ -93,6 +100,9 @@ PRESETS: dict[str, Preset] = {
                 "g_dim": 128,
                 "head": (64, 32),
             },
+            "rvae-causal": {"h_dim": 128, "g_dim": 128},
+            "rvae-noncausal": {"h_dim": 128, "g_dim": 128},
+            "dsae": {"h_dim": 128, "decoder": (32, 64, 128, 256), "g_dim": 128, "head_rnn": 128},
         },
     ),
     "motion": Preset(
@@ -127,6 +137,9 @@ PRESETS: dict[str, Preset] = {
                 "g_dim": 64,
                 "head": (32,),
             },
+            "rvae-causal": {"h_dim": 64, "g_dim": 64},
+            "rvae-noncausal": {"h_dim": 64, "g_dim": 64},
+            "dsae": {"h_dim": 64, "decoder": (32, 64), "g_dim": 64, "head_rnn": 64},
         },
     ),
 }

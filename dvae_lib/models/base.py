@@ -168,6 +168,9 @@ class DVAE(nn.Module):
     def initial_state(self, batch_size: int) -> State:
         """The generator's state before the first frame.
 
+        A model with a latent vector of the whole sequence takes its value here, by the vector's name, or draws it
+        with `generator`; the state holds it under that name.
+
         A model that says nothing else remembers everything: `step` runs `generation` on all frames so far, which
         is right for every causal model, and slow for long sequences.
 
@@ -529,32 +532,63 @@ class DVAE(nn.Module):
             raise ValueError(f"expected {f'u of shape {wanted}' if wanted else 'no u'}, for {frames}; got {got}")
         if u is not None:
             check_sequences(u, "u", self.u_dim, parameter)
-        state = self.initial_state(batch_size)
-        x_prev = parameter.new_zeros(batch_size, self.x_dim)
         inferred: dict[str, Tensor] = {}
         if prefix is not None:
             analysed = self.inference(prefix, None if u is None else u[:, :start], generator=generator)
-            inferred = {name: latent.sample for name, latent in analysed.items() if latent.sample.ndim == 3}
+            inferred = {name: latent.sample for name, latent in analysed.items()}
+        if not self.is_causal:
+            return self._generate_together(start + num_steps, batch_size, inferred, u, emission, generator)
+        # A latent of the whole sequence stands in the state: inferred from the prefix, or drawn from its prior.
+        of_sequence = [name for name in self.spec.latents if not self.spec.is_framewise(name)]
+        options: dict[str, Any] = {name: inferred[name] for name in of_sequence if name in inferred}
+        state = self.initial_state(batch_size, **options, **({"generator": generator} if of_sequence else {}))
+        whole = {name: state[name] for name in of_sequence}
+        x_prev = parameter.new_zeros(batch_size, self.x_dim)
         new, latents, steps = [], [], []
         for t in range(start + num_steps):
-            given = {f"{name}_t": value[:, t] for name, value in inferred.items()} if t < start else {}
+            given = {f"{k}_t": v[:, t] for k, v in inferred.items() if k not in of_sequence} if t < start else {}
             out = self.step(state, x_prev, None if u is None else u[:, t], **given, generator=generator)
             state = out.state
             if prefix is not None and t < start:
                 x_prev = prefix[:, t]
                 continue
-            # Not every family of torch takes a generator; all of ours do.
-            x_prev = (
-                out.observation.sample(generator=generator)  # type: ignore[call-arg]
-                if emission == "sample"
-                else out.observation.mean
-            )
+            x_prev = _emit(out.observation, emission, generator)
             new.append(x_prev)
             latents.append({"z": out.z_t, **out.others})
             steps.append(out.observation)
         observation = _stack(steps)
-        whole = {name: torch.stack([frame[name] for frame in latents], 1) for name in self.spec.latents}
+        for name in self.spec.latents:
+            if name not in of_sequence:
+                whole[name] = torch.stack([frame[name] for frame in latents], 1)
         return Sample(torch.stack(new, 1), whole, observation)
+
+    def _generate_together(
+        self,
+        num_steps: int,
+        batch_size: int,
+        inferred: dict[str, Tensor],
+        u: Tensor | None,
+        emission: Literal["sample", "mean"],
+        generator: Generator | None,
+    ) -> Sample:
+        """`generate` of a model that decodes all frames at once: first every latent vector, then the frames.
+
+        That is possible where the latent vectors' prior depends on nothing, as in the noncausal RVAE. In a
+        continuation, the latents of the new frames are drawn from it; so what was inferred from the prefix stays.
+        """
+        if self.spec.latents != ("z",) or self.spec.compact("generation")["z_t"]:
+            raise NotImplementedError(
+                f"{type(self).__name__} generates all frames together, and its latents have a prior that depends on "
+                "others: it needs a `generate` of its own"
+            )
+        parameter = next(self.parameters())
+        z = noise(parameter.new_empty(batch_size, num_steps, self.z_dim), "sample", generator)
+        start = inferred["z"].shape[1] if inferred else 0
+        if inferred:
+            z[:, :start] = inferred["z"]
+        blank = parameter.new_zeros(batch_size, num_steps, self.x_dim)  # not looked at: there is no predictive link
+        observation = self.generation(blank, {"z": z}, u).observation[:, start:]  # type: ignore[index]
+        return Sample(_emit(observation, emission, generator), {"z": z[:, start:]}, observation)
 
     def check(
         self,
@@ -728,6 +762,12 @@ def _systematic(weights: Float[Tensor, "particles batch"], generator: Generator 
     edges = weights.cumsum(0)
     found = torch.searchsorted(edges.T.contiguous(), positions.T.contiguous()).T
     return found.clamp_max(k - 1)
+
+
+def _emit(observation: Distribution, emission: Literal["sample", "mean"], generator: Generator | None) -> Tensor:
+    """What x_t is taken to be: a sample, or the mean."""
+    # Not every family of torch takes a generator; all of ours do.
+    return observation.sample(generator=generator) if emission == "sample" else observation.mean  # type: ignore[call-arg]
 
 
 def _stack(steps: list[Distribution]) -> Distribution:

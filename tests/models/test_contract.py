@@ -21,6 +21,9 @@ VARIANTS = {
     "vrnn": [{"inference_model": name} for name in ("filter", "smoother")],
     "vrnn-improved": [{}],
     "srnn": [{"inference_model": name} for name in ("smoother", "filter")],
+    "rvae-causal": [{}, {"inference_model": "filter"}, {"generation_model": "instantaneous"}],
+    "rvae-noncausal": [{"inference_model": name} for name in ("smoother", "filter")],
+    "dsae": [{"inference_model": name} for name in ("full", "factorised", "structured")] + [{"head_rnn": 7}],
 }
 MODELS_AND_OPTIONS = [(name, options) for name, variants in VARIANTS.items() for options in variants]
 SHAPES = {"x_dim": 5, "z_dim": 3}
@@ -33,6 +36,9 @@ SMALL = {
     "vrnn": {**FEATURES, "feature_z": (6,), "g_dim": 8},
     "vrnn-improved": {**FEATURES, "feature_z": (6,), "b_dim": 8, "auxiliary": (6,)},
     "srnn": {**FEATURES, "prior": (8,), "decoder": (8,), "encoder": (8,), "g_dim": 8, "head": (8,)},
+    "rvae-causal": {"h_dim": 8, "decoder": (8,), "encoder": (8,), "g_dim": 8, "head": (8,)},
+    "rvae-noncausal": {"h_dim": 8, "decoder": (8,), "encoder": (8,), "g_dim": 8, "head": (8,)},
+    "dsae": {"v_dim": 2, "h_dim": 8, "prior": (8,), "decoder": (8,), "encoder": (8,), "g_dim": 8, "head": (8,)},
 }
 
 
@@ -183,9 +189,15 @@ def test_stepwise_generation_equals_the_vectorised_pass(name, options):
     model, x = make(name, **options), data()
     latents = {k: v.sample for k, v in model.inference(x, generator=seeded()).items()}
     whole = model.generation(x, latents)
-    state, x_prev = model.initial_state(4), torch.zeros(4, 5, dtype=torch.float64)
+    if not model.is_causal:
+        with pytest.raises(NotImplementedError, match="does not generate frame by frame"):
+            model.initial_state(4)
+        return
+    of_sequence = {k: v for k, v in latents.items() if v.ndim == 2}
+    framewise = {k: v for k, v in latents.items() if v.ndim == 3}
+    state, x_prev = model.initial_state(4, **of_sequence), torch.zeros(4, 5, dtype=torch.float64)
     for t in range(x.shape[1]):
-        out = model.step(state, x_prev, **{f"{k}_t": v[:, t] for k, v in latents.items()})
+        out = model.step(state, x_prev, **{f"{k}_t": v[:, t] for k, v in framewise.items()})
         torch.testing.assert_close(out.prior.mean, whole.prior["z"].mean[:, t])
         torch.testing.assert_close(out.observation.mean, whole.observation.mean[:, t])
         state, x_prev = out.state, x[:, t]
@@ -202,7 +214,7 @@ def test_a_sequence_may_have_one_frame(name, options):
 @of_every_model
 def test_own_steps_equal_the_steps_that_follow_from_generation(name, options):
     model, x = make(name, **options), data()
-    if model.spec.latents != ("z",):
+    if model.spec.latents != ("z",) or not model.is_causal:
         with pytest.raises(NotImplementedError, match="does not generate frame by frame"):
             DVAE.initial_state(model, 4)
         return
@@ -230,8 +242,13 @@ def test_generates(name, options, observation):
     assert sample.latents["z"].shape == (2, 7, 3)
     torch.testing.assert_close(model.generate(7, 2, emission="mean", generator=seeded()).x.shape, sample.x.shape)
     assert torch.isfinite(sample.observation.log_prob(sample.x)).all()
-    continued = model.generate(3, prefix=data(observation), generator=seeded())
+    x = data(observation)
+    continued = model.generate(3, prefix=x, generator=seeded())
     assert continued.x.shape == (4, 3, 5)
+    inferred = model.inference(x, generator=seeded())
+    for latent in model.spec.latents:
+        if not model.spec.is_framewise(latent):  # it stays what it was in the prefix
+            assert torch.equal(continued.latents[latent], inferred[latent].sample)
 
 
 @of_every_model
