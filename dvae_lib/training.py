@@ -28,6 +28,7 @@ from torch import Generator, Tensor, nn
 import dvae_lib
 from dvae_lib.checkpoints import CheckpointError, load_checkpoint, save_checkpoint, write_atomically
 from dvae_lib.data.sequences import Batch, SequenceDataset
+from dvae_lib.denormals import flush_denormals
 from dvae_lib.models.base import DVAE
 from dvae_lib.models.replay import Replay, replay_recursion
 from dvae_lib.parallel import Share, SharedNoise, check_precision, load_share, training_fabric
@@ -375,6 +376,7 @@ def fit(
     with ExitStack() as stack:
         seed = derive_seed(config.seed, "global", fabric.global_rank)
         stack.enter_context(isolated_randomness(seed, fabric.device))
+        stack.enter_context(flush_denormals())
         run = _Run(model, train, validation, config, objective, fabric, callback)
         run.rehearse()
         if folder is not None:

@@ -23,12 +23,15 @@ from dvae_lib.data import load_corpus
 from dvae_lib.data.music import load_chorales
 from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.evaluation import analysis_resynthesis
+from dvae_lib.graphs.links import links
 from dvae_lib.models import DVAE
 from dvae_lib.models.rnn import GRNN
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEDULED = "-scheduled"
-ACTIVE = 0.01  # nats per frame: a latent dimension with less has collapsed
+ACTIVE = (
+    0.01  # nats per frame, or per sequence for a latent vector of the sequence: a dimension with less has collapsed
+)
 Record = dict[str, Any]
 
 
@@ -41,7 +44,7 @@ def bounds(
     model: DVAE, test: SequenceDataset, counts: tuple[int, ...], *, feedback: float = 0.0, batch_size: int = 16
 ) -> Record:
     """The variational and importance-weighted bounds, the KL divergence and the number of active latent dimensions."""
-    generator, sums, kl = torch.Generator().manual_seed(0), dict[str, float](), torch.zeros(())
+    generator, sums, kl = torch.Generator().manual_seed(0), dict[str, float](), dict[str, torch.Tensor]()
     order = test.lengths.argsort()
     with torch.no_grad():
         for part in order.split(batch_size):
@@ -49,7 +52,8 @@ def bounds(
             bound = model.vlb(x, lengths=lengths, feedback=feedback, generator=generator)
             terms = {"vlb": bound.reconstruction - bound.total_kl}
             if not isinstance(model, GRNN):
-                kl = kl + bound.kl_per_dim["z"].sum((0, 1))
+                for latent, term in bound.kl_per_dim.items():
+                    kl[latent] = kl.get(latent, 0.0) + term.flatten(0, -2).sum(0)
                 for k in counts:
                     terms[f"iw{k}"] = model.importance_weighted_bound(
                         x, lengths=lengths, num_samples=k, feedback=feedback, generator=generator
@@ -58,8 +62,11 @@ def bounds(
                 sums[name] = sums.get(name, 0.0) + term.sum().item()
     frames = test.num_frames
     record: Record = {name: round(value / frames, 4) for name, value in sums.items()}
-    if kl.ndim:
-        record |= {"kl": round(kl.sum().item() / frames, 4), "active": int((kl / frames > ACTIVE).sum())}
+    for latent, term in kl.items():  # of a latent vector of the whole sequence, per frame like all the rest
+        of = "" if latent == "z" else f"_{latent}"
+        record |= {f"kl{of}": round(term.sum().item() / frames, 4)}
+        units = frames if latent == "z" else len(test)
+        record |= {f"active{of}": int((term / units > ACTIVE).sum())}
     return record
 
 
@@ -83,13 +90,16 @@ def score_chorales(folder: Path) -> Record:
 
 
 def score_speech(folder: Path, max_utterances: int) -> list[Record]:
-    """One model of speech: under teacher forcing and in generation mode, or in generation mode alone."""
-    model, corpus = DVAE.from_pretrained(folder), load_corpus("prompts", progress=False)
+    """One model of speech on its corpus: with the true past and, where it looks at that, in generation mode."""
+    model = DVAE.from_pretrained(folder)
+    corpus = load_corpus(model.metadata["corpus"], progress=False)
     # Evenly over the test utterances, which are sorted by name.
     chosen = torch.linspace(0, len(corpus.test) - 1, min(max_utterances, len(corpus.test))).long().tolist()
     utterances = corpus.utterances("test")
     test = SequenceDataset([corpus.test[i] for i in chosen], names=[utterances[i].name for i in chosen])
-    modes = {"GM": 1.0} if folder.name.endswith(SCHEDULED) else {"TF": 0.0, "TF-GM": 1.0}
+    modes = {"GM": 1.0} if folder.name.endswith(SCHEDULED) else {"TF": 0.0}
+    if links(model.spec).predictive and "GM" not in modes:
+        modes["TF-GM"] = 1.0
     records = []
     for mode, feedback in modes.items():
         table = analysis_resynthesis(
@@ -103,6 +113,7 @@ def score_speech(folder: Path, max_utterances: int) -> list[Record]:
             {
                 "name": folder.name,
                 "mode": mode,
+                "corpus": corpus.name,
                 "seed": model.metadata["seed"],
                 "weights": sum(p.numel() for p in model.parameters()),
                 "best_epoch": model.metadata["best_epoch"],

@@ -114,6 +114,8 @@ def train(name: str, seed: int, output: Path) -> None:
     model, config = prepare(name, seed, output)
     started = time.perf_counter()
     result = fit(model, data.train, data.validation, config, callback=report)
+    if result.stopped == "interrupted":
+        raise SystemExit(f"{name} was interrupted; nothing was written")
     model.metadata.update(
         corpus="chorales",
         made_by="book/_tools/train_chorales.py",
