@@ -119,8 +119,9 @@ class DSAE(DVAE):
         if inference_model not in INFERENCE_MODELS:
             raise ValueError(f"inference_model must be one of {', '.join(INFERENCE_MODELS)}; got {inference_model!r}")
         v_dim = z_dim if v_dim is None else v_dim
-        if v_dim < 1:
-            raise ValueError(f"v_dim must be at least 1; got {v_dim}")
+        for name, size, least in (("v_dim", v_dim, 1), ("head_rnn", head_rnn, 0)):
+            if not isinstance(size, int) or size < least:
+                raise ValueError(f"{name} must be an integer of at least {least}; got {size!r}")
         # The full model alone has this part of Appendix B.6; the others are built from the same preset without it.
         recurrent_head = head_rnn > 0 and inference_model == "full"
         self.v_dim, self.inference_model = v_dim, inference_model
@@ -278,6 +279,8 @@ class DSAE(DVAE):
         state = self.d_h.initial_state(batch_size)
         if v is None:
             v = standard_normal(state["h"].new_zeros(batch_size, self.v_dim)).sample(generator=generator)
+        elif v.shape != (batch_size, self.v_dim):
+            raise ValueError(f"v must have shape {(batch_size, self.v_dim)}; got {tuple(v.shape)}")
         return {**state, "z": state["h"].new_zeros(batch_size, self.z_dim), "v": v}
 
     def step(

@@ -236,7 +236,9 @@ class RVAE(DVAE):
         z_t: Float[Tensor, "batch z_dim"] | None = None,
         generator: Generator | None = None,
     ) -> StepOutput:
-        """Draw z_t from its prior (10.3), update the state (10.4), observe (10.6)."""
+        """Draw z_t from its prior (10.3), update the state (10.4), observe (10.6); not for the noncausal model."""
+        if self.d_h_bwd is not None:
+            raise NotImplementedError("the noncausal RVAE does not generate frame by frame; use generate")
         prior = standard_normal(x_prev.new_zeros(x_prev.shape[0], self.z_dim))
         z_t = prior.sample(generator=generator) if z_t is None else z_t
         inputs = after_input(u_t, z_t)

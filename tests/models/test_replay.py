@@ -16,6 +16,9 @@ RECURSIVE = {
     "vrnn": {"feature_x": (8,), "h_dim": 8},
     "vrnn-improved": {"feature_x": (8,), "h_dim": 8, "b_dim": 8},
     "srnn": {"feature_x": (8,), "h_dim": 8, "g_dim": 8},
+    "rvae-causal": {"h_dim": 8, "g_dim": 8},
+    "rvae-noncausal": {"h_dim": 8, "g_dim": 8},
+    "dsae": {"inference_model": "structured", "h_dim": 8, "g_dim": 8},
 }
 of_every_recursion = pytest.mark.parametrize("name", RECURSIVE)
 
