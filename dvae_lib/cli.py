@@ -1,12 +1,14 @@
-"""The command line: ``dvae data``, ``dvae train``, ``dvae evaluate``, ``dvae info``."""
+"""The command line: ``dvae data``, ``dvae train``, ``dvae evaluate``, ``dvae enhance``, ``dvae info``."""
 
 import importlib.metadata
 import importlib.util
 import inspect
+import io
 import json
 import logging
 import os
 import platform
+import time
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -95,7 +97,7 @@ def _options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and stop.")
     ] = False,
 ) -> None:
-    """Dynamical variational autoencoders: get data, train models, judge them.
+    """Dynamical variational autoencoders: get data, train models, judge them, enhance speech.
 
     [bold]Examples[/]
 
@@ -104,6 +106,8 @@ def _options(
     dvae train vae --corpus prompts --folder runs/vae
 
     dvae evaluate runs/vae
+
+    dvae enhance noisy.wav -o clean.wav
     """
     logger = logging.getLogger("dvae_lib")
     if not any(isinstance(handler, RichHandler) for handler in logger.handlers):
@@ -517,6 +521,127 @@ def _print_scores(scores: ScoreTable, title: str) -> None:
     out.print(table)
     for (name, measure), reason in scores.reasons.items():
         err.print(f"No {METRICS[measure].label} for {name}: {reason}.", soft_wrap=True, highlight=False, markup=False)
+
+
+# --- enhance ------------------------------------------------------------------------------------------------------
+
+SPEECH_MODEL = "rvae-noncausal-librispeech"
+SOUND_FILES = {".wav": "WAV", ".flac": "FLAC"}
+
+
+class EnhancementMethod(str, Enum):
+    """How the latents are found."""
+
+    peem = "peem"
+    vem = "vem"
+
+
+@app.command()
+def enhance(
+    recording: Annotated[Path, typer.Argument(help="The noisy recording: WAV, FLAC, Ogg, MP3, ...")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Write here: .wav or .flac.", metavar="FILE")],
+    model: Annotated[
+        str, typer.Option(help="Folder of a run or of a saved model, or the name of one that ships.")
+    ] = SPEECH_MODEL,
+    method: Annotated[
+        EnhancementMethod, typer.Option(help="A point estimate, or the inference network fine-tuned.")
+    ] = EnhancementMethod.peem,
+    iterations: Annotated[int | None, typer.Option(min=1, help="Default: what was best on other speakers.")] = None,
+    rank: Annotated[int | None, typer.Option(min=1, help="Number of spectra that describe the noise.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Allow to write over the recording.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    accelerator: Annotated[Accelerator, typer.Option(help="Where to compute.")] = Accelerator.auto,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+) -> None:
+    """Take the noise off a recording of speech.
+
+    A model of clean speech stays as it is; the noise is learned from the recording. The result has the recording's
+    sample rate, length and level, in 16 bits; above half the model's sample rate there is nothing left.
+
+    [bold]Examples[/]
+
+    dvae enhance noisy.wav -o clean.wav
+
+    dvae enhance noisy.wav -o clean.flac --model runs/vae --method vem --iterations 100
+    """
+    from dvae_lib.checkpoints import write_atomically
+    from dvae_lib.data.audio import AudioError
+    from dvae_lib.enhancement import check_speech_model
+    from dvae_lib.enhancement import enhance as enhance_waveform
+    from dvae_lib.training import BEST, training_fabric
+
+    _check_sound_file(recording, output, overwrite)
+    folder = Path(model)
+    network = DVAE.from_pretrained(folder / BEST if (folder / BEST).is_dir() else model)
+    check_speech_model(network)
+    waveform, rate = _read_at_own_rate(recording)
+    network.to(training_fabric(accelerator=accelerator.value).device)
+    generator = torch.Generator(next(network.parameters()).device).manual_seed(seed)
+    given = {"num_iterations": iterations, "rank": rank}
+    started = time.perf_counter()
+    try:
+        result = enhance_waveform(
+            network,
+            waveform,
+            rate,
+            method=method.value,
+            generator=generator,
+            progress=not quiet and err.is_terminal,
+            **{name: value for name, value in given.items() if value is not None},
+        )
+    except AudioError as error:
+        raise AudioError(f"{recording}: {error}") from None
+    write_atomically(output, _encoded(result.waveform, rate, SOUND_FILES[output.suffix.lower()]))
+    if not quiet:
+        seconds = f"{len(waveform) / rate:.1f} s of sound in {time.perf_counter() - started:.1f} s"
+        out.print(f"Written: {output} ({seconds})", soft_wrap=True, highlight=False)
+
+
+def _check_sound_file(recording: Path, output: Path, overwrite: bool) -> None:
+    """Find out before the work is done whether its result can be written."""
+    if output.suffix.lower() not in SOUND_FILES:
+        raise typer.BadParameter("the file must end in .wav or .flac.", param_hint="--output")
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {output.parent} to write {output.name} into.")
+    if output.is_dir() or not os.access(output.parent, os.W_OK):
+        raise PermissionError(f"{output} cannot be written; choose another --output.")
+    if output.exists() and recording.exists() and output.samefile(recording) and not overwrite:
+        raise ValueError(f"{output} is the recording itself; choose another --output, or allow it with --overwrite.")
+
+
+def _read_at_own_rate(recording: Path) -> tuple[torch.Tensor, int]:
+    """The recording as one channel, and its sample rate; what was or seems wrong with it is said."""
+    import soundfile
+
+    from dvae_lib.data.audio import read_audio
+
+    try:
+        rate: int = soundfile.info(recording).samplerate
+    except soundfile.LibsndfileError:
+        rate = 16_000  # raw G.722; of anything else that cannot be read, `read_audio` says what is wrong
+    audio = read_audio(recording, rate)
+    notes = [f"{change}" for change in audio.changes]
+    if clipped := _clipped_share(audio.waveform):
+        notes.append(f"{clipped:.2%} of the samples are clipped, which sounds like noise and stays")
+    for note in notes:
+        err.print(f"{recording}: {note}.", soft_wrap=True, highlight=False, markup=False)
+    return audio.waveform, rate
+
+
+def _clipped_share(waveform: torch.Tensor) -> float:
+    """The share of samples at full scale that have a neighbour there: a single one may just be the peak."""
+    full = waveform.abs() >= 1 - 2**-15
+    beside = torch.nn.functional.pad(full[1:] & full[:-1], (1, 1))
+    return (beside[1:] | beside[:-1]).float().mean().item()
+
+
+def _encoded(waveform: torch.Tensor, rate: int, kind: str) -> bytes:
+    """A sound file of 16 bits, which is what every player reads."""
+    import soundfile
+
+    buffer = io.BytesIO()
+    soundfile.write(buffer, waveform.numpy(), rate, format=kind, subtype="PCM_16")
+    return buffer.getvalue()
 
 
 # --- info ---------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 import csv
 import json
 import logging
+import os
 import re
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import dvae_lib.cli
-from dvae_lib import VAE
+from dvae_lib import STORN, VAE
 from dvae_lib.cli import app
 from dvae_lib.models import DVAE
 from dvae_lib.training import TrainingConfig
@@ -78,6 +79,7 @@ def voices(tmp_path) -> Path:
         (["data", "info"], "dvae data info prompts"),
         (["train"], "dvae train vae --data recordings/ --folder runs/mine --epochs 50"),
         (["evaluate"], "dvae evaluate runs/vae"),
+        (["enhance"], "dvae enhance noisy.wav -o clean.wav"),
         (["info"], "dvae info runs/vae"),
     ],
 )
@@ -87,7 +89,7 @@ def test_help_shows_examples(command, example):
 
 def test_every_option_of_an_example_exists():
     """What the help shows as an example is parsed by the command it is shown for."""
-    for command in ("train", "evaluate"):
+    for command in ("train", "evaluate", "enhance"):
         text = re.sub(r"\s+", " ", dvae(command, "--help"))
         examples = text.split("Examples")[1].split("╭")[0]
         for option in set(re.findall(r"(?<= )--?[a-z][a-z-]*", examples)) - {"--nproc-per-node", "-m"}:
@@ -196,6 +198,150 @@ def test_speech_from_a_folder_to_a_table(voices):
     only = dvae("evaluate", "run", "--workers", 0, "-m", "estoi", "--output", "only.csv")
     assert "PESQ" not in only
     assert Path("only.csv").read_text().startswith("name,estoi,bound\n")
+
+
+# --- enhance ---
+
+
+@pytest.fixture
+def speech_model(tmp_path) -> str:
+    torch.manual_seed(0)
+    VAE(513, 2, observation="gamma", encoder=(8,), decoder=(8,)).save_pretrained(tmp_path / "small")
+    return "small"
+
+
+def noisy(seconds: float = 0.5, rate: int = RATE, channels: int = 1) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    tone = np.sin(2 * np.pi * 150 * np.arange(int(seconds * rate)) / rate)
+    return 0.1 * (tone[:, None] + rng.standard_normal((tone.size, channels)))
+
+
+def enhanced(*arguments, code: int = 0) -> str:
+    return dvae("enhance", *arguments, "--iterations", 2, "--accelerator", "cpu", code=code)
+
+
+@pytest.mark.parametrize("ending", [".wav", ".flac", ".WAV"])
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100])
+def test_a_recording_is_enhanced_at_its_own_rate(speech_model, rate, ending):
+    soundfile.write("in.wav", noisy(rate=rate), rate)
+    before = Path("in.wav").read_bytes()
+    printed = enhanced("in.wav", "-o", f"out{ending}", "--model", speech_model)
+    assert f"Written: out{ending} (0.5 s of sound in" in printed
+    result, written = soundfile.read(f"out{ending}")
+    assert written == rate
+    assert result.shape == (rate // 2,)
+    assert np.isfinite(result).all()
+    assert 0 < np.abs(result).max() < 1
+    assert Path("in.wav").read_bytes() == before
+    assert not list(Path().glob("*.partial"))
+
+
+def test_options_and_seed_of_enhancement_arrive(speech_model, monkeypatch):
+    soundfile.write("in.wav", noisy(), RATE)
+    asked = {}
+    import dvae_lib.enhancement
+
+    def listen(model, waveform, rate, **options):
+        asked.update(options, rate=rate)
+        return original(model, waveform, rate, **options)
+
+    original = dvae_lib.enhancement.enhance
+    monkeypatch.setattr(dvae_lib.enhancement, "enhance", listen)
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        options = ("--method", "vem", "--rank", 3, "--seed", seed, "--quiet")
+        assert enhanced("in.wav", "-o", f"{name}.wav", "--model", speech_model, *options) == ""
+    assert (asked["method"], asked["rank"], asked["num_iterations"], asked["rate"]) == ("vem", 3, 2, RATE)
+    files = [Path(f"{name}.wav").read_bytes() for name in "abc"]
+    assert files[0] == files[1] != files[2]
+
+
+def test_a_run_in_progress_lends_its_best_model(speech_model):
+    Path("run").mkdir()
+    Path(speech_model).rename("run/best")
+    soundfile.write("in.wav", noisy(), RATE)
+    enhanced("in.wav", "-o", "out.wav", "--model", "run")
+    assert Path("out.wav").exists()
+
+
+def test_what_is_odd_about_a_recording_is_said_and_it_goes_on(speech_model):
+    soundfile.write("stereo.wav", noisy(channels=2), RATE)
+    printed = enhanced("stereo.wav", "-o", "out.wav", "--model", speech_model)
+    assert "stereo.wav: 2 channels averaged to one." in printed
+    assert soundfile.read("out.wav")[0].shape == (RATE // 2,)
+    loud = np.clip(20 * noisy(), -1, 1)
+    soundfile.write("loud.wav", loud, RATE)
+    share = float(re.search(r"loud.wav: ([\d.]+)% of the samples are clipped", enhanced(
+        "loud.wav", "-o", "out.wav", "--model", speech_model
+    )).group(1))  # fmt: skip
+    assert share == pytest.approx(100 * (np.abs(loud) == 1).mean(), abs=12)  # without those that stand alone
+    peak = noisy() / np.abs(noisy()).max()  # one sample at full scale is none
+    soundfile.write("peak.wav", peak, RATE, subtype="FLOAT")
+    assert "clipped" not in enhanced("peak.wav", "-o", "out.wav", "--model", speech_model)
+
+
+def test_the_recording_is_written_over_only_on_demand(speech_model):
+    soundfile.write("in.wav", noisy(), RATE)
+    Path("link.wav").symlink_to("in.wav")
+    before = Path("in.wav").read_bytes()
+    for output in ("in.wav", "./in.wav", "link.wav"):
+        assert "is the recording itself" in enhanced("in.wav", "-o", output, "--model", speech_model, code=1)
+    assert Path("in.wav").read_bytes() == before
+    enhanced("in.wav", "-o", "in.wav", "--model", speech_model, "--overwrite")
+    assert Path("in.wav").read_bytes() != before
+
+
+def test_a_result_is_there_as_a_whole_or_not_at_all(speech_model, monkeypatch):
+    soundfile.write("in.wav", noisy(), RATE)
+    Path("out.wav").write_bytes(b"old")
+
+    def full_disk(*paths):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full_disk)
+    assert "No space left on device" in enhanced("in.wav", "-o", "out.wav", "--model", speech_model, code=1)
+    assert Path("out.wav").read_bytes() == b"old"
+    assert not list(Path().glob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("recording", "output", "model", "code", "message"),
+    [
+        ("nowhere.wav", "out.wav", "small", 1, "There is no audio file nowhere.wav"),
+        ("text.wav", "out.wav", "small", 1, "looks like a text file"),
+        ("empty.wav", "out.wav", "small", 1, "is empty"),
+        ("short.wav", "out.wav", "small", 1, "short.wav: The waveform lasts 32 ms, less than one window of 64 ms"),
+        ("silence.wav", "out.wav", "small", 1, "silence.wav: The waveform holds only silence"),
+        ("nan.wav", "out.wav", "small", 1, "not finite"),
+        ("in.wav", "out.mp3", "small", 2, "must end in .wav or .flac"),
+        ("in.wav", "no/folder/out.wav", "small", 1, "There is no folder no/folder"),
+        ("in.wav", "folder.wav", "small", 1, "folder.wav cannot be written"),
+        ("in.wav", "out.wav", "nowhere", 1, "no trained model called 'nowhere'"),
+        ("in.wav", "out.wav", "gaussian", 1, "'gaussian' observations"),
+        ("in.wav", "out.wav", "narrow", 1, "vectors of size 65"),
+        ("in.wav", "out.wav", "predictive", 1, "past clean frames"),
+    ],
+)
+def test_errors_of_enhancement_are_messages(speech_model, recording, output, model, code, message):
+    soundfile.write("in.wav", noisy(), RATE)
+    soundfile.write("short.wav", noisy(0.032), RATE)
+    soundfile.write("silence.wav", np.zeros(RATE), RATE)
+    soundfile.write("nan.wav", np.full(RATE, np.nan), RATE, subtype="FLOAT")
+    Path("text.wav").write_text("no sound\n")
+    Path("empty.wav").touch()
+    Path("folder.wav").mkdir()
+    VAE(513, 2).save_pretrained("gaussian")
+    VAE(65, 2, observation="gamma").save_pretrained("narrow")
+    STORN(513, 2, observation="gamma").save_pretrained("predictive")
+    printed = enhanced(recording, "-o", output, "--model", model, code=code)
+    assert message in printed
+    assert "Traceback" not in printed
+    assert not Path("out.wav").exists()
+
+
+def test_a_folder_without_permission_is_found_out_before_the_work(speech_model, monkeypatch):
+    soundfile.write("in.wav", noisy(), RATE)
+    monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK)  # root may write everywhere
+    assert "cannot be written" in enhanced("in.wav", "-o", "out.wav", "--model", speech_model, code=1)
 
 
 # --- data ---
