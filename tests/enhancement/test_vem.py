@@ -9,7 +9,7 @@ import torch
 from dvae_lib.data.audio import AudioError
 from dvae_lib.data.speech import FrontEndSettings, SpeechFrontEnd
 from dvae_lib.distributions import Gamma
-from dvae_lib.enhancement import check_speech_model, enhance, inference_parameters, mix, wiener_gain
+from dvae_lib.enhancement import check_speech_model, enhance, inference_parameters, mix, vem, wiener_gain
 from dvae_lib.enhancement.nmf import random_factors
 from dvae_lib.enhancement.vem import (
     Levels,
@@ -250,6 +250,19 @@ def test_the_estimate_is_the_posterior_mean_at_the_result():
     torch.testing.assert_close(result.waveform, filtered, rtol=1e-4, atol=1e-6)
 
 
+def test_the_gains_of_the_frames_enter_the_estimate(monkeypatch):
+    """Frames whose gain is next to nothing hold no speech."""
+    _, noisy = scene(formants())
+
+    def half(power, g, speech, noise):
+        return torch.where(torch.arange(len(g)) < 60, 1e-9, 1.0)
+
+    monkeypatch.setattr(vem, "update_gains", half)
+    result = enhance(formants(), noisy, num_iterations=3, generator=seeded())
+    assert result.gain[:60].max() < 1e-3 * result.gain[60:].max()
+    assert result.speech[:60].max() < 1e-3 * result.speech[60:].max()
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_speech_of_the_model_is_found_in_noise(method):
     model = formants()
@@ -305,8 +318,14 @@ def test_level_and_length_are_kept():
     first = enhance(model, noisy, num_iterations=10, generator=seeded())
     quiet = enhance(model, 0.01 * noisy, num_iterations=10, generator=seeded())
     torch.testing.assert_close(100 * quiet.waveform, first.waveform, rtol=1e-2, atol=1e-3)
-    padded = torch.cat([torch.zeros(200), noisy, torch.zeros(333)])
-    assert enhance(model, padded, num_iterations=2).waveform.shape == padded.shape
+
+    # The front end trims silence for training; here it stays, and what is between stays where it is.
+    padded = torch.cat([torch.zeros(800), noisy, torch.zeros(333)])
+    result = enhance(model, padded, num_iterations=10, generator=seeded())
+    assert result.waveform.shape == padded.shape
+    assert len(result.gain) == 1 + len(padded) // SETTINGS.hop_length
+    assert si_sdr(padded, result.waveform) > 0
+    assert result.waveform[: 800 - SETTINGS.window_length].abs().max() < 1e-6
     shortest = enhance(model, noisy[: SETTINGS.window_length], num_iterations=2)
     assert shortest.waveform.shape == (SETTINGS.window_length,)
 
