@@ -17,7 +17,17 @@ from hypothesis import strategies as st
 from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio
 
 from dvae_lib import metrics
-from dvae_lib.metrics import ScoreTable, UndefinedScoreError, estoi, mpjpe, pesq, raw_pesq, si_sdr, speech_metrics
+from dvae_lib.metrics import (
+    ScoreTable,
+    UndefinedScoreError,
+    estoi,
+    mpjpe,
+    pesq,
+    processes,
+    raw_pesq,
+    si_sdr,
+    speech_metrics,
+)
 from dvae_lib.metrics.processes import ProcessDied, map_in_processes
 
 RATE = 16_000
@@ -396,3 +406,15 @@ def test_an_interrupt_ends_the_processes_at_once(tmp_path):
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr, done.returncode) == ("interrupted\n", "", 0)
+
+
+def test_an_interrupt_reaches_a_process_that_is_just_being_started(monkeypatch):
+    worker, start = processes._Process(time.sleep), subprocess.Popen
+
+    def interrupted(*arguments, **options):
+        worker.stop()
+        return start(*arguments, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    assert isinstance(worker.ask(0.1), ProcessDied)
+    worker.close()

@@ -122,6 +122,8 @@ class _Process:
             env=environment,
             start_new_session=True,  # Ctrl-C is for the caller; this process ends when its input does
         )
+        if self._stopped:  # while the process was being started, so that `stop` did not see it
+            process.kill()
         assert process.stdout is not None
         if process.stdout.read(len(_READY)) != _READY and not self._stopped:
             raise RuntimeError(
