@@ -409,6 +409,8 @@ def _used(model: DVAE, process: Process) -> set[str]:
     model = _copy(model)
     outcomes = _outcomes(model, process, _data(model))
     numbers = [values.sum() for values in map(_numbers, outcomes.values()) if values is not None]
+    if not numbers:  # a model without latent vectors has no inference
+        return set()
     parameters = dict(model.named_parameters())
     gradients = torch.autograd.grad(torch.stack(numbers).sum(), list(parameters.values()), allow_unused=True)
     return {name for name, g in zip(parameters, gradients, strict=True) if g is not None}

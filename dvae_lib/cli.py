@@ -556,7 +556,8 @@ def enhance(
     """Take the noise off a recording of speech.
 
     A model of clean speech stays as it is; the noise is learned from the recording. The result has the recording's
-    sample rate, length and level, in 16 bits; above half the model's sample rate there is nothing left.
+    sample rate, length and level, in 16 bits (24 in FLAC); above half the model's sample rate there is nothing left. A
+    file of that name is replaced.
 
     [bold]Examples[/]
 
@@ -594,7 +595,7 @@ def enhance(
     write_atomically(output, _encoded(result.waveform, rate, SOUND_FILES[output.suffix.lower()]))
     if not quiet:
         seconds = f"{len(waveform) / rate:.1f} s of sound in {time.perf_counter() - started:.1f} s"
-        out.print(f"Written: {output} ({seconds})", soft_wrap=True, highlight=False)
+        out.print(f"Written: {output} ({seconds})", soft_wrap=True, highlight=False, markup=False)
 
 
 def _check_sound_file(recording: Path, output: Path, overwrite: bool) -> None:
@@ -617,11 +618,13 @@ def _read_at_own_rate(recording: Path) -> tuple[torch.Tensor, int]:
 
     try:
         rate: int = soundfile.info(recording).samplerate
-    except soundfile.LibsndfileError:
+    except (soundfile.LibsndfileError, TypeError):  # TypeError: raw samples, without a header
         rate = 16_000  # raw G.722; of anything else that cannot be read, `read_audio` says what is wrong
     audio = read_audio(recording, rate)
     notes = [f"{change}" for change in audio.changes]
-    if clipped := _clipped_share(audio.waveform):
+    if (peak := audio.waveform.abs().max().item()) > 1:
+        notes.append(f"its largest sample is {peak:.3g}; what exceeds 1 in the result is cut off, so scale it first")
+    elif clipped := _clipped_share(audio.waveform):
         notes.append(f"{clipped:.2%} of the samples are clipped, which sounds like noise and stays")
     for note in notes:
         err.print(f"{recording}: {note}.", soft_wrap=True, highlight=False, markup=False)
@@ -636,11 +639,11 @@ def _clipped_share(waveform: torch.Tensor) -> float:
 
 
 def _encoded(waveform: torch.Tensor, rate: int, kind: str) -> bytes:
-    """A sound file of 16 bits, which is what every player reads."""
+    """A sound file: WAV of 16 bits, which is what every player reads, or FLAC of 24."""
     import soundfile
 
     buffer = io.BytesIO()
-    soundfile.write(buffer, waveform.numpy(), rate, format=kind, subtype="PCM_16")
+    soundfile.write(buffer, waveform.numpy(), rate, format=kind, subtype="PCM_16" if kind == "WAV" else "PCM_24")
     return buffer.getvalue()
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from dvae_lib import DKF, DSAE, KVAE, MODELS, RVAE, SRNN, STORN, VRNN, build_model
+from dvae_lib import DKF, DSAE, GRNN, KVAE, MODELS, RVAE, SRNN, STORN, VRNN, build_model
 from dvae_lib.architecture import (
     architecture,
     count_weights,
@@ -154,3 +154,9 @@ def test_boxes_of_a_drawing_do_not_overlap(name):
         for b in boxes[:i]:
             assert not (a.x0 < b.x1 and b.x0 < a.x1 and a.y0 < b.y1 and b.y0 < a.y1)
     plt.close(figure)
+
+
+def test_a_model_without_latent_vectors_has_no_inference():
+    counts = count_weights(GRNN(5))
+    assert counts.inference == 0
+    assert counts.generation == sum(p.numel() for p in GRNN(5).parameters())

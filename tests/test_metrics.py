@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from importlib.util import find_spec as real_find_spec
 
 import numpy as np

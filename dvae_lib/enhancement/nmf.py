@@ -163,7 +163,7 @@ def factorise(
     if fixed is not None:
         num_fixed = fixed.shape[1]
         known = random_factors(power, power.mean(0), num_fixed, generator)[1]
-        W, H = _normalised(torch.cat([fixed, W], 1), torch.cat([known * power.sum(1).mean(), H], 0))
+        W, H = _normalised(torch.cat([fixed, W], 1), torch.cat([known / fixed.sum(0)[:, None], H], 0))
     cost = [_divergence(power, factors_variance(W, H))]
     for _ in range(num_iterations):
         W, H = update_factors(power, W, H, num_fixed=num_fixed)

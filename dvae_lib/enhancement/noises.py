@@ -23,6 +23,8 @@ def mix(
     Raises:
         ValueError: Different lengths, or a signal without energy.
     """
+    if not math.isfinite(snr_db) or abs(snr_db) > 300:
+        raise ValueError(f"snr_db must lie between -300 and 300; got {snr_db}")
     if speech.shape != noise.shape:
         raise ValueError(f"speech has {speech.numel():,} samples, the noise {noise.numel():,}: make them equally long")
     energies = [float(signal.double().square().sum()) for signal in (speech, noise)]
@@ -44,6 +46,8 @@ def coloured_noise(
         generator: Source of randomness.
     """
     _check_length(num_samples)
+    if not bool((spectrum >= 0).all()):
+        raise ValueError("a power spectrum must not be negative")
     white = torch.randn(num_samples, dtype=spectrum.dtype, device=spectrum.device, generator=generator)
     transform = torch.fft.rfft(white)
     power = torch.nn.functional.interpolate(
@@ -70,7 +74,7 @@ def speech_shaped_noise(
     """
     if speech.shape[0] < 512:
         raise ValueError(f"a spectrum needs 512 samples of speech; got {speech.shape[0]}")
-    frames = speech.unfold(0, 512, 256) * torch.hann_window(512, dtype=speech.dtype)
+    frames = speech.unfold(0, 512, 256) * torch.hann_window(512, dtype=speech.dtype, device=speech.device)
     return coloured_noise(num_samples, torch.fft.rfft(frames).abs().square().mean(0), generator)
 
 
@@ -79,8 +83,8 @@ def bursts(
 ) -> Float[Tensor, " num_samples"]:
     """Noise that comes and goes: over quiet pink noise, about two bursts a second, each in a band of its own.
 
-    A burst rises quickly and dies away within 50 to 400 ms; the centre of its band lies between 200 and 6,000 Hz (at
-    most 0.4 of the sample rate) and glides by up to half an octave. Mean power 1.
+    A burst rises quickly and dies away within 50 to 400 ms; the centre of its band starts between 200 and 6,000 Hz and
+    glides by up to half an octave (never above 0.4 of the sample rate). Mean power 1.
 
     Arguments:
         num_samples: How long.
@@ -88,13 +92,15 @@ def bursts(
         generator: Source of randomness.
     """
     _check_length(num_samples)
+    if sample_rate < 1:
+        raise ValueError(f"sample_rate must be positive; got {sample_rate}")
     noise = 0.1 * pink_noise(num_samples, generator)
     for _ in range(max(1, round(2 * num_samples / sample_rate))):
         start, length, pitch, glide, loudness = torch.rand(5, generator=generator).tolist()
         first, duration = int(start * num_samples), 0.05 + 0.35 * length
         time = torch.arange(min(int(duration * sample_rate), num_samples - first)) / sample_rate
         envelope = (time / 0.01).clamp_max(1) * torch.exp(-5 * time / duration)
-        centre = min(200 * 30**pitch, 0.4 * sample_rate) * 2 ** ((glide - 0.5) * time / duration)
+        centre = (200 * 30**pitch * 2 ** ((glide - 0.5) * time / duration)).clamp_max(0.4 * sample_rate)
         # Slow noise times a carrier: a band of 300 Hz around the carrier.
         slow = _band_limited(len(time), 150 / sample_rate, generator)
         burst = envelope * slow * torch.sin(2 * math.pi * centre.cumsum(0) / sample_rate)
@@ -115,6 +121,8 @@ def babble(
     _check_length(num_samples)
     if not voices:
         raise ValueError("babble needs a voice at least; got none")
+    if not all(len(voice) for voice in voices):
+        raise ValueError("babble was given a voice without samples")
     total = torch.zeros(num_samples)
     for voice in voices:
         start = int(torch.randint(voice.shape[0], (), generator=generator))

@@ -125,12 +125,12 @@ class PointEstimate:
     inference model is not run again in each iteration, which makes it fast.
 
     Arguments:
-        model: A speech model; see `check_speech_model`.
+        model: A speech model; see `check_speech_model`. Its weights are frozen: pass a copy.
         x: What the inference model reads.
     """
 
     def __init__(self, model: DVAE, x: Float[Tensor, "frames bins"]) -> None:
-        self.model, self.x = model, x[None]
+        self.model, self.x = model.requires_grad_(False), x[None]
         with torch.no_grad():
             start = model.inference(self.x, draw="mean")
         self.latents = {name: latent.sample.clone().requires_grad_() for name, latent in start.items()}
@@ -191,7 +191,8 @@ def enhance(
     r"""Estimate the speech in a noisy recording.
 
     An iteration is a step of Adam on the posterior of the latents, then one multiplicative update each of
-    :math:`\mathbf{g}`, :math:`\mathbf{H}` and :math:`\mathbf{W}`. Both raise
+    :math:`\mathbf{g}`, :math:`\mathbf{H}` and :math:`\mathbf{W}`, at the latents that the step began with. Each
+    by itself raises (a gradient step if it is small enough)
 
     .. math::
         \mathbb{E}_{q}\Big[ \sum_{f,t} - \log v_{x,ft} - \frac{|x_{ft}|^2}{v_{x,ft}} \Big]
@@ -264,13 +265,18 @@ def enhance(
                 f"{learning_rate:g}."
             )
         objective.append(value)
+    gain, speech = torch.zeros_like(power), torch.zeros_like(power)
+    count = 1 if method == "peem" else FINAL_SAMPLES
     with torch.no_grad():
-        drawn = posterior.draw(1 if method == "peem" else FINAL_SAMPLES, generator)
-        speech = levels.g[:, None] * drawn.speech
-        gain = wiener_gain(speech, levels.noise).mean(0)
+        for _ in range(count):  # one by one: of a long recording a sample is large
+            sample = levels.g[:, None] * posterior.draw(1, generator).speech[0]
+            speech += sample / count
+            gain += wiener_gain(sample, levels.noise) / count
+    if not bool(torch.isfinite(gain).all()):
+        raise FloatingPointError(f"The last iteration diverged: take a smaller learning_rate than {learning_rate:g}.")
     estimate = front_end.from_spectrum(gain * spectrum, len(noisy)).to("cpu", waveform.dtype)
     restored = _resampled(scale * estimate, model_rate, sample_rate, waveform.shape[0])
-    return Enhanced(restored, sample_rate, gain, speech.mean(0), *levels, tuple(objective))
+    return Enhanced(restored, sample_rate, gain, speech, *levels, tuple(objective))
 
 
 @torch.enable_grad()  # also where the caller wants no gradients
@@ -352,11 +358,12 @@ def inference_parameters(model: DVAE) -> dict[str, nn.Parameter]:
         model: Any model.
     """
     model, given = _differentiable_copy(model), dict(model.named_parameters())
-    x = next(model.parameters()).new_ones(1, 3, model.x_dim)
+    like = next(model.parameters())
+    x, u = like.new_ones(1, 3, model.x_dim), like.new_ones(1, 3, model.u_dim) if model.u_dim else None
     with torch.no_grad():
-        latents = {name: latent.sample for name, latent in model.inference(x, draw="mean").items()}
+        latents = {name: latent.sample for name, latent in model.inference(x, u, draw="mean").items()}
     with torch.enable_grad():
-        prior, observation, _ = model.generation(x, latents)
+        prior, observation, _ = model.generation(x, latents, u)
         total = observation.log_prob(x).sum() + sum(prior[name].log_prob(latents[name]).sum() for name in prior)
     gradients = torch.autograd.grad(total, list(model.parameters()), allow_unused=True)
     return {name: given[name] for name, gradient in zip(given, gradients, strict=True) if gradient is None}
@@ -377,6 +384,9 @@ def _prepared(waveform: Tensor, sample_rate: int, front_end: SpeechFrontEnd) -> 
     settings = front_end.settings
     if sample_rate < 1:
         raise ValueError(f"sample_rate must be positive; got {sample_rate}")
+    if not waveform.is_floating_point():
+        raise TypeError(f"waveform holds {waveform.dtype}, not floating-point samples; scale it to [-1, 1] first")
+    waveform = waveform.detach()
     if waveform.ndim != 1:
         raise ValueError(f"waveform must be one channel of shape (samples,); got {tuple(waveform.shape)}")
     bad = (~torch.isfinite(waveform)).nonzero()

@@ -400,3 +400,26 @@ def test_double_precision():
     result = enhance(model, torch.randn(700, generator=seeded()), num_iterations=2)
     assert result.gain.dtype == torch.float64
     assert result.waveform.dtype == torch.float32
+
+
+def test_samples_that_are_no_floats_are_refused(as_a_user):
+    with pytest.raises(TypeError, match=r"torch\.int16, not floating-point"):
+        enhance(formants(), torch.ones(4000, dtype=torch.int16))
+
+
+def test_a_last_step_that_is_too_large_is_reported():
+    """The objective is that before a step; what the last one did shows in the estimate."""
+    _, noisy = scene(formants())
+    with pytest.raises(FloatingPointError, match="last iteration diverged"):
+        enhance(formants(), noisy, method="vem", num_iterations=1, learning_rate=1e30, generator=seeded())
+
+
+def test_a_waveform_that_wants_a_gradient_is_enhanced_without_one():
+    _, noisy = scene(formants())
+    result = enhance(formants(), noisy.clone().requires_grad_(), num_iterations=2, generator=seeded())
+    assert not result.waveform.requires_grad
+
+
+def test_parameters_of_driven_models_are_told_apart():
+    model = build_model("rvae-causal", x_dim=9, z_dim=2, u_dim=3)
+    assert {name.split(".")[0] for name in inference_parameters(model)} == {"e_gz", "e_gx", "z_head"}

@@ -148,3 +148,17 @@ def test_errors():
         decision_directed_gain(torch.ones(2, 2), torch.ones(2, 2), smoothing=1.0)
     with pytest.raises(ValueError, match="not finite"):
         classical_wiener(torch.full((4000,), math.nan))
+
+
+def test_the_level_of_the_recording_does_not_matter_to_the_dictionary():
+    """Neither does that of the dictionary's columns."""
+    clean = tones(16_000)
+    noisy = clean + 0.3 * torch.randn(clean.shape, generator=seeded())
+    power = SpeechFrontEnd().analyse(clean).power
+    dictionary = torch.rand(power.shape[1], 2, generator=seeded()) + power.mean(0)[:, None]
+    gains = [
+        nmf_wiener(level * noisy, scale * dictionary, num_iterations=20, generator=seeded()).gain
+        for level, scale in ((1.0, 1.0), (0.1, 1.0), (10.0, 1.0), (1.0, 100.0))
+    ]
+    for gain in gains[1:]:
+        torch.testing.assert_close(gain, gains[0], rtol=1e-2, atol=1e-3)
