@@ -399,6 +399,7 @@ def test_an_interrupt_ends_the_processes_at_once(tmp_path):
     script = """
         import threading, os, signal, time
         from dvae_lib.metrics.processes import map_in_processes
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it
         threading.Timer(2.0, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
         try:
             list(map_in_processes(time.sleep, [600.0] * 4, 2))
