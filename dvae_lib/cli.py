@@ -621,7 +621,7 @@ def _read_at_own_rate(recording: Path) -> tuple[torch.Tensor, int]:
     except (soundfile.LibsndfileError, TypeError):  # TypeError: raw samples, without a header
         rate = 16_000  # raw G.722; of anything else that cannot be read, `read_audio` says what is wrong
     audio = read_audio(recording, rate)
-    notes = [f"{change}" for change in audio.changes]
+    notes = list(audio.changes)
     if (peak := audio.waveform.abs().max().item()) > 1:
         notes.append(f"its largest sample is {peak:.3g}; what exceeds 1 in the result is cut off, so scale it first")
     elif clipped := _clipped_share(audio.waveform):

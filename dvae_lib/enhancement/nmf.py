@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from dvae_lib.distributions import itakura_saito
+
 __all__ = ["FLOOR", "NMF", "factorise", "factors_variance", "random_factors", "update_factors", "update_gains"]
 
 FLOOR = 1e-10
@@ -41,7 +43,7 @@ def random_factors(
     rank: int,
     generator: Generator | None = None,
 ) -> tuple[Float[Tensor, "bins rank"], Float[Tensor, "rank frames"]]:
-    """Factors to begin with, whose product lies within a factor of about two of a spectrum in every frame.
+    """Factors to begin with, whose product lies within a factor of four of a spectrum in every frame.
 
     Arguments:
         power: A power spectrogram, for the number of frames, the dtype and the device.
@@ -178,5 +180,4 @@ def _normalised(W: Tensor, H: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _divergence(power: Tensor, variance: Tensor) -> float:
-    ratio = power / variance
-    return float((ratio - ratio.log() - 1).double().sum())
+    return float(itakura_saito(power, variance).double().sum())

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from written_out import data, lstm
+from written_out import LinearState, data, lstm
 
 from dvae_lib.distributions import DiagonalGaussian
 from dvae_lib.graphs import verify_dependencies
 from dvae_lib.graphs.spec import Gap
 from dvae_lib.models import DSAE, DVAE, build_model
-from dvae_lib.networks import InternalState
 from dvae_lib.objectives import Latent, log_weights
 from dvae_lib.statespace import LinearGaussianSSM, log_likelihood
 
@@ -196,23 +195,6 @@ def test_code_has_the_dependencies_of_the_equations(variant, u_dim):
 
 
 # ---- the Kalman filter ----------------------------------------------------------------------------------
-
-
-class LinearState(InternalState):
-    """h_t = W [u_t, z_{t-1}] + A h_{t-1}, in place of an LSTM."""
-
-    def __init__(self, in_dim, h_dim):
-        super().__init__(in_dim, h_dim, cell="rnn")
-        for parameter in self.double().parameters():
-            nn.init.normal_(parameter, std=0.5)
-        self.W, self.A = (self.layers.get_parameter(name) for name in ("weight_ih_l0", "weight_hh_l0"))
-
-    def forward(self, u, state=None):
-        h, states = (self.initial_state(len(u)) if state is None else state)["h"][:, 0], []
-        for t in range(u.shape[1]):
-            h = u[:, t] @ self.W.T + h @ self.A.T
-            states.append(h)
-        return torch.stack(states, 1), {"h": h[:, None]}
 
 
 class LinearDSAE(DSAE):
