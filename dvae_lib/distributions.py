@@ -175,9 +175,10 @@ class UnitGaussian(DiagonalGaussian):
 
     arg_constraints = {"mean": constraints.real_vector}
     outputs_per_dim: ClassVar[int] = 1
+    scale: ClassVar[float] = 1.0
 
     def __init__(self, mean: Float[Tensor, "*batch dim"]) -> None:
-        super().__init__(mean, mean.new_zeros(()).expand(mean.shape))
+        super().__init__(mean, mean.new_full((), 2 * math.log(self.scale)).expand(mean.shape))
 
     @classmethod
     def from_output(cls, output: Float[Tensor, "*batch outputs"]) -> "UnitGaussian":
@@ -191,7 +192,28 @@ class UnitGaussian(DiagonalGaussian):
 
     def log_prob_per_dim(self, value: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
         """Log-density of each entry, in nats."""
-        return -0.5 * ((value - self._mean).square() + math.log(2 * math.pi))
+        squared = ((value - self._mean) / self.scale).square()
+        return -0.5 * (squared + math.log(2 * math.pi)) - math.log(self.scale)
+
+
+class CentimetreGaussian(UnitGaussian):
+    r"""A Gaussian with a standard deviation of one centimetre, for positions in metres.
+
+    Measured in centimetres its covariance is the identity, which is what the review gives human motion (Section
+    13.2.2) without naming the unit. The unit matters: it decides how many nats a millimetre of error costs against
+    the KL terms. In metres, an identity covariance buys no latent vector at all, since the body's joints vary by less.
+
+    Arguments:
+        mean: The mean in metres, shape ``(*batch, D)``.
+
+    Example:
+        >>> origin = torch.zeros(3)
+        >>> p = CentimetreGaussian(origin)
+        >>> p.log_prob(origin) - p.log_prob(torch.tensor([0.01, 0.0, 0.0]))
+        tensor(0.5000)
+    """
+
+    scale = 0.01
 
 
 class Gamma(FactorisedDistribution):
@@ -315,6 +337,7 @@ class Bernoulli(FactorisedDistribution):
 OBSERVATIONS: dict[str, type[FactorisedDistribution]] = {
     "gaussian": DiagonalGaussian,
     "unit_gaussian": UnitGaussian,
+    "centimetre_gaussian": CentimetreGaussian,
     "gamma": Gamma,
     "bernoulli": Bernoulli,
 }

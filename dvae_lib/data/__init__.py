@@ -16,7 +16,7 @@ _PUBLIC = {
     ),
     "corpora": ("SpeechCorpus", "Utterance", "librispeech_part", "load_corpus"),
     "fetch": ("DownloadError", "download"),
-    "mocap": ("MOCAP_JOINTS", "MOCAP_PARENTS", "decimate", "load_cmu", "load_h36m", "load_hdm05"),
+    "mocap": (*("MOCAP_JOINTS", "MOCAP_PARENTS", "decimate", "load_cmu", "load_h36m", "load_hdm05", "load_mocap"),),
     "motion": (
         *("H36M_JOINTS", "H36M_PARENTS", "Skeleton", "expmap_to_positions", "read_amc", "read_asf"),
         "read_expmap",

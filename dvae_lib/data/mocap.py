@@ -31,7 +31,7 @@ from dvae_lib.data.places import cache_folder, find_folder, one_at_a_time, whole
 from dvae_lib.data.sequences import SequenceDataset, Splits, Standardizer
 from dvae_lib.resources import resource_path
 
-__all__ = ["MOCAP_JOINTS", "MOCAP_PARENTS", "decimate", "load_cmu", "load_h36m", "load_hdm05"]
+__all__ = ["MOCAP_JOINTS", "MOCAP_PARENTS", "decimate", "load_cmu", "load_h36m", "load_hdm05", "load_mocap"]
 
 MOCAP_JOINTS: tuple[str, ...] = (
     "root",
@@ -107,8 +107,8 @@ def load_cmu(
         MissingCorpusError: no such folder, with what to do.
         ValueError: a damaged file, named with its line; a frame rate that does not divide 120.
     """
-    root = _folder("cmu", folder)
-    return _load_acclaim("cmu", root, fps, centre, sequence_length, hop, standardize)
+    corpus = _read_acclaim("cmu", _folder("cmu", folder), fps)
+    return _splits(_parts([corpus], centre, sequence_length, hop), standardize)
 
 
 def load_hdm05(
@@ -138,8 +138,36 @@ def load_hdm05(
         MissingCorpusError: no such folder, with what to do.
         ValueError: a damaged file, named with its line; a frame rate that does not divide 120.
     """
-    root = _folder("hdm05", folder)
-    return _load_acclaim("hdm05", root, fps, centre, sequence_length, hop, standardize)
+    corpus = _read_acclaim("hdm05", _folder("hdm05", folder), fps)
+    return _splits(_parts([corpus], centre, sequence_length, hop), standardize)
+
+
+def load_mocap(
+    *,
+    fps: int = 30,
+    centre: bool = True,
+    sequence_length: int | None = None,
+    hop: int | None = None,
+    standardize: bool = False,
+) -> Splits:
+    """Load `load_cmu` and `load_hdm05` as one corpus, part by part: 31 joints, 93 coordinates in metres.
+
+    Arguments:
+        fps: as for `load_cmu`, and so are the others.
+        centre: see `load_cmu`.
+        sequence_length: see `load_cmu`.
+        hop: see `load_cmu`.
+        standardize: see `load_cmu`.
+
+    Returns:
+        Training, validation and test part. The people of the test part are in no other.
+
+    Raises:
+        MissingCorpusError: one of the two is not here, with what to do.
+        ValueError: a damaged file, named with its line; a frame rate that does not divide 120.
+    """
+    corpora = [_read_acclaim(name, _folder(name, None), fps) for name in ("cmu", "hdm05")]
+    return _splits(_parts(corpora, centre, sequence_length, hop), standardize)
 
 
 def load_h36m(
@@ -189,7 +217,7 @@ def load_h36m(
         return decimate(expmap_to_positions(read_expmap(clip.file)), 50, fps)
 
     frames, lengths = _cached(f"h36m-{fps}", clips, read, num_joints=len(H36M_JOINTS))
-    parts = _parts("h36m", clips, frames, lengths, centre, sequence_length, hop)
+    parts = _parts([_Corpus("h36m", clips, frames, lengths)], centre, sequence_length, hop)
     if sequence_length is not None and validation_per_scenario is not None:
         parts["validation"] = _draw(parts["validation"], validation_per_scenario, seed)
     return _splits(parts, standardize)
@@ -208,15 +236,16 @@ def _folder(corpus: str, folder: str | Path | None) -> Path:
     return found
 
 
-def _load_acclaim(
-    corpus: str,
-    root: Path,
-    fps: int,
-    centre: bool,
-    sequence_length: int | None,
-    hop: int | None,
-    standardize: bool,
-) -> Splits:
+class _Corpus(NamedTuple):
+    """All clips of a corpus, one after the other in one block of frames."""
+
+    name: str
+    clips: list[_Clip]
+    frames: NDArray[np.float32]
+    lengths: list[int]
+
+
+def _read_acclaim(corpus: str, root: Path, fps: int) -> _Corpus:
     skeletons: dict[Path, Skeleton] = {}
     asf_of: dict[Path, Path] = {}
     clips: dict[str, _Clip] = {}
@@ -241,8 +270,7 @@ def _load_acclaim(
         return skeleton.positions(decimate(read_amc(clip.file, skeleton), 120, fps))
 
     frames, lengths = _cached(f"{corpus}-{fps}", list(clips.values()), read, num_joints=len(MOCAP_JOINTS))
-    parts = _parts(corpus, list(clips.values()), frames, lengths, centre, sequence_length, hop)
-    return _splits(parts, standardize)
+    return _Corpus(corpus, list(clips.values()), frames, lengths)
 
 
 def _cached(
@@ -265,33 +293,29 @@ def _cached(
 
 
 def _parts(
-    corpus: str,
-    clips: Sequence[_Clip],
-    frames: NDArray[np.float32],
-    lengths: Sequence[int],
-    centre: bool,
-    sequence_length: int | None,
-    hop: int | None,
+    corpora: Sequence[_Corpus], centre: bool, sequence_length: int | None, hop: int | None
 ) -> dict[str, SequenceDataset]:
-    """The clips by part, after the corpus' split list; what it does not list is for training."""
-    listed = json.loads(resource_path("splits", f"{corpus}.json").read_text(encoding="utf-8"))
-    part_of_subject = {s: part for part, subjects in listed["subjects"].items() for s in subjects}
-    part_of_clip = {c: part for part, names in listed["clips"].items() for c in names}
+    """The clips by part, after the corpora's split lists; what these do not list is for training."""
+    part_of: list[str] = []
+    for corpus in corpora:
+        listed = json.loads(resource_path("splits", f"{corpus.name}.json").read_text(encoding="utf-8"))
+        part_of_subject = {s: part for part, subjects in listed["subjects"].items() for s in subjects}
+        part_of_clip = {c: part for part, names in listed["clips"].items() for c in names}
+        part_of += [part_of_clip.get(c.name, part_of_subject.get(c.subject, "train")) for c in corpus.clips]
+    clips = [clip for corpus in corpora for clip in corpus.clips]
+    lengths = [length for corpus in corpora for length in corpus.lengths]
+    frames = corpora[0].frames if len(corpora) == 1 else np.concatenate([corpus.frames for corpus in corpora])
     if centre:
         frames = (frames.reshape(len(frames), -1, 3) - frames[:, None, :3]).reshape(len(frames), -1)
     starts = np.cumsum([0, *lengths[:-1]]).tolist()
     parts: dict[str, SequenceDataset] = {}
     for part in ("train", "validation", "test"):
-        chosen = [
-            k
-            for k, clip in enumerate(clips)
-            if part_of_clip.get(clip.name, part_of_subject.get(clip.subject, "train")) == part
-        ]
+        chosen = [k for k, of in enumerate(part_of) if of == part]
         if not chosen:
-            subjects = sorted({clip.subject for clip in clips})
+            names, subjects = [corpus.name for corpus in corpora], sorted({clip.subject for clip in clips})
             raise ValueError(
-                f"no clip of {corpus!r} for the {part} part: there are subjects {', '.join(subjects)} only; the split "
-                f"list is splits/{corpus}.json in the library's data"
+                f"no clip of {' and '.join(map(repr, names))} for the {part} part: there are subjects "
+                f"{', '.join(subjects)} only; the split list is splits/{names[0]}.json in the library's data"
             )
         parts[part] = SequenceDataset.from_frames(
             frames,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dvae_lib.data.audio import AUDIO_SUFFIXES
 from dvae_lib.data.catalogue import list_corpora
 from dvae_lib.data.corpora import SpeechCorpus, Utterance, load_corpus
-from dvae_lib.data.mocap import load_cmu, load_h36m, load_hdm05
+from dvae_lib.data.mocap import load_cmu, load_h36m, load_hdm05, load_mocap
 from dvae_lib.data.music import load_chorales
 from dvae_lib.data.sequences import Splits, from_arrays, from_csv_folder
 from dvae_lib.data.speech import FrontEndSettings
@@ -21,7 +21,12 @@ __all__ = ["Kind", "Source", "load_source", "read_numpy", "source_names"]
 
 Kind = Literal["speech", "motion", "music", "toy", "sequences"]
 
-_MOTION: dict[str, Callable[..., Splits]] = {"cmu": load_cmu, "hdm05": load_hdm05, "h36m": load_h36m}
+_MOTION: dict[str, Callable[..., Splits]] = {
+    "cmu": load_cmu,
+    "hdm05": load_hdm05,
+    "mocap": load_mocap,
+    "h36m": load_h36m,
+}
 
 
 @dataclass(frozen=True)

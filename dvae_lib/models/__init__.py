@@ -106,7 +106,7 @@ PRESETS: dict[str, Preset] = {
         },
     ),
     "motion": Preset(
-        {"x_dim": 93, "z_dim": 10, "observation": "unit_gaussian"},
+        {"x_dim": 93, "z_dim": 10, "observation": "centimetre_gaussian"},
         {
             "vae": {"encoder": (128,), "decoder": (128,)},
             "dkf": {

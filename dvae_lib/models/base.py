@@ -88,7 +88,7 @@ class DVAE(nn.Module):
 
     Attributes:
         metadata: JSON data that travels with the weights: corpus, standardisation, front end...
-        replay: What runs `recursion` in its place, while training asks for it.
+        replay: What runs a recursion in its place, while training asks for it.
         options: The arguments that the model was built with.
     """
 
@@ -264,7 +264,7 @@ class DVAE(nn.Module):
 
     def run_recursion(self, *known: Tensor) -> tuple[Tensor, ...]:
         """`recursion`, replayed from a CUDA graph where `dvae_lib.models.replay` has been asked for one."""
-        return self.recursion(*known) if self.replay is None else self.replay(*known)
+        return self.recursion(*known) if self.replay is None else self.replay("recursion", *known)
 
     def generation_fed_back(
         self,
@@ -289,16 +289,37 @@ class DVAE(nn.Module):
         """
         check_probability(feedback)
         own = torch.rand(x.shape[:2], generator=generator, device=x.device) < feedback
-        frames = {f"{name}_t": value.unbind(1) for name, value in latents.items()}
+        known = [x, own, *([] if u is None else [u]), *latents.values()]
+        if self.replay is None:
+            priors, observations = self._hear(*known)
+            return Generated({"z": _stack(priors)} if latents else {}, _stack(observations))
+        # A recording gives back tensors; the first frame tells what they are the parameters of.
+        with torch.no_grad():
+            priors, observations = self._hear(*(value[:, :1] for value in known))
+        outputs = list(self.replay("fed_back_recursion", *known))
+        prior = {"z": _like(priors[0], outputs)} if latents else {}
+        return Generated(prior, _like(observations[0], outputs))
+
+    def fed_back_recursion(self, *known: Tensor) -> tuple[Tensor, ...]:
+        """The loop of `generation_fed_back`: the parameters of all priors, then of all observation models."""
+        priors, observations = self._hear(*known)
+        steps = (priors, observations) if self.spec.latents else (observations,)
+        return tuple(p for kind in steps for p in _stack(kind).parameters)  # type: ignore[attr-defined]
+
+    def _hear(self, x: Tensor, own: Tensor, *others: Tensor) -> tuple[list[Distribution], list[Distribution]]:
+        """Frame by frame, where `own` says so after the model's own last output. Others: u if driven, the latents."""
+        u, values = (others[0], others[1:]) if self.u_dim else (None, others)
         state, x_prev = self.initial_state(x.shape[0]), torch.zeros_like(x[:, 0])
         priors, observations = [], []
         for t in range(x.shape[1]):
-            at_t: dict[str, Any] = {name: value[t] for name, value in frames.items()}
+            at_t: dict[str, Any] = {
+                f"{name}_t": value[:, t] for name, value in zip(self.spec.latents, values, strict=True)
+            }
             out = self.step(state, x_prev, None if u is None else u[:, t], **at_t)
             priors.append(out.prior)
             observations.append(out.observation)
             state, x_prev = out.state, torch.where(own[:, t, None], out.observation.mean, x[:, t])
-        return Generated({"z": _stack(priors)} if latents else {}, _stack(observations))
+        return priors, observations
 
     def vlb(
         self,
@@ -774,6 +795,13 @@ def _stack(steps: list[Distribution]) -> Distribution:
     """Distributions of single frames as one, along a time dimension after the batch."""
     parameters: list[tuple[Tensor, ...]] = [step.parameters for step in steps]  # type: ignore[attr-defined]
     return type(steps[0])(*(torch.stack(p, 1) for p in zip(*parameters, strict=True)))  # type: ignore[arg-type]
+
+
+def _like(step: Distribution, outputs: list[Tensor]) -> Distribution:
+    """The distribution of all frames whose parameters come next among the outputs; they are taken from the list."""
+    count = len(step.parameters)  # type: ignore[attr-defined]
+    parameters, outputs[:] = outputs[:count], outputs[count:]
+    return type(step)(*parameters)  # type: ignore[arg-type]
 
 
 def _skip_values(x: Tensor) -> bool:

@@ -1,4 +1,6 @@
-"""The loop of a recursive inference as a CUDA graph: recorded once, replayed in every training step.
+"""The loops over frames as CUDA graphs: recorded once, replayed in every training step.
+
+There are two: that of a recursive inference, and that of generation fed with its own output.
 
 A loop over frames launches thousands of small kernels, and on a GPU the launches take longer than the arithmetic. A
 CUDA graph launches them all at once. The noise is drawn outside, so the numbers are those of the plain loop.
@@ -12,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dvae_lib.graphs.links import links
 from dvae_lib.models.base import DVAE
 
 __all__ = ["Replay", "replay_recursion"]
@@ -21,7 +24,7 @@ Recorder = Callable[[nn.Module, tuple[Tensor, ...]], Recursion]
 
 
 class Replay:
-    """`DVAE.recursion` that is recorded for each shape of its inputs, checked once, and replayed.
+    """A model's recursions, recorded for each shape of their inputs, checked once, and replayed.
 
     A recording has one set of buffers, so it serves once between two calls of `begin_step`; further calls, those
     without gradient, and those in evaluation mode run the plain loop. So does everything, after a warning, if
@@ -37,7 +40,7 @@ class Replay:
     def __init__(
         self, model: DVAE, *, record: Recorder | None = None, max_recordings: int = 4, tolerance: float = 1e-3
     ) -> None:
-        self.loop = _Loop(model)
+        self.model = model
         self.record: Recorder = _cuda_graph if record is None else record
         self.max_recordings, self.tolerance = max_recordings, tolerance
         self.recordings: dict[Any, Recursion] = {}
@@ -48,34 +51,36 @@ class Replay:
         """The outputs of the step before, and their gradients, are needed no more."""
         self.used.clear()
 
-    def __call__(self, *known: Tensor) -> tuple[Tensor, ...]:
-        """The outputs of the recursion."""
-        if self.given_up or not (torch.is_grad_enabled() and self.loop.training):
-            return self.loop(*known)  # type: ignore[no-any-return]
+    def __call__(self, recursion: str, *known: Tensor) -> tuple[Tensor, ...]:
+        """The outputs of the model's method of that name."""
+        loop = _Loop(self.model, recursion)
+        if self.given_up or not (torch.is_grad_enabled() and self.model.training):
+            return loop(*known)  # type: ignore[no-any-return]
         key = (
+            recursion,
             *((tuple(value.shape), value.dtype, value.requires_grad) for value in known),
-            tuple(parameter.requires_grad for parameter in self.loop.parameters()),
+            tuple(parameter.requires_grad for parameter in self.model.parameters()),
         )
         if key in self.used or (key not in self.recordings and len(self.recordings) >= self.max_recordings):
-            return self.loop(*known)  # type: ignore[no-any-return]
+            return loop(*known)  # type: ignore[no-any-return]
         if key not in self.recordings:
-            recording = self._recorded(known)
+            recording = self._recorded(loop, known)
             if recording is None:
-                return self.loop(*known)  # type: ignore[no-any-return]
+                return loop(*known)  # type: ignore[no-any-return]
             self.recordings[key] = recording
         self.used.add(key)
         return self.recordings[key](*known)
 
-    def _recorded(self, known: Sequence[Tensor]) -> Recursion | None:
+    def _recorded(self, loop: "_Loop", known: Sequence[Tensor]) -> Recursion | None:
         """A recording that does what the plain loop does; None, with a warning, if there is none to be had."""
-        wanted = self._values_and_gradients(self.loop, known)
+        wanted = self._values_and_gradients(loop, known)
         if wanted is None:
             return None  # frozen: there is no gradient now, but there may be one later
         # Other values than those to be compared, lest a constant in the recording pass for a result.
         examples = tuple(torch.zeros_like(value, requires_grad=value.requires_grad) for value in known)
         try:
             # A module of its own, because recording replaces the module's forward.
-            recording = self.record(_Loop(self.loop.model), examples)
+            recording = self.record(_Loop(self.model, loop.recursion), examples)
             found = self._values_and_gradients(recording, known)
         except (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError) as error:
             self._give_up(f"recording failed: {error}")
@@ -97,7 +102,7 @@ class Replay:
     def _values_and_gradients(self, recursion: Recursion, known: Sequence[Tensor]) -> list[Tensor] | None:
         """Outputs, and the gradients of their sum with respect to all that has one; None if nothing has."""
         inputs = [value.detach().clone().requires_grad_(value.requires_grad) for value in known]
-        sources = [value for value in (*inputs, *self.loop.parameters()) if value.requires_grad]
+        sources = [value for value in (*inputs, *self.model.parameters()) if value.requires_grad]
         outputs = recursion(*inputs)
         total = torch.stack([output.sum() for output in outputs]).sum()
         if not total.requires_grad:
@@ -112,9 +117,9 @@ class Replay:
 class _Loop(nn.Module):
     """A model's recursion as a module, which is what recording takes."""
 
-    def __init__(self, model: DVAE) -> None:
+    def __init__(self, model: DVAE, recursion: str) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.recursion = model, recursion
 
     @property
     def training(self) -> bool:
@@ -125,7 +130,8 @@ class _Loop(nn.Module):
         """Set by `nn.Module`; the model's own mode is what counts."""
 
     def forward(self, *known: Tensor) -> tuple[Tensor, ...]:
-        return self.model.recursion(*known)
+        outputs: tuple[Tensor, ...] = getattr(self.model, self.recursion)(*known)
+        return outputs
 
 
 def _cuda_graph(loop: nn.Module, examples: tuple[Tensor, ...]) -> Recursion:
@@ -134,19 +140,23 @@ def _cuda_graph(loop: nn.Module, examples: tuple[Tensor, ...]) -> Recursion:
     return graph  # type: ignore[no-any-return]
 
 
+def _has_recursion(model: DVAE) -> bool:
+    return type(model).recursion is not DVAE.recursion
+
+
 def _copy(gradient: Tensor | None) -> Tensor | None:
     return None if gradient is None else gradient.clone()
 
 
 @contextmanager
 def replay_recursion(model: nn.Module, enabled: bool) -> Iterator[Replay | None]:
-    """Within the block, the model's recursion is replayed from a CUDA graph, and every weight's gradient is a copy.
+    """Within the block, the model's recursions are replayed from CUDA graphs, and every weight's gradient is a copy.
 
     Arguments:
-        model: The model. One without a recursion of its own is left as it is.
+        model: The model. One without a recursion, in inference or in generation mode, is left as it is.
         enabled: Whether to do so at all.
     """
-    if not enabled or not isinstance(model, DVAE) or type(model).recursion is DVAE.recursion:
+    if not (enabled and isinstance(model, DVAE) and (_has_recursion(model) or links(model.spec).predictive)):
         yield None
         return
     model.replay = replay = Replay(model)

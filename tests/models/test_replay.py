@@ -23,6 +23,18 @@ RECURSIVE = {
 of_every_recursion = pytest.mark.parametrize("name", RECURSIVE)
 
 
+PREDICTIVE = ("storn", "vrnn", "vrnn-improved", "srnn", "grnn")
+of_every_predictive_model = pytest.mark.parametrize("name", PREDICTIVE)
+
+
+def make_predictive(name) -> DVAE:
+    """With the inference models that need no loop, where there is one."""
+    torch.manual_seed(0)
+    if name == "grnn":
+        return GRNN(5)
+    return build_model(name, x_dim=5, z_dim=3, **{k: v for k, v in RECURSIVE[name].items() if k != "inference_model"})
+
+
 def make(name) -> DVAE:
     torch.manual_seed(0)
     return build_model(name, x_dim=5, z_dim=3, **RECURSIVE[name])
@@ -32,9 +44,9 @@ def data(batch=4, time=6):
     return torch.randn(batch, time, 5, generator=torch.Generator().manual_seed(1))
 
 
-def bound_and_gradients(model, x):
+def bound_and_gradients(model, x, feedback=0.0):
     model.zero_grad()
-    value = model.vlb(x, generator=torch.Generator(x.device).manual_seed(2)).value
+    value = model.vlb(x, feedback=feedback, generator=torch.Generator(x.device).manual_seed(2)).value
     value.sum().backward()
     return [value.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
 
@@ -142,6 +154,43 @@ def test_recording_gives_the_numbers_of_the_loop(name):
             torch.testing.assert_close(a, b)
     assert recorder.recorded == 1
     assert recorder.replayed == 1 + 3  # once to compare
+
+
+@of_every_predictive_model
+@pytest.mark.parametrize("feedback", [0.4, 1.0])
+def test_generation_mode_is_recorded_too(name, feedback):
+    model, x, recorder = make_predictive(name), data(), Recorder()
+    plain = bound_and_gradients(model, x, feedback)
+    model.replay = replay = Replay(model, record=recorder)
+    for _ in range(2):
+        replay.begin_step()
+        for a, b in zip(bound_and_gradients(model, x, feedback), plain, strict=True):
+            torch.testing.assert_close(a, b)
+    loops = 1 if name in ("grnn", "storn") else 2  # generation, and inference where that is recursive
+    assert recorder.recorded == loops
+    assert recorder.replayed == 3 * loops
+
+
+def test_a_recording_of_generation_mode_hears_what_it_is_told_to_hear():
+    model = make("srnn")
+    plain = [bound_and_gradients(model, data(), feedback) for feedback in (1.0, 0.4)]
+    with replay_recursion(model, True) as replay:
+        replay.record = StaticRecorder()
+        for feedback, wanted in zip((1.0, 0.4), plain, strict=True):
+            replay.begin_step()
+            for a, b in zip(bound_and_gradients(model, data(), feedback), wanted, strict=True):
+                torch.testing.assert_close(a, b)
+        assert len(replay.recordings) == 2
+
+
+def test_a_driven_model_in_generation_mode_is_recorded():
+    torch.manual_seed(0)
+    model, x = build_model("vrnn", x_dim=5, z_dim=3, u_dim=2, **RECURSIVE["vrnn"]), data()
+    u = torch.randn(4, 6, 2)
+    plain = model.vlb(x, u, feedback=1.0, generator=torch.Generator().manual_seed(2)).value
+    model.replay = Replay(model, record=Recorder())
+    found = model.vlb(x, u, feedback=1.0, generator=torch.Generator().manual_seed(2)).value
+    torch.testing.assert_close(found, plain)
 
 
 def test_a_recording_serves_once_a_step():
@@ -254,9 +303,8 @@ def test_only_within_the_block_and_only_where_there_is_a_recursion():
         assert model.replay is replay
     assert model.replay is None
     assert copy.deepcopy(model).replay is None
-    for other in (GRNN(5), build_model("vae", x_dim=5, z_dim=3)):
-        with replay_recursion(other, True) as replay:
-            assert replay is None
+    with replay_recursion(build_model("vae", x_dim=5, z_dim=3), True) as replay:
+        assert replay is None
     with replay_recursion(model, False) as replay:
         assert replay is None
 
@@ -271,6 +319,17 @@ class TestOnTheDevice:
             for _ in range(3):
                 replay.begin_step()
                 for a, b in zip(bound_and_gradients(model, x), plain, strict=True):
+                    torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+            assert not replay.given_up
+
+    @of_every_predictive_model
+    def test_graph_of_generation_mode_gives_the_numbers_of_the_loop(self, name):
+        model, x = make_predictive(name).cuda(), data().cuda()
+        plain = bound_and_gradients(model, x, 0.4)
+        with replay_recursion(model, True) as replay:
+            for _ in range(3):
+                replay.begin_step()
+                for a, b in zip(bound_and_gradients(model, x, 0.4), plain, strict=True):
                     torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
             assert not replay.given_up
 

@@ -1,0 +1,128 @@
+"""The corpora of the benchmark: three parts that share no person, with checksums."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dvae_lib.benchmark.protocol import BudgetName, Experiment, Protocol, protocol
+from dvae_lib.data.catalogue import list_corpora
+from dvae_lib.data.corpora import Utterance, load_corpus
+from dvae_lib.data.mocap import load_cmu, load_h36m, load_hdm05, load_mocap
+from dvae_lib.data.sequences import SequenceDataset, Splits
+
+__all__ = ["Corpus", "checksum", "load"]
+
+MOTION: dict[str, Callable[..., Splits]] = {
+    "mocap": load_mocap,
+    "cmu": load_cmu,
+    "hdm05": load_hdm05,
+    "h36m": load_h36m,
+}
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Sequences to train and to judge by.
+
+    Attributes:
+        name: of the corpus.
+        experiment: "speech" or "motion".
+        train: training sequences of equal length.
+        validation: sequences that decide when to stop.
+        test: what is judged: whole utterances of speech, sequences of motion.
+        recordings: the files behind `test`, where it is speech.
+        metadata: what a model says of its data: front end, licence, attribution.
+    """
+
+    name: str
+    experiment: Experiment
+    train: SequenceDataset
+    validation: SequenceDataset
+    test: SequenceDataset
+    recordings: tuple[Utterance, ...]
+    metadata: dict[str, Any]
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """Sizes and checksums of the parts."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {
+            name: {"sequences": len(data), "frames": data.num_frames, "sha256": checksum(data)}
+            for name, data in parts.items()
+        }
+
+
+def experiment_of(name: str) -> Experiment:
+    """Which experiment a corpus belongs to; what has no known name is a folder of speech."""
+    return "motion" if name in MOTION else "speech"
+
+
+def load(name: str, budget: BudgetName = "book") -> Corpus:
+    """A corpus as the benchmark uses it.
+
+    Arguments:
+        name: "librispeech", "prompts", "wsj0" or a folder of audio; "mocap" (CMU and HDM05 together), "cmu", "hdm05"
+            or "h36m".
+        budget: see `dvae_lib.benchmark.protocol`.
+
+    Raises:
+        MissingCorpusError: it is not here; the message says how to get it.
+        ValueError: too few speakers or actors for three parts, or damaged files.
+    """
+    chosen = protocol(experiment_of(name), budget)
+    return _motion(name, chosen) if chosen.experiment == "motion" else _speech(name, chosen)
+
+
+def _speech(name: str, chosen: Protocol) -> Corpus:
+    known = {info.name for info in list_corpora("speech")}
+    corpus = load_corpus(
+        name if name in known else Path(name),
+        sequence_length=chosen.sequence_length,
+        hop=chosen.hop,
+        max_utterances=chosen.limit,
+        progress=False,
+    )
+    metadata = {
+        "front_end": corpus.front_end.settings.to_dict(),
+        "licence": corpus.licence,
+        "attribution": corpus.attribution,
+    }
+    test, kept = _some(corpus.test, chosen.test_limit)
+    utterances = corpus.utterances("test")
+    recordings = tuple(utterances[i] for i in kept)
+    return Corpus(name, "speech", corpus.train, corpus.validation, test, recordings, metadata)
+
+
+def _motion(name: str, chosen: Protocol) -> Corpus:
+    parts = MOTION[name](sequence_length=chosen.sequence_length, hop=chosen.hop)
+    test, _ = _some(parts.test, chosen.test_limit)
+    which = ("cmu", "hdm05") if name == "mocap" else (name,)
+    infos = {info.name: info for info in list_corpora("motion")}
+    metadata = {
+        "licence": "; ".join(infos[part].licence for part in which),
+        "attribution": "; ".join(infos[part].attribution for part in which),
+    }
+    return Corpus(name, "motion", parts.train, parts.validation, test, (), metadata)
+
+
+def _some(data: SequenceDataset, limit: int | None) -> tuple[SequenceDataset, list[int]]:
+    """So many sequences, evenly over all of them, and which they are."""
+    kept = list(range(len(data)))
+    if limit is None or limit >= len(data):
+        return data, kept
+    kept = torch.linspace(0, len(data) - 1, limit).long().tolist()
+    return SequenceDataset([data[i] for i in kept], names=[data.names[i] for i in kept]), kept
+
+
+def checksum(data: SequenceDataset) -> str:
+    """SHA-256 of the names, the lengths and all values (as 32-bit floats), the first 16 digits."""
+    digest = hashlib.sha256(repr((data.names, data.lengths.tolist())).encode())
+    for indices in torch.arange(len(data)).split(256):
+        for i in indices.tolist():
+            digest.update(data[i].contiguous().numpy().astype("<f4").tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,115 @@
+"""Figures from result files: how the bounds rose, and how the models compare."""
+
+import math
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from dvae_lib.benchmark.records import Record
+from dvae_lib.benchmark.review import LABELS, REVIEW
+from dvae_lib.benchmark.tables import COLUMNS, Line
+
+__all__ = ["plot_collapse", "plot_curves", "plot_scores"]
+
+
+def plot_curves(records: Sequence[Record], *, scheduled: bool = False, part: str = "validation") -> Figure:
+    """The bound of every model over the epochs, one small panel for each; thin lines are seeds, dots the best epochs.
+
+    Arguments:
+        records: of one corpus.
+        scheduled: show the trainings by scheduled sampling instead of those before.
+        part: "validation" or "train".
+    """
+    shown = [r for r in records if r["scheduled"] == scheduled and "training" in r]
+    models = [name for name in LABELS if any(r["model"] == name for r in shown)]
+    if not models:
+        raise ValueError("No result here has a training of that kind.")
+    columns = min(4, len(models))
+    rows = math.ceil(len(models) / columns)
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(2.3 * columns, 1.9 * rows),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    values = [v for r in shown for v in r["training"]["curve"][part][len(r["training"]["curve"][part]) // 5 :]]
+    for axis, model in zip(axes.flat, models, strict=False):
+        for i, record in enumerate(r for r in shown if r["model"] == model):
+            curve, best = record["training"]["curve"][part], record["training"]["best_epoch"]
+            (line,) = axis.plot(range(1, len(curve) + 1), curve, color=f"C{i}", linewidth=0.9)
+            axis.plot([best], [curve[best - 1]], "o", color=line.get_color(), markersize=4)
+        axis.set_title(LABELS[model], fontsize="medium")
+    for axis in axes.flat[len(models) :]:
+        axis.remove()
+    low, high = min(values), max(values)
+    axes[0, 0].set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
+    figure.supxlabel("epoch")
+    figure.supylabel(f"VLB, {part} (nats per frame)")
+    return figure
+
+
+def plot_scores(lines: Sequence[Line], column: str, *, review: str | None = None) -> Figure:
+    """A column of the table as dots, best at the top, with the spread between seeds; the review's beside it.
+
+    Arguments:
+        lines: see `dvae_lib.benchmark.tables.summarise`.
+        column: which one.
+        review: the review's column to show on an axis of its own; None: the same, where the review has it.
+    """
+    what = COLUMNS[column]
+    shown = sorted(
+        (line for line in lines if column in line.values),
+        key=lambda line: line.values[column].mean,
+        reverse=not what.higher_is_better,
+    )
+    if not shown:
+        raise ValueError(f"No result here has the column {column!r}.")
+    table = REVIEW[shown[0].runs[0]["experiment"]]
+    review = review or (column if any(column in values for values in table.values()) else None)
+    theirs = {name: values[review] for name, values in table.items() if review in values} if review else {}
+    figure, axes = plt.subplots(
+        1,
+        2 if theirs else 1,
+        figsize=(7.0 if theirs else 4.5, 0.6 + 0.28 * len(shown)),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for y, line in enumerate(shown):
+        value = line.values[column]
+        spread = 0.0 if math.isnan(value.std) else value.std
+        axes[0, 0].errorbar(value.mean, y, xerr=spread, fmt="o", color="C0", markersize=5, capsize=2)
+        if line.name in theirs:
+            axes[0, 1].plot(theirs[line.name], y, "s", color="C1", markersize=5)
+    axes[0, 0].set_yticks(range(len(shown)), [line.name + line.marks for line in shown])
+    axes[0, 0].set_xlabel(f"{what.title}, here")
+    for axis in axes.flat:
+        axis.grid(axis="y", linewidth=0.4)
+    if review and theirs:
+        axes[0, 1].set_xlabel(f"{COLUMNS[review].title}, review")
+    return figure
+
+
+def plot_collapse(lines: Sequence[Line], threshold: float) -> Figure:
+    """The KL divergence of every latent dimension, largest first, one line a model; below the threshold is collapsed.
+
+    Arguments:
+        lines: see `dvae_lib.benchmark.tables.summarise`; the first seed of each is shown.
+        threshold: in nats per frame.
+    """
+    figure, axis = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
+    styles = {"TF": "-", "TF-GM": ":", "GM": "--"}
+    for i, line in enumerate(lines):
+        if line.kl_per_dim:
+            ordered = sorted(line.kl_per_dim[0], reverse=True)
+            places = range(1, len(ordered) + 1)
+            axis.semilogy(places, ordered, styles[line.mode], marker=".", color=f"C{i % 10}", label=line.name)
+    axis.axhline(threshold, color="0.5", linewidth=0.8)
+    axis.set_xlabel("latent dimension, by its KL divergence")
+    axis.set_ylabel("KL (nats per frame)")
+    axis.legend(fontsize="small", ncols=2)
+    return figure

@@ -1,0 +1,394 @@
+"""One run: trained, judged, and written down; and many, by as many processes as there are."""
+
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from lightning_fabric import Fabric
+
+import dvae_lib
+from dvae_lib.benchmark.corpora import Corpus
+from dvae_lib.benchmark.protocol import Protocol, Run
+from dvae_lib.benchmark.records import FORMAT, RECORD, Record, read_records, write_records
+from dvae_lib.benchmark.scores import judge
+from dvae_lib.checkpoints import write_atomically
+from dvae_lib.models.base import DVAE
+from dvae_lib.schedules import Number
+from dvae_lib.training import NonFiniteError, TrainingConfig, TrainingResult, fit
+
+__all__ = ["Done", "Interrupted", "Job", "record_of", "run_all", "run_one"]
+
+MODEL, TRAINED, TRAINING, EPOCHS = "model", "trained.json", "training", "epochs"
+
+
+class Interrupted(Exception):  # noqa: N818 - an event
+    """The run was asked to stop, and has saved its state."""
+
+
+class Job(NamedTuple):
+    """A run on a corpus, under a protocol."""
+
+    run: Run
+    corpus: Corpus
+    protocol: Protocol
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.run.name} on {Path(self.corpus.name).name}, seed {self.run.seed}"
+
+    @property
+    def before(self) -> "Job | None":
+        """The job whose weights this one begins with."""
+        return None if self.run.before is None else self._replace(run=self.run.before)
+
+    def folder(self, root: str | Path) -> Path:
+        """Where it is kept in the folder of the benchmark."""
+        return Path(root) / Path(self.corpus.name).name / self.run.name / f"seed-{self.run.seed}"
+
+    @property
+    def key(self) -> tuple[str, Run]:
+        """What distinguishes it from the others of a benchmark."""
+        return self.corpus.name, self.run
+
+
+@dataclass
+class Done:
+    """What became of the jobs of one process.
+
+    Attributes:
+        records: the results, by corpus and run.
+        errors: what went wrong, by the job's name.
+        interrupted: whether a training was interrupted (and saved), so that the rest was not begun.
+    """
+
+    records: dict[tuple[str, Run], Record] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    interrupted: bool = False
+
+
+def record_of(job: Job, root: str | Path) -> Record | None:
+    """The result of a run that is there already; None where there is none.
+
+    Raises:
+        RecordError: of another version.
+        ValueError: of another protocol or other data.
+    """
+    path = job.folder(root) / RECORD
+    if not path.exists():
+        return None
+    (record,) = read_records(path)
+    wanted = {"budget": job.protocol.budget, "config": job.protocol.config(job.run).to_dict()}
+    for name, value in wanted.items():
+        if record[name] != value:
+            raise ValueError(
+                f"{path} is a result under another protocol: its {name} is {record[name]}, wanted is {value}. Choose "
+                "another folder for this benchmark."
+            )
+    if record["data"] != (now := job.corpus.facts):
+        raise ValueError(
+            f"{path} is a result on other data of that name: {record['data']}, and here are {now}. Choose another "
+            "folder for this benchmark."
+        )
+    return record
+
+
+def run_one(
+    job: Job,
+    root: str | Path,
+    *,
+    fabric: Fabric | None = None,
+    num_workers: int | None = None,
+    progress: bool | None = None,
+    train_only: bool = False,
+) -> Record | None:
+    """Train a model, judge it, and write down the result. What is there already is not done again.
+
+    The job's folder holds the state of the training (``training/``), the trained model in half precision (``model/``,
+    as it is judged), what is known of its training (``trained.json``) and the result (``record.json``).
+
+    Arguments:
+        job: what is trained, on what, and how.
+        root: the folder of the benchmark.
+        fabric: the device; by default a GPU where there is one.
+        num_workers: processes for the measures of speech; None takes all cores.
+        progress: show a bar for the training; None shows one in terminals.
+        train_only: leave the judging to a later call, perhaps on another machine.
+
+    Returns:
+        The record; None where the model is trained and `train_only` is wanted. A model that diverged has one too, with
+        the status "diverged" and the reason.
+
+    Raises:
+        Interrupted: the training was interrupted. It is saved, and goes on with the same call.
+        FileNotFoundError: the weights that this run begins with are missing.
+    """
+    here = job.folder(root)
+    found = record_of(job, root)
+    if found is not None:
+        return found
+    fabric = _fabric() if fabric is None else fabric
+    record = _heading(job)
+    try:
+        training = _trained(job, root, fabric, progress)
+    except NonFiniteError as error:
+        record |= {"status": "diverged", "error": str(error), "machine": _machine(fabric)}
+    else:
+        if train_only:
+            return None
+        model = DVAE.from_pretrained(here / MODEL).to(fabric.device).eval()
+        started = time.monotonic()
+        samples, scheduled = job.protocol.importance_samples, job.run.scheduled
+        test = judge(model, job.corpus, samples, scheduled=scheduled, num_workers=num_workers)
+        record |= {
+            "status": "done",
+            "options": _plain(model.options),
+            "weights": sum(p.numel() for p in model.parameters()),
+            **training,
+            "test": test,
+            "judged": {**_machine(fabric), "seconds": round(time.monotonic() - started, 1)},
+        }
+    here.mkdir(parents=True, exist_ok=True)
+    write_records(here / RECORD, [record])
+    return record
+
+
+def run_all(
+    jobs: Sequence[Job],
+    root: str | Path,
+    *,
+    report: Callable[[Job, Record | None], None] | None = None,
+    **options: Any,
+) -> Done:
+    """All jobs that no other process has taken, one after the other.
+
+    Started several times on the same folder, by hand, by ``torchrun`` or on several machines that share it, each
+    process takes the next job that nobody has. One that fails does not stop the others.
+
+    Arguments:
+        jobs: the jobs, in order.
+        root: the folder of the benchmark.
+        report: called after each job that this process has done.
+        options: see `run_one`.
+
+    Returns:
+        The results that are there in the end, and what went wrong.
+    """
+    done, pending = Done(), list(jobs)
+    while pending:
+        waiting = []
+        for job in pending:
+            state = _attempt(job, root, done, options, report)
+            if state == "interrupted":
+                done.interrupted = True
+                return done
+            if state == "wait":
+                waiting.append(job)
+        if len(waiting) == len(pending):
+            time.sleep(1.0)  # others are at work
+        pending = waiting
+    return done
+
+
+def _attempt(
+    job: Job,
+    root: str | Path,
+    done: Done,
+    options: dict[str, Any],
+    report: Callable[[Job, Record | None], None] | None,
+) -> Literal["done", "failed", "interrupted", "wait"]:
+    """Do a job, or find out that it is not its turn."""
+    before = job.before
+    if before is not None:
+        diverged = done.records.get(before.key, {}).get("status") == "diverged"
+        if diverged or before.name in done.errors:
+            done.errors[job.name] = f"it begins with the weights of {before.run.name}, and there are none"
+            return "failed"
+        if not (before.folder(root) / TRAINED).exists():
+            return "wait"
+    with _claim(job.folder(root)) as mine:
+        if not mine:
+            return "wait"
+        new = not (job.folder(root) / RECORD).exists()
+        try:
+            record = run_one(job, root, **options)
+        except Interrupted:
+            return "interrupted"
+        except (ValueError, TypeError, OSError, RuntimeError, ArithmeticError) as error:
+            done.errors[job.name] = f"{type(error).__name__}: {error}"
+            return "failed"
+    if record is not None:
+        done.records[job.key] = record
+    if new and report is not None:
+        report(job, record)
+    return "done"
+
+
+@contextmanager
+def _claim(folder: Path) -> Iterator[bool]:
+    """Whether this process has the run for itself. The claim ends with the process, however that ends."""
+    try:
+        import fcntl
+    except ImportError:  # where files cannot be locked, start one process
+        yield True
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".claim").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+# ------------------------------------------------------------------------------------------------------- training
+
+
+def _trained(job: Job, root: str | Path, fabric: Fabric, progress: bool | None) -> dict[str, Any]:
+    """What is known of the training, which is done if it has not been."""
+    run, corpus, protocol = job
+    here, config = job.folder(root), protocol.config(run)
+    if (here / TRAINED).exists():
+        found: dict[str, Any] = json.loads((here / TRAINED).read_text(encoding="utf-8"))
+        if found["config"] != config.to_dict():
+            raise ValueError(f"{here / TRAINED} was trained under another protocol. Choose another folder.")
+        return found
+    torch.manual_seed(run.seed)  # the initial weights
+    if job.before is None:
+        model = protocol.build(run, corpus.train.x_dim)
+    else:
+        model = DVAE.from_pretrained(job.before.folder(root) / MODEL)
+        model.metadata.clear()
+    on_gpu = fabric.device.type == "cuda"
+    train, validation = (data.to(fabric.device) if on_gpu else data for data in (corpus.train, corpus.validation))
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(fabric.device)
+
+    def note(model: torch.nn.Module, record: dict[str, Number]) -> None:
+        """For whoever counts the epochs of all processes."""
+        (here / EPOCHS).write_text(str(record["epoch"]))
+
+    here.mkdir(parents=True, exist_ok=True)
+    result = fit(
+        model,
+        train,
+        validation,
+        config,
+        folder=here / TRAINING,
+        fabric=fabric,
+        replay=on_gpu,
+        callback=note,
+        progress=progress,
+    )
+    if result.stopped == "interrupted":
+        raise Interrupted
+    facts = _facts(result, config, corpus, fabric)
+    model.metadata.update(
+        corpus=corpus.name,
+        made_by=f"dvae benchmark --budget {protocol.budget}",
+        seed=run.seed,
+        **corpus.metadata,
+        training=config.to_dict(),
+        best_epoch=result.best_epoch,
+        validation_bound_per_frame=result.best_value,
+        seconds=round(facts["training"]["seconds"]),
+        torch=torch.__version__,
+    )
+    model.save_pretrained(here / MODEL, half=True)
+    write_atomically(here / TRAINED, (json.dumps(facts) + "\n").encode())
+    return facts
+
+
+def _facts(result: TrainingResult, config: TrainingConfig, corpus: Corpus, fabric: Fabric) -> dict[str, Any]:
+    history = result.history
+    seconds = [float(record["seconds"]) for record in history]
+    total = sum(seconds)
+    steps = int(history[-1]["step"])
+    return {
+        "config": config.to_dict(),
+        "machine": _machine(fabric),
+        "training": {
+            "epochs": len(history),
+            "steps": steps,
+            "best_epoch": result.best_epoch,
+            "best_value": result.best_value,
+            "stopped": result.stopped,
+            # The protocol's own end is early stopping; what was cut off before might have become better.
+            "converged": result.stopped == "patience",
+            "seconds": round(total, 2),
+            "seconds_to_best": round(sum(seconds[: result.best_epoch]), 2),
+            "seconds_per_step": total / steps,  # validation included
+            "frames_per_second": corpus.train.num_frames * len(history) / total,
+            "data_share": sum(float(record["data_seconds"]) for record in history) / total,
+            "peak_memory_mb": round(_peak_memory(fabric)),
+            "curve": {
+                part: [float(f"{record[f'{part}_vlb_per_frame']:.6g}") for record in history]
+                for part in ("train", "validation")
+            },
+        },
+    }
+
+
+# --------------------------------------------------------------------------------------------------------- facts
+
+
+def _heading(job: Job) -> Record:
+    run, corpus, protocol = job
+    return {
+        "format": FORMAT,
+        "dvae_lib": dvae_lib.__version__,
+        "corpus": Path(corpus.name).name,
+        "experiment": corpus.experiment,
+        "model": run.model,
+        "scheduled": run.scheduled,
+        "seed": run.seed,
+        "budget": protocol.budget,
+        "config": protocol.config(run).to_dict(),
+        "data": corpus.facts,
+    }
+
+
+def _machine(fabric: Fabric) -> dict[str, Any]:
+    on_gpu = fabric.device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(fabric.device) if on_gpu else "CPU",
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+    }
+
+
+def _peak_memory(fabric: Fabric) -> float:
+    """In megabytes: of the GPU's memory what the run took, of the computer's all that this process ever took."""
+    if fabric.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(fabric.device) / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def _fabric() -> Fabric:
+    """One device: of torchrun's processes each takes its own."""
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    if torch.cuda.is_available():
+        return Fabric(accelerator="cuda", devices=[local % torch.cuda.device_count()])
+    return Fabric(accelerator="auto", devices=1)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)

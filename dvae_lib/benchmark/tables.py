@@ -1,0 +1,253 @@
+"""Tables from result files: means over seeds, marks for what had not converged, the review's numbers beside ours."""
+
+import csv
+import io
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from dvae_lib.benchmark.protocol import MODELS
+from dvae_lib.benchmark.records import Record
+from dvae_lib.benchmark.review import LABELS, REVIEW
+
+__all__ = ["COLUMNS", "Column", "Line", "Value", "summarise", "to_csv", "to_latex", "to_markdown"]
+
+MODES = ("TF", "TF-GM", "GM")
+NOT_CONVERGED, DIVERGED = "†", "✗"
+NOTE = {
+    NOT_CONVERGED: "stopped by the cap on epochs, not by the validation bound",
+    DIVERGED: "diverged with at least one seed, which the mean leaves out",
+}
+
+
+class Value(NamedTuple):
+    """A mean over seeds, and the standard deviation between them (NaN for one seed)."""
+
+    mean: float
+    std: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Value":
+        """Of the values of all seeds."""
+        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan)
+
+
+class Column(NamedTuple):
+    """A column of the tables: its title, the digits shown, and which way is better."""
+
+    title: str
+    digits: int
+    higher_is_better: bool
+
+
+COLUMNS: dict[str, Column] = {
+    "si_sdr": Column("SI-SDR (dB)", 1, True),
+    "pesq": Column("PESQ (raw)", 2, True),
+    "pesq_nb": Column("PESQ nb", 2, True),
+    "pesq_wb": Column("PESQ wb", 2, True),
+    "estoi": Column("ESTOI", 2, True),
+    "mpjpe": Column("MPJPE (mm)", 1, False),
+    "vlb": Column("VLB (nats/frame)", 1, True),
+    "iw": Column("IW bound (nats/frame)", 1, True),
+    "kl": Column("KL (nats/frame)", 1, False),
+    "active": Column("active", 1, True),
+}
+"""What the tables can show, by name."""
+
+SHOWN = {
+    "speech": ("si_sdr", "pesq", "estoi", "vlb", "iw", "active"),
+    "motion": ("mpjpe", "vlb", "iw", "active"),
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a table: a model in one mode, over all its seeds.
+
+    Attributes:
+        name: as in the review: "SRNN", "SRNN-TF-GM", "SRNN-GM".
+        model: its name in the library.
+        mode: "TF", "TF-GM" or "GM".
+        seeds: of the runs behind it.
+        values: by name, see `COLUMNS`.
+        converged: whether the validation bound ended the training of every seed.
+        diverged: seeds whose training diverged.
+        weights: number of the model's parameters.
+        kl_per_dim: KL divergence of each dimension of z in nats per frame, per seed.
+        runs: the records behind it.
+    """
+
+    name: str
+    model: str
+    mode: str
+    seeds: tuple[int, ...]
+    values: Mapping[str, Value]
+    converged: bool
+    diverged: tuple[int, ...]
+    weights: int
+    kl_per_dim: tuple[tuple[float, ...], ...]
+    runs: tuple[Record, ...]
+
+    @property
+    def marks(self) -> str:
+        """What a reader must know of the numbers."""
+        return NOT_CONVERGED * (not self.converged and bool(self.seeds)) + DIVERGED * bool(self.diverged)
+
+
+def summarise(records: Sequence[Record]) -> list[Line]:
+    """The lines of a table, in the review's order: teacher forcing, then TF-GM, then GM.
+
+    Arguments:
+        records: of one corpus and one budget.
+
+    Raises:
+        ValueError: records of several corpora or budgets.
+    """
+    for what in ("corpus", "budget"):
+        found = sorted({record[what] for record in records})
+        if len(found) > 1:
+            raise ValueError(f"One table holds one {what}; these results hold {', '.join(found)}.")
+    lines = []
+    for mode in MODES:
+        for model in MODELS:
+            runs = [r for r in records if r["model"] == model and r["scheduled"] == (mode == "GM")]
+            line = _line(model, mode, sorted(runs, key=lambda r: int(r["seed"])))
+            if line is not None:
+                lines.append(line)
+    return lines
+
+
+def _line(model: str, mode: str, runs: Sequence[Record]) -> Line | None:
+    tests = [(r, row) for r in runs if r["status"] == "done" for row in r["test"] if row["mode"] == mode]
+    diverged = tuple(int(r["seed"]) for r in runs if r["status"] == "diverged") if mode != "TF-GM" else ()
+    if not tests and not diverged:
+        return None
+    values: dict[str, Value] = {}
+    for name in ("vlb", "iw", "kl", "active"):
+        if tests:
+            values[name] = Value.of([float(row[name]) for _, row in tests])
+    for measure in tests[0][1]["measures"] if tests else ():
+        values[measure] = Value.of([row["measures"][measure]["mean"] for _, row in tests])
+    return Line(
+        LABELS[model] + ("" if mode == "TF" else f"-{mode}"),
+        model,
+        mode,
+        tuple(int(r["seed"]) for r, _ in tests),
+        values,
+        all(r["training"]["converged"] for r, _ in tests),
+        diverged,
+        tests[0][0]["weights"] if tests else 0,
+        tuple(tuple(row["kl_per_dim"]["z"]) for _, row in tests),
+        tuple(runs),
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------- formats
+
+
+def _cells(
+    lines: Sequence[Line], columns: Sequence[str], review: Mapping[str, Mapping[str, float]], plus_minus: str
+) -> tuple[list[str], list[list[str]]]:
+    shown = [name for name in columns if any(name in line.values for line in lines)]
+    also = [name for name in shown if any(name in values for values in review.values())]
+    titles = ["model", *(COLUMNS[name].title for name in shown), *(f"review: {COLUMNS[name].title}" for name in also)]
+    rows = []
+    for line in lines:
+        row = [line.name + line.marks]
+        for name in shown:
+            value, digits = line.values.get(name), COLUMNS[name].digits
+            if value is None:
+                row.append("–")
+            elif math.isnan(value.std):
+                row.append(f"{value.mean:.{digits}f}")
+            else:
+                row.append(f"{value.mean:.{digits}f}{plus_minus}{value.std:.{digits}f}")
+        for name in also:
+            theirs = review.get(line.name, {}).get(name)
+            row.append("–" if theirs is None else f"{theirs:g}")
+        rows.append(row)
+    return titles, rows
+
+
+def _notes(lines: Sequence[Line]) -> list[str]:
+    return [f"{mark} {text}" for mark, text in NOTE.items() if any(mark in line.marks for line in lines)]
+
+
+def to_markdown(lines: Sequence[Line], columns: Sequence[str] | None = None, *, review: bool = True) -> str:
+    """The table in Markdown; means, and ± the standard deviation between seeds where there are several.
+
+    Arguments:
+        lines: see `summarise`.
+        columns: names in `COLUMNS`; None takes what suits the experiment.
+        review: put the review's numbers beside ours.
+    """
+    titles, rows = _cells(lines, _columns(lines, columns), _review(lines, review), " ± ")
+    table = ["| " + " | ".join(row) + " |" for row in (titles, ["---"] + ["---:"] * (len(titles) - 1), *rows)]
+    notes = _notes(lines)
+    return "\n".join(table + (["", "; ".join(notes) + "."] if notes else [])) + "\n"
+
+
+def to_latex(lines: Sequence[Line], columns: Sequence[str] | None = None, *, review: bool = True) -> str:
+    """The table in LaTeX, for the package booktabs; the arguments are those of `to_markdown`."""
+    titles, rows = _cells(lines, _columns(lines, columns), _review(lines, review), r" $\pm$ ")
+
+    def plain(cell: str) -> str:
+        for old, new in ((NOT_CONVERGED, r"$^\dagger$"), (DIVERGED, r"$^\times$"), ("–", "--"), ("%", r"\%")):
+            cell = cell.replace(old, new)
+        return cell.replace("-", "$-$", 1) if cell[:1] == "-" and cell[1:2].isdigit() else cell
+
+    body = [" & ".join(map(plain, row)) + r" \\" for row in rows]
+    return (
+        "\n".join(
+            [
+                r"\begin{tabular}{l" + "r" * (len(titles) - 1) + "}",
+                r"\toprule",
+                " & ".join(titles) + r" \\",
+                r"\midrule",
+                *body,
+                r"\bottomrule",
+                r"\end{tabular}",
+                *(f"% {note}" for note in _notes(lines)),
+            ]
+        )
+        + "\n"
+    )
+
+
+def to_csv(lines: Sequence[Line]) -> str:
+    """All values of all lines as comma-separated text, unrounded: one row for each line."""
+    names = [name for name in COLUMNS if any(name in line.values for line in lines)]
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["name", "model", "mode", "seeds", "converged", "diverged", "weights"]
+        + [f"{name}{suffix}" for name in names for suffix in ("", "_std")]
+    )
+    for line in lines:
+        values: list[Any] = []
+        for name in names:
+            value = line.values.get(name)
+            values += ["", ""] if value is None else [value.mean, "" if math.isnan(value.std) else value.std]
+        about = [line.name, line.model, line.mode, " ".join(map(str, line.seeds)), line.converged]
+        writer.writerow([*about, " ".join(map(str, line.diverged)), line.weights, *values])
+    return text.getvalue()
+
+
+def _experiment(lines: Sequence[Line]) -> Literal["speech", "motion"]:
+    if not lines:
+        raise ValueError("There is no result to make a table of.")
+    found: Literal["speech", "motion"] = lines[0].runs[0]["experiment"]
+    return found
+
+
+def _columns(lines: Sequence[Line], columns: Sequence[str] | None) -> Sequence[str]:
+    columns = SHOWN[_experiment(lines)] if columns is None else columns
+    if unknown := [name for name in columns if name not in COLUMNS]:
+        raise ValueError(f"There is no column {', '.join(unknown)}; there are {', '.join(COLUMNS)}.")
+    return columns
+
+
+def _review(lines: Sequence[Line], wanted: bool) -> Mapping[str, Mapping[str, float]]:
+    return REVIEW[_experiment(lines)] if wanted else {}
