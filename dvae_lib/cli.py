@@ -1,4 +1,4 @@
-"""The command line: ``dvae data``, ``dvae train``, ``dvae evaluate``, ``dvae enhance``, ``dvae info``."""
+"""The command line: ``dvae data``, ``train``, ``evaluate``, ``enhance``, ``benchmark``, ``report``, ``info``."""
 
 import importlib.metadata
 import importlib.util
@@ -10,6 +10,7 @@ import os
 import platform
 import time
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -97,7 +98,7 @@ def _options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and stop.")
     ] = False,
 ) -> None:
-    """Dynamical variational autoencoders: get data, train models, judge them, enhance speech.
+    """Dynamical variational autoencoders: get data, train models, judge them, enhance speech, repeat experiments.
 
     [bold]Examples[/]
 
@@ -108,6 +109,8 @@ def _options(
     dvae evaluate runs/vae
 
     dvae enhance noisy.wav -o clean.wav
+
+    dvae benchmark runs/benchmark --corpus librispeech
     """
     logger = logging.getLogger("dvae_lib")
     if not any(isinstance(handler, RichHandler) for handler in logger.handlers):
@@ -645,6 +648,180 @@ def _encoded(waveform: torch.Tensor, rate: int, kind: str) -> bytes:
     buffer = io.BytesIO()
     soundfile.write(buffer, waveform.numpy(), rate, format=kind, subtype="PCM_16" if kind == "WAV" else "PCM_24")
     return buffer.getvalue()
+
+
+# --- benchmark ----------------------------------------------------------------------------------------------------
+
+
+class BudgetOption(str, Enum):
+    """How much work."""
+
+    ci = "ci"
+    book = "book"
+    full = "full"
+
+
+@app.command()
+def benchmark(
+    folder: Annotated[
+        Path, typer.Argument(help="Where the runs and their results are kept. What is there is not done again.")
+    ],
+    corpus: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--corpus",
+            "-c",
+            help="Speech: librispeech, prompts, wsj0 or a folder of audio; motion: mocap (CMU and HDM05), cmu, hdm05, "
+            "h36m. Several: repeat the option.",
+            metavar="NAME",
+        ),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="A model, or MODEL-scheduled; several: repeat the option. Default: all.",
+            metavar="NAME",
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="So many seeds: 0, 1, ...")] = 1,
+    budget: Annotated[
+        BudgetOption, typer.Option(help="full: the review's protocol; book: what the book shows; ci: seconds.")
+    ] = BudgetOption.book,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Runs at once, each in a process of its own.")] = 1,
+    train_only: Annotated[bool, typer.Option("--train-only", help="Judge later, perhaps elsewhere.")] = False,
+    accelerator: Annotated[Accelerator, typer.Option(help="Where to compute.")] = Accelerator.auto,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+) -> None:
+    """Repeat the review's experiments (Chapter 13): train the models, judge them on held-out people, make the tables.
+
+    Ctrl-C stops and saves; the same command goes on. Started several times on one folder, by --jobs, by torchrun or on
+    several machines that share it, each process takes the next run that nobody has. A run that fails, or a corpus that
+    is not here, does not stop the others: what went wrong is said at the end.
+
+    [bold]Examples[/]
+
+    dvae benchmark runs/benchmark --corpus librispeech --corpus mocap --seeds 3
+
+    dvae benchmark runs/quick --corpus prompts --model vae --model srnn --budget ci
+
+    torchrun --nproc-per-node 8 -m dvae_lib.cli benchmark runs/benchmark --corpus librispeech --budget full
+    """
+    from dvae_lib.benchmark import Job, collect, load, plan, protocol, run_all
+    from dvae_lib.benchmark.progress import Progress, spawn
+    from dvae_lib.benchmark.runs import WORKER, single_device
+
+    runs = plan(model, range(seeds))
+    prepared: list[Job] = []
+    errors: dict[str, str] = {}
+    for name in corpus or ["librispeech"]:
+        try:
+            data = load(name, budget.value)
+        except (ValueError, OSError) as error:
+            errors[name] = str(error)
+            continue
+        prepared += [Job(run, data, protocol(data.experiment, budget.value)) for run in runs]
+    # All corpora of one seed before the next seed.
+    prepared.sort(key=lambda job: runs.index(job.run))
+    # One process speaks for all of them, and makes the tables.
+    first = int(os.environ.get("RANK", 0)) == 0 and WORKER not in os.environ
+    if first and prepared and not quiet:
+        out.print(Progress.plan(prepared, folder), highlight=False, soft_wrap=True)
+
+    def tell(job: Job, record: dict[str, Any] | None) -> None:
+        out.print(Progress.line(job, record), soft_wrap=True, highlight=False, markup=False)
+
+    with Progress(prepared, folder, enabled=first and not quiet and err.is_terminal):
+        if jobs > 1 and prepared:
+            done = spawn(prepared, folder, jobs, accelerator.value, train_only=train_only)
+        else:
+            done = run_all(
+                prepared,
+                folder,
+                fabric=single_device(accelerator.value),
+                progress=False,
+                train_only=train_only,
+                report=None if quiet else tell,
+            )
+    errors |= done.errors
+    if first and done.records and not train_only:
+        found, problems = collect([folder])
+        errors |= {f"result {i + 1}": text for i, text in enumerate(problems)}
+        _write_report(found, folder / "report", figures=True)
+    for name, text in errors.items():
+        err.print(f"{name}: {text}", soft_wrap=True, highlight=False, markup=False)
+    if done.interrupted:
+        out.print("Interrupted and saved; the same command goes on.")
+        raise typer.Exit(INTERRUPTED)
+    if errors:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    results: Annotated[
+        list[Path], typer.Argument(help="Result files, or folders of the benchmark, from one or many machines.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for tables and figures.", metavar="FOLDER")],
+    figures: Annotated[bool, typer.Option(help="Draw figures, too.")] = True,
+) -> None:
+    """Make the tables (Markdown, LaTeX, CSV) and figures of the benchmark from its result files alone.
+
+    [bold]Example[/]: dvae report runs/benchmark -o report
+    """
+    from dvae_lib.benchmark import collect
+
+    found, problems = collect(results)
+    for text in problems:
+        err.print(text, soft_wrap=True, highlight=False, markup=False)
+    if not found:
+        raise ValueError("These files and folders hold no result of the benchmark that can be read.")
+    _write_report(found, output, figures=figures)
+    if problems:
+        raise typer.Exit(1)
+
+
+def _write_report(records: list[dict[str, Any]], folder: Path, *, figures: bool) -> None:
+    """For each corpus and budget all results in one file, the tables, and the figures."""
+    from dvae_lib.benchmark import summarise, to_csv, to_latex, to_markdown, write_records
+    from dvae_lib.checkpoints import write_atomically
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for corpus, budget in sorted({(r["corpus"], r["budget"]) for r in records}):
+        these = [r for r in records if (r["corpus"], r["budget"]) == (corpus, budget)]
+        stem = folder / f"{corpus}-{budget}"
+        write_records(stem.with_suffix(".json"), these)
+        lines = summarise(these)
+        if not lines:
+            continue
+        for suffix, text in ((".md", to_markdown(lines)), (".tex", to_latex(lines)), (".csv", to_csv(lines))):
+            write_atomically(stem.with_suffix(suffix), text.encode())
+        if figures:
+            _draw_report(these, lines, stem)
+        out.print(f"{corpus} ({budget}): {stem}.md, .tex, .csv, .json", soft_wrap=True, highlight=False)
+        out.print(to_markdown(lines), soft_wrap=True, highlight=False, markup=False)
+
+
+def _draw_report(records: list[dict[str, Any]], lines: list[Any], stem: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    from dvae_lib.benchmark import COLLAPSED, plot_collapse, plot_curves, plot_scores
+
+    plt.switch_backend("agg")
+    best = "si_sdr" if records[0]["experiment"] == "speech" else "mpjpe"
+    drawn = {
+        "curves": partial(plot_curves, records),
+        "collapse": partial(plot_collapse, lines, COLLAPSED),
+        **{column: partial(plot_scores, lines, column) for column in (best, "iw")},
+    }
+    for name, draw in drawn.items():
+        try:
+            figure = draw()
+        except ValueError:  # nothing of that kind in these results
+            continue
+        figure.savefig(f"{stem}-{name}.svg")
+        plt.close(figure)
 
 
 # --- info ---------------------------------------------------------------------------------------------------------

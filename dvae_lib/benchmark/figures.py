@@ -45,8 +45,11 @@ def plot_curves(records: Sequence[Record], *, scheduled: bool = False, part: str
         axis.set_title(LABELS[model], fontsize="medium")
     for axis in axes.flat[len(models) :]:
         axis.remove()
+    for axis in axes.flat[max(len(models) - columns, 0) : len(models)]:
+        axis.tick_params(labelbottom=True)  # also above a place that stays empty
     low, high = min(values), max(values)
-    axes[0, 0].set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
+    if low < high:
+        axes[0, 0].set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
     figure.supxlabel("epoch")
     figure.supylabel(f"VLB, {part} (nats per frame)")
     return figure
@@ -101,6 +104,8 @@ def plot_collapse(lines: Sequence[Line], threshold: float) -> Figure:
         lines: see `dvae_lib.benchmark.tables.summarise`; the first seed of each is shown.
         threshold: in nats per frame.
     """
+    if not any(line.kl_per_dim for line in lines):
+        raise ValueError("No result here has a latent dimension: all have diverged, or there is none.")
     figure, axis = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
     styles = {"TF": "-", "TF-GM": ":", "GM": "--"}
     for i, line in enumerate(lines):

@@ -185,7 +185,7 @@ def plan(names: Sequence[str] | None = None, seeds: Sequence[int] = (0,)) -> lis
     for name in names or []:
         if name not in every:
             raise ValueError(f"The benchmark has no model {name!r}; it has {', '.join(every)}.")
-    wanted = list(dict.fromkeys(names or every))
-    runs = [Run.of(name, seed) for seed in seeds for name in wanted]
-    runs += [run.before for run in runs if run.before is not None and run.before not in runs]
-    return sorted(runs, key=lambda run: (seeds.index(run.seed), run.scheduled))
+    wanted = dict.fromkeys(names or every)
+    first = dict.fromkeys(name.removesuffix(ENDING) for name in wanted)
+    then = [name for name in wanted if name.endswith(ENDING)]
+    return [Run.of(name, seed) for seed in dict.fromkeys(seeds) for name in (*first, *then)]

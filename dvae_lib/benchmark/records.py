@@ -14,7 +14,8 @@ Record = dict[str, Any]
 
 FORMAT = 1
 RECORD = "record.json"
-NEEDED = ("format", "corpus", "experiment", "model", "scheduled", "seed", "budget", "status")
+NEEDED = ("format", "corpus", "experiment", "model", "scheduled", "seed", "budget", "config", "data", "status")
+NEEDED_WHERE_DONE = ("weights", "training", "test")
 
 
 class RecordError(ValueError):
@@ -34,7 +35,8 @@ def check(record: Any, where: str) -> Record:
             f"{where} has format {record['format']} (dvae_lib {record.get('dvae_lib', 'of unknown version')}); this "
             f"version reads format {FORMAT}. Read it with that version, or delete it and run the benchmark again."
         )
-    missing = [name for name in NEEDED if name not in record]
+    needed = NEEDED + NEEDED_WHERE_DONE * (record.get("status") == "done")
+    missing = [name for name in needed if name not in record]
     if missing:
         raise RecordError(f"{where} is damaged: it lacks {', '.join(missing)}. Delete it and run the benchmark again.")
     return record

@@ -25,7 +25,10 @@ from dvae_lib.models.base import DVAE
 from dvae_lib.schedules import Number
 from dvae_lib.training import NonFiniteError, TrainingConfig, TrainingResult, fit
 
-__all__ = ["Done", "Interrupted", "Job", "record_of", "run_all", "run_one"]
+__all__ = ["Done", "Interrupted", "Job", "record_of", "run_all", "run_one", "single_device"]
+
+WORKER = "DVAE_BENCHMARK_WORKER"
+"""In the environment of a process that another one has started: its number."""
 
 MODEL, TRAINED, TRAINING, EPOCHS = "model", "trained.json", "training", "epochs"
 
@@ -136,7 +139,7 @@ def run_one(
     found = record_of(job, root)
     if found is not None:
         return found
-    fabric = _fabric() if fabric is None else fabric
+    fabric = single_device() if fabric is None else fabric
     record = _heading(job)
     try:
         training = _trained(job, root, fabric, progress)
@@ -183,11 +186,11 @@ def run_all(
     Returns:
         The results that are there in the end, and what went wrong.
     """
-    done, pending = Done(), list(jobs)
+    done, pending, awaited = Done(), list(jobs), {job.key for job in jobs}
     while pending:
         waiting = []
         for job in pending:
-            state = _attempt(job, root, done, options, report)
+            state = _attempt(job, root, done, awaited, options, report)
             if state == "interrupted":
                 done.interrupted = True
                 return done
@@ -203,18 +206,19 @@ def _attempt(
     job: Job,
     root: str | Path,
     done: Done,
+    awaited: set[tuple[str, Run]],
     options: dict[str, Any],
     report: Callable[[Job, Record | None], None] | None,
 ) -> Literal["done", "failed", "interrupted", "wait"]:
     """Do a job, or find out that it is not its turn."""
     before = job.before
-    if before is not None:
-        diverged = done.records.get(before.key, {}).get("status") == "diverged"
-        if diverged or before.name in done.errors:
+    if before is not None and not (job.folder(root) / RECORD).exists():
+        failed = before.name in done.errors
+        if failed or not (before.folder(root) / TRAINED).exists():
+            if before.key in awaited and before.key not in done.records and not failed:
+                return "wait"
             done.errors[job.name] = f"it begins with the weights of {before.run.name}, and there are none"
             return "failed"
-        if not (before.folder(root) / TRAINED).exists():
-            return "wait"
     with _claim(job.folder(root)) as mine:
         if not mine:
             return "wait"
@@ -231,6 +235,14 @@ def _attempt(
     if new and report is not None:
         report(job, record)
     return "done"
+
+
+def single_device(accelerator: str = "auto") -> Fabric:
+    """One device for this process; of several GPUs, each process of a machine takes the next."""
+    if accelerator in ("auto", "cuda") and torch.cuda.is_available():
+        index = int(os.environ.get("LOCAL_RANK", os.environ.get(WORKER, "0")))
+        return Fabric(accelerator="cuda", devices=[index % torch.cuda.device_count()])
+    return Fabric(accelerator=accelerator, devices=1)
 
 
 @contextmanager
@@ -376,14 +388,6 @@ def _peak_memory(fabric: Fabric) -> float:
         return torch.cuda.max_memory_allocated(fabric.device) / 1e6
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
-
-
-def _fabric() -> Fabric:
-    """One device: of torchrun's processes each takes its own."""
-    local = int(os.environ.get("LOCAL_RANK", 0))
-    if torch.cuda.is_available():
-        return Fabric(accelerator="cuda", devices=[local % torch.cuda.device_count()])
-    return Fabric(accelerator="auto", devices=1)
 
 
 def _plain(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """How a trained model is judged: by its bounds, by its resynthesis, and by how many latent dimensions it uses."""
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -35,7 +36,7 @@ def bounds(
     importance_samples: int,
     *,
     feedback: float = 0.0,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """The variational and the importance-weighted bound, and the KL divergence of every latent dimension.
@@ -45,7 +46,7 @@ def bounds(
         data: sequences.
         importance_samples: number K of samples of the importance-weighted bound.
         feedback: 0 with teacher forcing, 1 in generation mode.
-        batch_size: sequences that are evaluated at once.
+        batch_size: sequences that are evaluated at once; None: so many that a batch has about 6,400 frames.
         seed: of the latents' noise.
 
     Returns:
@@ -58,6 +59,7 @@ def bounds(
     per_dim: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
     frames = data.num_frames
+    batch_size = max(1, 6_400 // int(data.lengths.max())) if batch_size is None else batch_size
     for part in data.lengths.argsort().split(batch_size):  # of similar length, so that little is padding
         x, lengths, _ = data.batch(part.tolist()).to(parameter.device)
         bound = model.vlb(x, lengths=lengths, feedback=feedback, generator=generator)
@@ -121,9 +123,17 @@ def judge(
     return rows
 
 
-def _summary(table: ScoreTable) -> dict[str, dict[str, float]]:
+def _summary(table: ScoreTable) -> dict[str, dict[str, float | int | None]]:
+    def plain(value: float) -> float | None:
+        return None if math.isnan(value) else value  # JSON has no NaN
+
     return {
-        line.metric: {"mean": line.mean, "low": line.low, "high": line.high, "count": line.count}
+        line.metric: {
+            "mean": plain(line.mean),
+            "low": plain(line.low),
+            "high": plain(line.high),
+            "count": line.count,
+        }
         for line in table.summary()
         if line.metric != "bound"
     }

@@ -31,7 +31,8 @@ class Value(NamedTuple):
     @classmethod
     def of(cls, values: Sequence[float]) -> "Value":
         """Of the values of all seeds."""
-        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan)
+        spread = len(values) > 1 and all(map(math.isfinite, values))
+        return cls(statistics.fmean(values), statistics.stdev(values) if spread else math.nan)
 
 
 class Column(NamedTuple):
@@ -129,7 +130,9 @@ def _line(model: str, mode: str, runs: Sequence[Record]) -> Line | None:
         if tests:
             values[name] = Value.of([float(row[name]) for _, row in tests])
     for measure in tests[0][1]["measures"] if tests else ():
-        values[measure] = Value.of([row["measures"][measure]["mean"] for _, row in tests])
+        means = [row["measures"][measure]["mean"] for _, row in tests]
+        if defined := [mean for mean in means if mean is not None]:
+            values[measure] = Value.of(defined)
     return Line(
         LABELS[model] + ("" if mode == "TF" else f"-{mode}"),
         model,

@@ -6,6 +6,7 @@ A loop over frames launches thousands of small kernels, and on a GPU the launche
 CUDA graph launches them all at once. The noise is drawn outside, so the numbers are those of the plain loop.
 """
 
+import gc
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -79,8 +80,9 @@ class Replay:
         # Other values than those to be compared, lest a constant in the recording pass for a result.
         examples = tuple(torch.zeros_like(value, requires_grad=value.requires_grad) for value in known)
         try:
-            # A module of its own, because recording replaces the module's forward.
-            recording = self.record(_Loop(self.model, loop.recursion), examples)
+            with _no_garbage_collection():
+                # A module of its own, because recording replaces the module's forward.
+                recording = self.record(_Loop(self.model, loop.recursion), examples)
             found = self._values_and_gradients(recording, known)
         except (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError) as error:
             self._give_up(f"recording failed: {error}")
@@ -132,6 +134,19 @@ class _Loop(nn.Module):
     def forward(self, *known: Tensor) -> tuple[Tensor, ...]:
         outputs: tuple[Tensor, ...] = getattr(self.model, self.recursion)(*known)
         return outputs
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """A graph of an earlier model that is collected in the midst of a recording would spoil that."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _cuda_graph(loop: nn.Module, examples: tuple[Tensor, ...]) -> Recursion:

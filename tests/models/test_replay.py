@@ -1,6 +1,7 @@
 """Replaying the recursion from a recording: the bookkeeping on any machine, CUDA graphs where there is a GPU."""
 
 import copy
+import gc
 
 import pytest
 import torch
@@ -230,6 +231,20 @@ def test_frozen_weights_need_a_recording_of_their_own():
     replay.begin_step()
     model.vlb(x)
     assert recorder.recorded == 2
+
+
+def test_no_garbage_is_collected_during_a_recording():
+    recorder, seen = Recorder(), []
+
+    def record(loop, examples):
+        seen.append(gc.isenabled())
+        return recorder(loop, examples)
+
+    model = make("srnn")
+    model.replay = Replay(model, record=record)
+    model.vlb(data())
+    assert seen == [False]
+    assert gc.isenabled()
 
 
 def test_wrong_numbers_are_refused():

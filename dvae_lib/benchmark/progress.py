@@ -1,0 +1,157 @@
+"""What one sees of a benchmark while it runs, and the processes that share it."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tqdm import tqdm
+
+from dvae_lib.benchmark.records import RECORD, Record, RecordError, read_records
+from dvae_lib.benchmark.runs import EPOCHS, TRAINED, WORKER, Done, Job
+
+__all__ = ["Progress", "spawn"]
+
+
+class Progress:
+    """A bar over the epochs of all runs, whichever process makes them, with the time that remains.
+
+    The time is an upper bound, since early stopping may end a run before its last epoch, and an estimate, since models
+    differ in speed.
+
+    Arguments:
+        jobs: all that is to be done.
+        root: the folder of the benchmark.
+        enabled: show it.
+        interval: seconds between two looks at the folder.
+    """
+
+    def __init__(self, jobs: Sequence[Job], root: str | Path, *, enabled: bool, interval: float = 1.0) -> None:
+        self.jobs, self.root, self.enabled, self.interval = list(jobs), Path(root), enabled, interval
+        self._end = threading.Event()
+        self._watcher: threading.Thread | None = None
+
+    def epochs(self) -> int:
+        """Epochs made; those that early stopping saved count as made."""
+        return sum(epochs_of(job, self.root) for job in self.jobs)
+
+    @property
+    def total(self) -> int:
+        """Epochs of all runs, at most."""
+        return sum(job.protocol.config(job.run).max_epochs for job in self.jobs)
+
+    def __enter__(self) -> "Progress":
+        if self.enabled and self.jobs:
+            self._watcher = threading.Thread(target=self._watch, daemon=True)
+            self._watcher.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end.set()
+        if self._watcher is not None:
+            self._watcher.join()
+
+    def _watch(self) -> None:
+        with tqdm(total=self.total, initial=self.epochs(), unit="epoch", desc="benchmark", smoothing=0.1) as bar:
+            while not self._end.wait(self.interval):
+                self._update(bar)
+            self._update(bar)
+
+    def _update(self, bar: Any) -> None:
+        bar.update(self.epochs() - bar.n)
+        done = sum((job.folder(self.root) / RECORD).exists() for job in self.jobs)
+        bar.set_postfix_str(f"{done} of {len(self.jobs)} runs judged")
+
+    @staticmethod
+    def plan(jobs: Sequence[Job], root: str | Path) -> str:
+        """What will be done, before it is."""
+        left = [job for job in jobs if not (job.folder(root) / RECORD).exists()]
+        epochs = sum(job.protocol.config(job.run).max_epochs - epochs_of(job, root) for job in left)
+        corpora = {job.corpus.name: job.corpus for job in jobs}
+        lines = [
+            f"{name}: {len(corpus.train)} training, {len(corpus.validation)} validation, {len(corpus.test)} test "
+            "sequences"
+            for name, corpus in corpora.items()
+        ]
+        return "\n".join(
+            [*lines, f"{len(left)} of {len(jobs)} runs to do, at most {epochs:,} epochs; results in {root}"]
+        )
+
+    @staticmethod
+    def line(job: Job, record: Record | None) -> str:
+        """What a run came to, on one line."""
+        if record is None:
+            return f"{job.name}: trained"
+        if record["status"] == "diverged":
+            return f"{job.name}: diverged ({record['error']})"
+        training = record["training"]
+        test = "; ".join(f"{row['mode']} {row['vlb']:.1f} nats/frame" for row in record["test"])
+        return f"{job.name}: {test} (best of {training['epochs']} epochs: {training['best_epoch']})"
+
+
+def epochs_of(job: Job, root: str | Path) -> int:
+    """Epochs of a run that are made; all, once it has ended."""
+    here = job.folder(root)
+    if (here / TRAINED).exists() or (here / RECORD).exists():
+        return job.protocol.config(job.run).max_epochs
+    try:
+        return int((here / EPOCHS).read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def spawn(jobs: Sequence[Job], root: str | Path, count: int, accelerator: str, *, train_only: bool) -> Done:
+    """So many copies of this command on the same folder, which share the runs among them.
+
+    Arguments:
+        jobs: all that is to be done.
+        root: the folder of the benchmark.
+        count: number of processes.
+        accelerator: as in the command.
+        train_only: as in the command.
+
+    Returns:
+        The results that are there in the end, and what the processes said went wrong.
+    """
+    threads = max(1, (os.cpu_count() or 1) // count)
+    names = sorted({job.run.name for job in jobs})
+    seeds = max(job.run.seed for job in jobs) + 1
+    corpora = list(dict.fromkeys(job.corpus.name for job in jobs))
+    command = [sys.executable, "-m", "dvae_lib.cli", "benchmark", str(root), "--quiet"]
+    command += ["--budget", jobs[0].protocol.budget, "--seeds", str(seeds), "--accelerator", accelerator]
+    command += [part for name in corpora for part in ("--corpus", name)]
+    command += [part for name in names for part in ("--model", name)]
+    command += ["--train-only"] * train_only
+    processes = [
+        subprocess.Popen(
+            command,
+            env={**os.environ, WORKER: str(k), "OMP_NUM_THREADS": str(threads)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for k in range(count)
+    ]
+    done = Done()
+    try:
+        said = [process.communicate()[1] for process in processes]
+    except KeyboardInterrupt:  # the terminal has told the processes, too
+        said = [process.communicate()[1] for process in processes]
+        done.interrupted = True
+    for k, (process, text) in enumerate(zip(processes, said, strict=True)):
+        if process.returncode not in (0, 130) and text.strip():
+            done.errors[f"process {k + 1}"] = text.strip()[-2000:]
+        done.interrupted |= process.returncode == 130
+    for job in jobs:
+        path = job.folder(root) / RECORD
+        if path.exists():
+            try:
+                (done.records[job.key],) = read_records(path)
+            except RecordError as error:
+                done.errors[job.name] = str(error)
+    return done
