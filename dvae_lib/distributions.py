@@ -21,6 +21,7 @@ from torch.nn import functional as F
 __all__ = [
     "OBSERVATIONS",
     "Bernoulli",
+    "CentimetreGaussian",
     "DiagonalGaussian",
     "FactorisedDistribution",
     "Gamma",

@@ -63,6 +63,9 @@ def plot_scores(lines: Sequence[Line], column: str, *, review: str | None = None
         column: which one.
         review: the review's column to show on an axis of its own; None: the same, where the review has it.
     """
+    for name in (column, review):
+        if name is not None and name not in COLUMNS:
+            raise ValueError(f"There is no column {name!r}; there are {', '.join(COLUMNS)}.")
     what = COLUMNS[column]
     shown = sorted(
         (line for line in lines if column in line.values),

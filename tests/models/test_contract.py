@@ -312,7 +312,7 @@ class TestBadInput:
             model.vlb(x, x)
 
     def test_options(self):
-        with pytest.raises(ValueError, match="gaussian, unit_gaussian, gamma, bernoulli"):
+        with pytest.raises(ValueError, match="gaussian, unit_gaussian, centimetre_gaussian, gamma, bernoulli"):
             VAE(5, 3, observation="poisson")
         with pytest.raises(ValueError, match="x_dim must be an integer of at least 1"):
             VAE(0, 3)
