@@ -528,7 +528,7 @@ def _print_scores(scores: ScoreTable, title: str) -> None:
 
 # --- enhance ------------------------------------------------------------------------------------------------------
 
-SPEECH_MODEL = "rvae-noncausal-librispeech"
+SPEECH_MODEL = "rvae-noncausal-librispeech-batch32"
 SOUND_FILES = {".wav": "WAV", ".flac": "FLAC"}
 
 

@@ -202,7 +202,7 @@ class CentimetreGaussian(UnitGaussian):
 
     Measured in centimetres its covariance is the identity, which is what the review gives human motion (Section
     13.2.2) without naming the unit. The unit matters: it decides how many nats a millimetre of error costs against
-    the KL terms. In metres, an identity covariance buys no latent vector at all, since the body's joints vary by less.
+    the KL terms. In metres, an identity covariance buys hardly any latent vector, since a body varies by little more.
 
     Arguments:
         mean: The mean in metres, shape ``(*batch, D)``.

@@ -46,7 +46,7 @@ from dvae_lib.randomness import derive_seed
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "data/results/enhancement.json"
-MODELS = ("vae-librispeech", "rvae-causal-librispeech", "rvae-noncausal-librispeech")
+MODELS = ("vae-librispeech-batch32", "rvae-causal-librispeech-batch32", "rvae-noncausal-librispeech-batch32")
 RATE, SECONDS = 16_000, 3
 LEAD = RATE // 2  # samples of noise before the speech
 SNRS = (0.0, 5.0)

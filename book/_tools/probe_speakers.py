@@ -245,9 +245,9 @@ def main() -> None:
     chosen = options.parse_args()
     models: dict[str, DVAE] = {}
     for structure, name in STRUCTURES.items():
-        folder = next((f for f in (m / f"{name}-librispeech" for m in chosen.models) if f.is_dir()), None)
+        folder = next((f for f in (m / f"{name}-librispeech-batch32" for m in chosen.models) if f.is_dir()), None)
         if folder is None:
-            print(f"{name}-librispeech is not there")
+            print(f"{name}-librispeech-batch32 is not there")
         else:
             models[structure] = DVAE.from_pretrained(folder)
     for structure in list(models):

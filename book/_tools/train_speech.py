@@ -1,13 +1,14 @@
-"""Train the speech models of Chapters 7 to 9 on the corpus `prompts`, and those that Chapter 11 compares.
+"""Train the speech models of Chapters 7 to 9 on the corpus `prompts`, and `librispeech`, those of Chapters 10 and 11.
 
     python book/_tools/train_speech.py [NAME ...] [--seed 0] [--output data/pretrained]
 
 The architectures are those of Appendix B, the front end that of Section 13.2.1. The protocol is the review's (Section
-13.2.3), shortened to 30 or 40 epochs with a falling learning rate; a name that ends in `-scheduled` goes on from the
+13.2.3), shortened to 30 to 80 epochs in batches of 32, with a falling learning rate; a name that ends in `-scheduled` goes on from the
 model without that ending for 12 epochs of scheduled sampling (Section 13.3.3, shortened). The epoch that is best on the
 validation speakers is kept; the test speakers are not looked at. One model takes about fifteen minutes on a CPU core, a
-scheduled one ten to thirty. (The other models of `librispeech` come from `dvae benchmark`.) A run is kept in `--runs` and goes on where it was interrupted. Weights are written in half
-precision.
+scheduled one ten to thirty. A run is kept in `--runs` and goes on where it was interrupted. Weights are written in half
+precision. (`dvae benchmark` trains all models in batches of 128; the models of `librispeech` that are made here have
+the ending `-batch32`.)
 """
 
 from __future__ import annotations
@@ -25,13 +26,18 @@ from dvae_lib.training import TrainingConfig, fit
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ("vae", "storn", "vrnn", "srnn")
 SCHEDULED = "-scheduled"
-# Chapter 11: many speakers. By name: the model, its inference model, and the epochs.
+# Chapters 10 and 11: many speakers. By name: the model, its inference model where not the default, and the epochs.
 LIBRISPEECH: dict[str, tuple[str, dict[str, str], int]] = {
+    "vae": ("vae", {}, 80),
+    "rvae-causal": ("rvae-causal", {}, 80),
+    "rvae-noncausal": ("rvae-noncausal", {}, 80),
+    "dsae": ("dsae", {}, 30),
     "dsae-factorised": ("dsae", {"inference_model": "factorised"}, 30),
     "dsae-structured": ("dsae", {"inference_model": "structured"}, 30),
 }
 NAMES = [f"{model}-prompts{ending}" for ending in ("", SCHEDULED) for model in MODELS if model != "vae" or not ending]
-NAMES += [f"{model}-librispeech" for model in LIBRISPEECH]
+LIBRISPEECH_ENDING = "-librispeech-batch32"
+NAMES += [f"{model}{LIBRISPEECH_ENDING}" for model in LIBRISPEECH]
 PROMPTS_EPOCHS = 40
 # The review's schedule, with 50 epochs made one: the last eight are in generation mode.
 SCHEDULED_EPOCHS, SCHEDULED_SAMPLING = 12, Schedule.scheduled_sampling(every=1)
@@ -57,8 +63,10 @@ def prepare(name: str, seed: int, output: Path) -> tuple[DVAE, TrainingConfig]:
         )
         return model, config
     torch.manual_seed(seed)
-    stem, _, corpus = name.rpartition("-")
-    kind, options, epochs = LIBRISPEECH[stem] if corpus == "librispeech" else (stem, {}, PROMPTS_EPOCHS)
+    if name.endswith(LIBRISPEECH_ENDING):
+        kind, options, epochs = LIBRISPEECH[name.removesuffix(LIBRISPEECH_ENDING)]
+    else:
+        kind, options, epochs = name.removesuffix("-prompts"), {}, PROMPTS_EPOCHS
     model = build_model(kind, preset="speech", **options)
     rate = Schedule(((0, 2e-3), (epochs // 2, 2e-3), (epochs, 2e-4)))
     return model, TrainingConfig.speech(learning_rate=rate, max_epochs=epochs, **common)

@@ -1,4 +1,4 @@
-"""The corpora of the benchmark: three parts that share no person, with checksums."""
+"""The corpora of the benchmark, with checksums: three parts, and nobody in the test part is in another."""
 
 import hashlib
 from collections.abc import Callable

@@ -112,7 +112,7 @@ def _speech() -> dict[BudgetName, Protocol]:
         training=TrainingConfig.speech(max_epochs=2, **small),
         scheduled=TrainingConfig.speech(max_epochs=5, schedules=_feedback(1), **small),
         importance_samples=2,
-        limit=2,
+        limit=4,
     )
     return {"full": full, "book": book, "ci": ci}
 

@@ -23,7 +23,7 @@ from dvae_lib.benchmark.scores import judge
 from dvae_lib.checkpoints import write_atomically
 from dvae_lib.models.base import DVAE
 from dvae_lib.schedules import Number
-from dvae_lib.training import NonFiniteError, TrainingConfig, TrainingResult, fit
+from dvae_lib.training import NonFiniteError, TrainingResult, fit
 
 __all__ = ["Done", "Interrupted", "Job", "record_of", "run_all", "run_one", "single_device"]
 
@@ -90,7 +90,9 @@ def record_of(job: Job, root: str | Path) -> Record | None:
     if not path.exists():
         return None
     (record,) = read_records(path)
-    wanted = {"budget": job.protocol.budget, "config": job.protocol.config(job.run).to_dict()}
+    wanted: dict[str, Any] = {"budget": job.protocol.budget, "config": job.protocol.config(job.run).to_dict()}
+    if record["status"] == "done":
+        wanted["options"] = _plain(job.protocol.build(job.run, job.corpus.train.x_dim).options)
     for name, value in wanted.items():
         if record[name] != value:
             raise ValueError(
@@ -156,7 +158,7 @@ def run_one(
             "status": "done",
             "options": _plain(model.options),
             "weights": sum(p.numel() for p in model.parameters()),
-            **training,
+            **{name: value for name, value in training.items() if name != "trained_on"},
             "test": test,
             "judged": {**_machine(fabric), "seconds": round(time.monotonic() - started, 1)},
         }
@@ -270,10 +272,15 @@ def _trained(job: Job, root: str | Path, fabric: Fabric, progress: bool | None) 
     """What is known of the training, which is done if it has not been."""
     run, corpus, protocol = job
     here, config = job.folder(root), protocol.config(run)
+    wanted = {"config": config.to_dict(), "trained_on": {part: corpus.facts[part] for part in ("train", "validation")}}
     if (here / TRAINED).exists():
         found: dict[str, Any] = json.loads((here / TRAINED).read_text(encoding="utf-8"))
-        if found["config"] != config.to_dict():
-            raise ValueError(f"{here / TRAINED} was trained under another protocol. Choose another folder.")
+        for name, value in wanted.items():
+            if found.get(name, value) != value:
+                raise ValueError(
+                    f"{here} holds a model that was trained otherwise: its {name} is {found[name]}, wanted is {value}. "
+                    "Choose another folder for this benchmark."
+                )
         return found
     torch.manual_seed(run.seed)  # the initial weights
     if job.before is None:
@@ -304,7 +311,7 @@ def _trained(job: Job, root: str | Path, fabric: Fabric, progress: bool | None) 
     )
     if result.stopped == "interrupted":
         raise Interrupted
-    facts = _facts(result, config, corpus, fabric)
+    facts = {**wanted, **_facts(result, corpus, fabric)}
     model.metadata.update(
         corpus=corpus.name,
         made_by=f"dvae benchmark --budget {protocol.budget}",
@@ -321,13 +328,12 @@ def _trained(job: Job, root: str | Path, fabric: Fabric, progress: bool | None) 
     return facts
 
 
-def _facts(result: TrainingResult, config: TrainingConfig, corpus: Corpus, fabric: Fabric) -> dict[str, Any]:
+def _facts(result: TrainingResult, corpus: Corpus, fabric: Fabric) -> dict[str, Any]:
     history = result.history
     seconds = [float(record["seconds"]) for record in history]
     total = sum(seconds)
     steps = int(history[-1]["step"])
     return {
-        "config": config.to_dict(),
         "machine": _machine(fabric),
         "training": {
             "epochs": len(history),
