@@ -11,6 +11,7 @@ from torch import distributions as td
 from dvae_lib.distributions import (
     OBSERVATIONS,
     Bernoulli,
+    CentimetreGaussian,
     DiagonalGaussian,
     Gamma,
     UnitGaussian,
@@ -19,6 +20,7 @@ from dvae_lib.distributions import (
     kl_per_dim,
     standard_normal,
 )
+from dvae_lib.models import MODELS, build_model
 
 FAMILIES = list(OBSERVATIONS.values())
 
@@ -146,6 +148,63 @@ def test_unit_gaussian_is_the_squared_error():
     mean, x = torch.randn(2, 7, 5, dtype=torch.float64).unbind(0)
     expected = -0.5 * (x - mean).square().sum(-1) - 2.5 * math.log(2 * math.pi)
     torch.testing.assert_close(UnitGaussian(mean).log_prob(x), expected)
+
+
+def test_a_gaussian_in_centimetres_is_normalised_over_metres():
+    p = CentimetreGaussian(torch.tensor([0.7], dtype=torch.float64))
+
+    def density(value):
+        return p.log_prob(torch.tensor([value], dtype=torch.float64)).exp().item()
+
+    assert integrate.quad(density, 0.6, 0.8)[0] == pytest.approx(1, abs=1e-10)
+    assert integrate.quad(lambda x: density(x) * x, 0.6, 0.8)[0] == pytest.approx(0.7, abs=1e-10)
+    assert integrate.quad(lambda x: density(x) * (x - 0.7) ** 2, 0.6, 0.8)[0] == pytest.approx(1e-4, abs=1e-12)
+
+
+def test_a_gaussian_in_centimetres_is_the_unit_gaussian_of_centimetres():
+    """The density of metres is that of centimetres times the Jacobian, 100 for each dimension."""
+    mean, x = torch.randn(2, 7, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).unbind(0)
+    p, in_centimetres = CentimetreGaussian(0.1 * mean), UnitGaussian(10.0 * mean)
+    jacobian = math.log(100)
+    torch.testing.assert_close(
+        p.log_prob_per_dim(0.1 * x), in_centimetres.log_prob_per_dim(10.0 * x) + jacobian, rtol=1e-12, atol=1e-10
+    )
+    torch.testing.assert_close(p.log_prob(0.1 * x), in_centimetres.log_prob(10.0 * x) + 5 * jacobian)
+    torch.testing.assert_close(p.entropy(), in_centimetres.entropy() - 5 * jacobian)
+    torch.testing.assert_close(p.mean, in_centimetres.mean / 100)
+    torch.testing.assert_close(p.stddev, torch.full_like(mean, 0.01))
+    other = CentimetreGaussian(0.1 * x)
+    torch.testing.assert_close(kl_divergence(p, other), kl_divergence(in_centimetres, UnitGaussian(10.0 * x)))
+    same_noise = [q.sample(generator=torch.Generator().manual_seed(1)) for q in (p, in_centimetres)]
+    torch.testing.assert_close(100 * same_noise[0], same_noise[1])
+    assert isinstance(p[0], CentimetreGaussian)
+    assert isinstance(p.expand((2, 7)), CentimetreGaussian)
+    assert len(p.parameters) == CentimetreGaussian.outputs_per_dim == 1
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_takes_positions_in_metres_with_errors_of_centimetres(name):
+    """Its bound is that of the unit Gaussian on the same latents, with errors a hundred times as large."""
+    models = []
+    for observation in ("centimetre_gaussian", "unit_gaussian"):
+        torch.manual_seed(0)
+        models.append(build_model(name, x_dim=6, z_dim=2, observation=observation).double())
+    metres, unit = models
+    unit.load_state_dict(metres.state_dict())  # the same parameters: one output for each dimension
+    x = 0.1 * torch.randn(2, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    bounds = [model.vlb(x, generator=torch.Generator().manual_seed(2)) for model in models]
+    torch.testing.assert_close(bounds[0].total_kl, bounds[1].total_kl)
+    constant = 5 * 6 * 0.5 * math.log(2 * math.pi)
+    torch.testing.assert_close(
+        bounds[0].reconstruction, 1e4 * (bounds[1].reconstruction + constant) - constant + 5 * 6 * math.log(100)
+    )
+    bounds[0].value.sum().backward()
+    gradients = [p.grad for p in metres.parameters() if p.grad is not None]
+    assert gradients
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+    generated = metres.generate(4, 3, generator=torch.Generator().manual_seed(3))
+    assert generated.x.shape == (3, 4, 6)
+    torch.testing.assert_close(generated.observation.stddev, torch.full((3, 4, 6), 0.01, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dvae_lib.data import mocap
-from dvae_lib.data.mocap import MOCAP_JOINTS, MOCAP_PARENTS, decimate, load_cmu, load_h36m, load_hdm05
+from dvae_lib.data.mocap import MOCAP_JOINTS, MOCAP_PARENTS, decimate, load_cmu, load_h36m, load_hdm05, load_mocap
 from dvae_lib.data.motion import expmap_to_positions, read_amc, read_asf, read_expmap
 from dvae_lib.data.places import find_folder
 from dvae_lib.resources import resource_path
@@ -104,6 +104,107 @@ def test_hdm05_holds_an_actor_out():
     assert len(train) + len(validation) + len(test) == 188
     frames = torch.cat([sequence for part in (train, validation, test) for sequence in part]).reshape(-1, 31, 3)
     assert frames.abs().max() < 1.5  # metres from the root: no limb is longer
+
+
+def write_person(folder, stem, size, clips):
+    """A skeleton of the 31 joints, whose bones are as long as is said, and clips in which a leg and the neck turn."""
+    folder.mkdir(parents=True, exist_ok=True)
+    bones = []
+    for i, name in enumerate(MOCAP_JOINTS[1:], start=1):
+        direction = np.roll((0.6, -0.8, 0.0), i)
+        moves = "dof rx" if name in ("lfemur", "head") else ""
+        bones.append(
+            f"begin\nid {i}\nname {name}\ndirection {' '.join(map(str, direction))}\nlength {size * (1 + i % 3)}\n"
+            f"axis 0 0 {10 * i} XYZ\n{moves}\nend"
+        )
+    links = [f"{MOCAP_JOINTS[parent]} {MOCAP_JOINTS[i]}" for i, parent in enumerate(MOCAP_PARENTS) if parent >= 0]
+    (folder / f"{stem}.asf").write_text(
+        ":version 1.10\n:units\nmass 1.0\nlength 0.45\nangle deg\n:root\norder TX TY TZ RX RY RZ\naxis XYZ\n"
+        "position 0 0 0\norientation 0 0 0\n:bonedata\n" + "\n".join(bones) + "\n:hierarchy\nbegin\n"
+        + "\n".join(links) + "\nend\n"
+    )  # fmt: skip
+    for number, (clip, frames) in enumerate(clips.items()):
+        rng = np.random.default_rng(number)
+        lines = [":FULLY-SPECIFIED", ":DEGREES"]
+        for t in range(1, frames + 1):
+            root, leg, neck = rng.normal(size=6), 40 * np.sin(t / 9 + number), t % 30
+            lines += [str(t), "root " + " ".join(f"{v:.5f}" for v in root), f"lfemur {leg:.5f}", f"head {neck}"]
+        (folder / f"{stem}_{clip}.amc").write_text("\n".join(lines) + "\n")
+
+
+class TestBothCorpora:
+    @pytest.fixture
+    def made(self, tmp_path, monkeypatch):
+        """Some people of each corpus. One of HDM05 is called as one whom CMU holds out, which must not matter."""
+        cmu, hdm05 = tmp_path / "shelf" / "cmu-mocap" / "subjects", tmp_path / "shelf" / "hdm05"
+        for subject, size, clips in (
+            ("01", 1.0, {"02": 90, "07": 61}),
+            ("02", 1.1, {"01": 80}),
+            ("03", 1.2, {"01": 70}),
+            ("08", 1.3, {"01": 75}),
+        ):
+            write_person(cmu / subject, subject, size, clips)
+        for actor, size, clips in (
+            ("bd", 1.4, {"sneak2StepsLStart_003_120": 66, "walk_001_120": 77}),
+            ("dg", 1.5, {"walk_001_120": 85}),
+            ("03", 1.6, {"walk_001_120": 81}),
+        ):
+            write_person(hdm05, f"HDM_{actor}", size, clips)
+        monkeypatch.setenv("DVAE_DATA", str(tmp_path / "shelf"))
+        return tmp_path / "shelf"
+
+    def test_people_of_both_by_the_lists_of_each(self, made):
+        train, validation, test = load_mocap()
+        assert train.names == ("01_02", "02_01", "HDM_03_walk_001_120", "HDM_bd_walk_001_120")
+        assert validation.names == ("01_07", "08_01", "HDM_bd_sneak2StepsLStart_003_120")
+        assert test.names == ("03_01", "HDM_dg_walk_001_120")
+
+    @pytest.mark.parametrize(
+        "options",
+        [{}, {"fps": 60}, {"centre": False}, {"sequence_length": 12, "hop": 3}, {"sequence_length": 8}],
+    )
+    def test_each_part_is_that_of_cmu_and_then_that_of_hdm05(self, made, options):
+        parts = zip(load_mocap(**options), load_cmu(**options), load_hdm05(**options), strict=True)
+        for both, cmu, hdm05 in parts:
+            assert both.names == (*cmu.names, *hdm05.names)
+            assert torch.equal(both.lengths, torch.cat([cmu.lengths, hdm05.lengths]))
+            assert all(torch.equal(a, b) for a, b in zip(both, [*cmu, *hdm05], strict=True))
+            assert both.x_dim == 93
+
+    def test_centred_on_the_root_in_metres(self, made):
+        for part in load_mocap():
+            frames = torch.cat(list(part)).reshape(-1, 31, 3)
+            assert (frames[:, 0] == 0).all()
+            assert 0.1 < frames.abs().max() < 3
+        free = torch.cat(list(load_mocap(centre=False).train)).reshape(-1, 31, 3)
+        assert free[:, 0].std() > 0.01
+
+    def test_one_standardiser_learned_on_the_training_part_of_both(self, made):
+        raw = load_mocap()
+        train, validation, test = load_mocap(standardize=True)
+        assert validation.standardizer is train.standardizer is test.standardizer
+        frames = torch.cat(list(raw.train)).double()
+        torch.testing.assert_close(train.standardizer.mean, frames.mean(0))
+        moving = frames.std(0, correction=0) > 1e-6
+        torch.testing.assert_close(train.standardizer.scale[moving], frames.std(0, correction=0)[moving])
+        torch.testing.assert_close(test[0], test.standardizer.transform(raw.test[0]))
+        assert raw.train.standardizer is None
+
+    def test_one_of_the_two_is_not_enough(self, made):
+        (made / "hdm05").rename(made / "elsewhere")
+        with pytest.raises(FileNotFoundError, match=r"corpus 'hdm05' is not on the search path DVAE_DATA.*mpi-inf"):
+            load_mocap()
+        (made / "elsewhere").rename(made / "hdm05")
+        (made / "cmu-mocap").rename(made / "elsewhere")
+        with pytest.raises(FileNotFoundError, match=r"corpus 'cmu' is not on the search path DVAE_DATA.*cs.cmu.edu"):
+            load_mocap()
+
+    def test_a_part_without_clips_names_both(self, made):
+        for clip in (made / "cmu-mocap/subjects/03/03_01.amc", made / "hdm05/HDM_dg_walk_001_120.amc"):
+            assert load_mocap().test
+            clip.unlink()
+        with pytest.raises(ValueError, match=r"no clip of 'cmu' and 'hdm05' for the test part: there are .*bd only"):
+            load_mocap()
 
 
 class TestHuman36M:
