@@ -83,6 +83,10 @@ class TestAnimation:
         assert [figure["mark"] for figure in data["figures"]] == [2, 3]
         np.testing.assert_allclose(np.array(data["figures"][0]["frames"]).reshape(6, 4, 3) / 1000, poses, atol=6e-4)
 
+    def test_the_movement_stands_in_it_once(self):
+        page = animate_skeletons({"alone": movement()}, PARENTS, fps=30).data
+        assert page.count('"alone"') == 1
+
     def test_nothing_is_loaded_from_elsewhere(self):
         html = animate_skeletons(movement(), PARENTS).data
         assert "http" not in html
