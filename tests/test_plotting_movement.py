@@ -84,7 +84,7 @@ class TestAnimation:
         np.testing.assert_allclose(np.array(data["figures"][0]["frames"]).reshape(6, 4, 3) / 1000, poses, atol=6e-4)
 
     def test_the_movement_stands_in_it_once(self):
-        page = animate_skeletons({"alone": movement()}, PARENTS, fps=30).data
+        page = animate_skeletons({"alone": movement()}, PARENTS, fps=30.0).data
         assert page.count('"alone"') == 1
 
     def test_nothing_is_loaded_from_elsewhere(self):
