@@ -3,12 +3,12 @@
     python book/_tools/train_speech.py [NAME ...] [--seed 0] [--output data/pretrained]
 
 The architectures are those of Appendix B, the front end that of Section 13.2.1. The protocol is the review's (Section
-13.2.3), shortened to 30 to 80 epochs in batches of 32, with a falling learning rate; a name that ends in `-scheduled` goes on from the
-model without that ending for 12 epochs of scheduled sampling (Section 13.3.3, shortened). The epoch that is best on the
-validation speakers is kept; the test speakers are not looked at. One model takes about fifteen minutes on a CPU core, a
-scheduled one ten to thirty. A run is kept in `--runs` and goes on where it was interrupted. Weights are written in half
-precision. (`dvae benchmark` trains all models in batches of 128; the models of `librispeech` that are made here have
-the ending `-batch32`.)
+13.2.3), shortened to 30 to 80 epochs in batches of 32, with a falling learning rate; a name that ends in `-scheduled`
+goes on from the model without that ending for 12 epochs of scheduled sampling (Section 13.3.3, shortened). The epoch
+that is best on the validation speakers is kept; the test speakers are not looked at. One model takes about fifteen
+minutes on a CPU core, a scheduled one ten to thirty. A run is kept in `--runs` and goes on where it was interrupted.
+Weights are written in half precision. (`dvae benchmark` trains all models in batches of 128; the models of
+`librispeech` that are made here have the ending `-batch32`.)
 """
 
 from __future__ import annotations
