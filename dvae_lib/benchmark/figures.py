@@ -10,6 +10,9 @@ from dvae_lib.benchmark.records import Record
 from dvae_lib.benchmark.review import LABELS, REVIEW
 from dvae_lib.benchmark.tables import COLUMNS, Line
 
+# There are more models than colours.
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
 __all__ = ["plot_collapse", "plot_curves", "plot_scores"]
 
 
@@ -109,15 +112,23 @@ def plot_collapse(lines: Sequence[Line], threshold: float) -> Figure:
     """
     if not any(line.kl_per_dim for line in lines):
         raise ValueError("No result here has a latent dimension: all have diverged, or there is none.")
-    figure, axis = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
+    figure, axis = plt.subplots(figsize=(7.0, 3.4), layout="constrained")
     styles = {"TF": "-", "TF-GM": ":", "GM": "--"}
     for i, line in enumerate(lines):
         if line.kl_per_dim:
             ordered = sorted(line.kl_per_dim[0], reverse=True)
             places = range(1, len(ordered) + 1)
-            axis.semilogy(places, ordered, styles[line.mode], marker=".", color=f"C{i % 10}", label=line.name)
+            axis.semilogy(
+                places,
+                ordered,
+                styles[line.mode],
+                marker=MARKERS[i % len(MARKERS)],
+                markersize=4,
+                color=f"C{i % 10}",
+                label=line.name,
+            )
     axis.axhline(threshold, color="0.5", linewidth=0.8)
     axis.set_xlabel("latent dimension, by its KL divergence")
     axis.set_ylabel("KL (nats per frame)")
-    axis.legend(fontsize="small", ncols=2)
+    axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
