@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -40,6 +41,16 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _nobody_to_wait_for(monkeypatch):
+    """One process by itself has no reason to wait: if it does, it would for ever."""
+
+    def sleep(seconds):
+        raise AssertionError("waits for others, and there are none")
+
+    monkeypatch.setattr(runs, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
 
 
 @pytest.fixture(scope="module")

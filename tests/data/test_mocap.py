@@ -48,7 +48,7 @@ class TestCmu:
             folder = tmp_path / "subjects" / subject
             folder.mkdir(parents=True)
             for name in (f"{subject}.asf", *(f"{clip}.amc" for clip in clips)):
-                (folder / name).symlink_to(CMU / "subjects" / subject / name)
+                (folder / name).symlink_to((CMU / "subjects" / subject / name).resolve())
         return tmp_path / "subjects"
 
     def test_positions_splits_and_cache(self, small, monkeypatch):

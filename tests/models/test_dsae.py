@@ -679,7 +679,7 @@ PRESETS = {
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_have_the_layers_of_the_appendices(preset):
     model, layers = build_model("dsae", preset=preset), PRESETS[preset]
-    x_dim, v_dim, family = {"speech": (513, 16, "Gamma"), "motion": (93, 10, "UnitGaussian")}[preset]
+    x_dim, v_dim, family = {"speech": (513, 16, "Gamma"), "motion": (93, 10, "CentimetreGaussian")}[preset]
     assert (model.x_dim, model.v_dim, model.inference_model, model.d_h.cell) == (x_dim, v_dim, "full", "lstm")
     assert {name for name, _ in model.named_children()} == set(layers)
     for name, shapes in layers.items():

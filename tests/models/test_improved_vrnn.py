@@ -78,7 +78,7 @@ def test_known_answers():
 
 
 class TestAuxiliaryTerms:
-    @pytest.mark.parametrize("observation", ["gaussian", "unit_gaussian", "gamma", "bernoulli"])
+    @pytest.mark.parametrize("observation", ["gaussian", "unit_gaussian", "centimetre_gaussian", "gamma", "bernoulli"])
     @pytest.mark.parametrize("u_dim", [0, 2])
     def test_written_out(self, observation, u_dim):
         model = make(observation=observation, future=0.3, backward=0.7, u_dim=u_dim)

@@ -562,7 +562,7 @@ FORWARD_AND_BACKWARD = {
 @pytest.mark.parametrize("preset", ["speech", "motion"])
 def test_presets_have_the_layers_of_the_appendices(preset, generation):
     model, layers = build_model(f"rvae-{generation}", preset=preset), FORWARD_AND_BACKWARD[preset][generation]
-    x_dim, family = {"speech": (513, "Gamma"), "motion": (93, "UnitGaussian")}[preset]
+    x_dim, family = {"speech": (513, "Gamma"), "motion": (93, "CentimetreGaussian")}[preset]
     assert (model.x_dim, model.d_h.cell) == (x_dim, "lstm")
     assert {name for name, _ in model.named_children()} == set(layers)
     for name, shapes in layers.items():

@@ -123,7 +123,7 @@ def test_presets_have_the_layers_of_the_appendices(preset, x_dim, layers):
         assert [tuple(p.shape) for p in part.parameters() if p.ndim == 2] == shapes, name
         assert not isinstance(part, nn.Sequential) or all(isinstance(layer, nn.Linear | nn.Tanh) for layer in part)
     assert model.e_g.backward is False
-    assert type(model.generate(2).observation).__name__ == {"speech": "Gamma", "motion": "UnitGaussian"}[preset]
+    assert type(model.generate(2).observation).__name__ == {"speech": "Gamma", "motion": "CentimetreGaussian"}[preset]
 
 
 def test_defaults_are_those_of_the_speech_preset():
