@@ -516,6 +516,19 @@ def test_what_another_has_claimed_is_left_to_it_and_waited_for(job, tmp_path, ca
     assert called.count("fit") == 3
 
 
+@with_processes
+def test_after_an_interruption_nothing_more_is_begun_or_waited_for(job, tmp_path, monkeypatch):
+    def interrupted(this, root, **options):
+        raise runs.Interrupted
+
+    monkeypatch.setattr(runs, "run_one", interrupted)
+    jobs = [job(STORN), job(VAE), job(Run("dkf", False, 0))]
+    with _claim(jobs[0].folder(tmp_path)):
+        done = run_all(jobs, tmp_path, **DONE)
+    assert (done.interrupted, done.records, done.errors) == (True, {}, {})
+    assert not jobs[2].folder(tmp_path).exists()
+
+
 # --- processes that are interrupted, and that share the work ---
 
 
