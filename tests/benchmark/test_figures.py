@@ -6,7 +6,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from dvae_lib.benchmark import COLLAPSED, REVIEW, plot_collapse, plot_curves, plot_scores, summarise
+from dvae_lib.benchmark import (
+    COLLAPSED,
+    MODELS,
+    REVIEW,
+    SCHEDULED,
+    plot_collapse,
+    plot_curves,
+    plot_scores,
+    summarise,
+)
 from dvae_lib.benchmark.review import LABELS
 
 
@@ -175,6 +184,16 @@ def test_dimensions_are_ordered_by_their_divergence_and_the_threshold_is_drawn(r
     assert list(threshold.get_ydata()) == [COLLAPSED, COLLAPSED]
     assert axis.get_yscale() == "log"
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["VAE", "SRNN", "SRNN-TF-GM", "SRNN-GM"]
+
+
+def test_no_two_lines_of_the_collapse_look_alike(record):
+    both = {"TF": {}, "TF-GM": {}}
+    records = [record(name, tests=both if name in SCHEDULED else None) for name in MODELS]
+    records += [record(name, scheduled=True) for name in SCHEDULED]
+    (axis,) = plot_collapse(summarise(records), COLLAPSED).axes
+    *curves, _ = axis.lines
+    assert len(curves) == 14
+    assert len({(line.get_color(), line.get_marker()) for line in curves}) == 14
 
 
 def test_without_a_latent_dimension_there_is_nothing_to_show(record):
