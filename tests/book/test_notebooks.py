@@ -1,5 +1,6 @@
 """Notebooks as they are committed: no outputs, plain markdown, one language for all, prose that keeps its promises."""
 
+import ast
 import importlib
 import json
 import re
@@ -50,6 +51,33 @@ def test_figures_have_alternative_text(path):
             alt = cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", "")
             tags = cell["metadata"].get("tags", [])
             assert len(alt) > 10 or "remove-output" in tags or defines_only(cell), f"cell {cell['id']} lacks alt text"
+
+
+@each_notebook
+def test_no_more_is_taken_from_a_corpus_than_it_has(path):
+    """How many sequences there are depends on the corpus at hand, so that a fixed number may reach beyond its end."""
+    for cell in cells_of(path, "code"):
+        reaching = taken_by_a_fixed_number("".join(cell["source"]))
+        assert not reaching, f"cell {cell['id']}: {reaching}; write range(min(len(data), choose(...)))"
+
+
+def taken_by_a_fixed_number(source: str) -> list[str]:
+    """Comprehensions with ``data[i] for i in range(choose(...))``, where a reader's budget is a number."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        for loop in getattr(node, "generators", ()):
+            match loop.iter:
+                case ast.Call(ast.Name("range"), [ast.Call(ast.Name("choose"), [], budgets)]):
+                    number = any(isinstance(b.value, ast.Constant) for b in budgets if b.arg != "ci")
+                    taken = {ast.unparse(n.slice) for n in ast.walk(node) if isinstance(n, ast.Subscript)}
+                    found += [ast.unparse(node)] if number and ast.unparse(loop.target) in taken else []
+    return found
+
+
+def test_a_fixed_number_is_noticed():
+    assert taken_by_a_fixed_number("[data[i] for i in range(choose(ci=2, book=300, full=len(data)))]")
+    assert not taken_by_a_fixed_number("[data[i] for i in range(min(len(data), choose(ci=2, book=300, full=300)))]")
+    assert not taken_by_a_fixed_number("[data[i] for i in range(choose(ci=2, book=len(data), full=len(data)))]")
 
 
 def defines_only(cell: dict) -> bool:
