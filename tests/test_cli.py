@@ -56,17 +56,21 @@ def walks(tmp_path) -> Path:
     return tmp_path / "walks.npz"
 
 
-@pytest.fixture
-def voices(tmp_path) -> Path:
-    for i in range(4):
+def write_voices(folder: Path, number: int) -> Path:
+    for i in range(number):
         time_axis = np.arange(int((1.6 + 0.1 * i) * RATE)) / RATE
         tone = sum(np.sin(2 * np.pi * (100 + 10 * i) * k * time_axis) / k for k in range(1, 20))
         noise = np.random.default_rng(i).standard_normal(time_axis.size)
         sound = 0.1 * (tone * (1 + np.sin(2 * np.pi * 2 * time_axis)) + 0.1 * noise)
-        folder = tmp_path / "voices" / f"speaker{i}"
-        folder.mkdir(parents=True)
-        soundfile.write(folder / "a.wav", sound, RATE)
-    return tmp_path / "voices"
+        speaker = folder / f"speaker{i}"
+        speaker.mkdir(parents=True)
+        soundfile.write(speaker / "a.wav", sound, RATE)
+    return folder
+
+
+@pytest.fixture
+def voices(tmp_path) -> Path:
+    return write_voices(tmp_path / "voices", 4)
 
 
 # --- help ---
@@ -486,15 +490,7 @@ def test_ctrl_c_stops_saves_and_says_how_to_go_on(walks):
 @pytest.fixture
 def many_voices(tmp_path) -> Path:
     """Six speakers: enough for three parts without a common one."""
-    for i in range(6):
-        time_axis = np.arange(int((1.6 + 0.1 * i) * RATE)) / RATE
-        tone = sum(np.sin(2 * np.pi * (100 + 10 * i) * k * time_axis) / k for k in range(1, 20))
-        noise = np.random.default_rng(i).standard_normal(time_axis.size)
-        folder = tmp_path / "many" / f"speaker{i}"
-        folder.mkdir(parents=True)
-        sound = 0.1 * (tone * (1 + np.sin(2 * np.pi * 2 * time_axis)) + 0.1 * noise)
-        soundfile.write(folder / "a.wav", sound, RATE)
-    return tmp_path / "many"
+    return write_voices(tmp_path / "many", 6)
 
 
 def test_benchmark_trains_judges_and_reports(many_voices, tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 from dvae_lib.benchmark.review import REVIEW
-from dvae_lib.benchmark.tables import COLUMNS, Line
+from dvae_lib.benchmark.tables import COLUMNS, Line, check_columns
 
 __all__ = ["Agreement", "rank_agreement", "with_review"]
 
@@ -86,8 +86,7 @@ def with_review(lines: Sequence[Line], ours: str, theirs: str | None = None) -> 
     """
     theirs = ours if theirs is None else theirs
     table = REVIEW[lines[0].runs[0]["experiment"]]
-    if unknown := [name for name in dict.fromkeys((ours, theirs)) if name not in COLUMNS]:
-        raise ValueError(f"There is no column {', '.join(unknown)}; there are {', '.join(COLUMNS)}.")
+    check_columns((ours, theirs))
     sign_ours, sign_theirs = (1.0 if COLUMNS[name].higher_is_better else -1.0 for name in (ours, theirs))
     return rank_agreement(
         {line.name: sign_ours * line.values[ours].mean for line in lines if ours in line.values},

@@ -1,7 +1,6 @@
 """The corpora of the benchmark, with checksums: three parts, and nobody in the test part is in another."""
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,17 +11,10 @@ import torch
 from dvae_lib.benchmark.protocol import BudgetName, Experiment, Protocol, protocol
 from dvae_lib.data.catalogue import list_corpora
 from dvae_lib.data.corpora import Utterance, load_corpus
-from dvae_lib.data.mocap import load_cmu, load_h36m, load_hdm05, load_mocap
-from dvae_lib.data.sequences import SequenceDataset, Splits
+from dvae_lib.data.sequences import SequenceDataset
+from dvae_lib.data.sources import MOTION
 
 __all__ = ["Corpus", "checksum", "load"]
-
-MOTION: dict[str, Callable[..., Splits]] = {
-    "mocap": load_mocap,
-    "cmu": load_cmu,
-    "hdm05": load_hdm05,
-    "h36m": load_h36m,
-}
 
 
 @dataclass(frozen=True)

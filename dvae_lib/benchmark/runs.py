@@ -397,8 +397,5 @@ def _peak_memory(fabric: Fabric) -> float:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
+    """As it comes back from a file: tuples are lists, and what JSON does not know is its text."""
+    return json.loads(json.dumps(value, default=repr))

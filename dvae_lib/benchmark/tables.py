@@ -4,7 +4,7 @@ import csv
 import io
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -94,7 +94,7 @@ class Line:
     @property
     def marks(self) -> str:
         """What a reader must know of the numbers."""
-        return NOT_CONVERGED * (not self.converged and bool(self.seeds)) + DIVERGED * bool(self.diverged)
+        return NOT_CONVERGED * (not self.converged) + DIVERGED * bool(self.diverged)
 
 
 def summarise(records: Sequence[Record]) -> list[Line]:
@@ -247,9 +247,14 @@ def _experiment(lines: Sequence[Line]) -> Literal["speech", "motion"]:
 
 def _columns(lines: Sequence[Line], columns: Sequence[str] | None) -> Sequence[str]:
     columns = SHOWN[_experiment(lines)] if columns is None else columns
-    if unknown := [name for name in columns if name not in COLUMNS]:
-        raise ValueError(f"There is no column {', '.join(unknown)}; there are {', '.join(COLUMNS)}.")
+    check_columns(columns)
     return columns
+
+
+def check_columns(names: Iterable[str]) -> None:
+    """Refuse names that are not in `COLUMNS`."""
+    if unknown := [name for name in dict.fromkeys(names) if name not in COLUMNS]:
+        raise ValueError(f"There is no column {', '.join(unknown)}; there are {', '.join(COLUMNS)}.")
 
 
 def _review(lines: Sequence[Line], wanted: bool) -> Mapping[str, Mapping[str, float]]:

@@ -17,16 +17,17 @@ from dvae_lib.data.sequences import Splits, from_arrays, from_csv_folder
 from dvae_lib.data.speech import FrontEndSettings
 from dvae_lib.data.toy import TOYS, load_toy
 
-__all__ = ["Kind", "Source", "load_source", "read_numpy", "source_names"]
+__all__ = ["MOTION", "Kind", "Source", "load_source", "read_numpy", "source_names"]
 
 Kind = Literal["speech", "motion", "music", "toy", "sequences"]
 
-_MOTION: dict[str, Callable[..., Splits]] = {
+MOTION: dict[str, Callable[..., Splits]] = {
     "cmu": load_cmu,
     "hdm05": load_hdm05,
     "mocap": load_mocap,
     "h36m": load_h36m,
 }
+"""The loaders of the corpora of human motion, by name."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Source:
 def source_names() -> list[str]:
     """The names that `load_source` knows."""
     speech = [info.name for info in list_corpora("speech")]
-    return [*speech, *_MOTION, "chorales", *TOYS]
+    return [*speech, *MOTION, "chorales", *TOYS]
 
 
 def load_source(
@@ -86,8 +87,8 @@ def load_source(
     if limit is not None:
         metadata["limit"] = limit
     if isinstance(source, str) and source in source_names():
-        if source in _MOTION:
-            parts = _MOTION[source](sequence_length=sequence_length or 50)
+        if source in MOTION:
+            parts = MOTION[source](sequence_length=sequence_length or 50)
             return Source(source, "motion", parts, {"data": metadata})
         if source == "chorales":
             return Source(source, "music", load_chorales(sequence_length=sequence_length), {"data": metadata})

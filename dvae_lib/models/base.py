@@ -309,12 +309,12 @@ class DVAE(nn.Module):
     def _hear(self, x: Tensor, own: Tensor, *others: Tensor) -> tuple[list[Distribution], list[Distribution]]:
         """Frame by frame, where `own` says so after the model's own last output. Others: u if driven, the latents."""
         u, values = (others[0], others[1:]) if self.u_dim else (None, others)
+        # Unbound once: indexing frame by frame, each would have a gradient as large as the whole sequence's.
+        frames = {f"{name}_t": value.unbind(1) for name, value in zip(self.spec.latents, values, strict=True)}
         state, x_prev = self.initial_state(x.shape[0]), torch.zeros_like(x[:, 0])
         priors, observations = [], []
         for t in range(x.shape[1]):
-            at_t: dict[str, Any] = {
-                f"{name}_t": value[:, t] for name, value in zip(self.spec.latents, values, strict=True)
-            }
+            at_t: dict[str, Any] = {name: value[t] for name, value in frames.items()}
             out = self.step(state, x_prev, None if u is None else u[:, t], **at_t)
             priors.append(out.prior)
             observations.append(out.observation)
