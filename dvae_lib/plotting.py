@@ -10,7 +10,7 @@ import base64
 import io
 import json
 import wave
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -24,7 +24,7 @@ from matplotlib.image import AxesImage
 from dvae_lib.resources import resource_path
 
 if TYPE_CHECKING:
-    from IPython.display import HTML
+    from IPython.display import HTML, Markdown
 
 __all__ = [
     "CARD",
@@ -36,6 +36,7 @@ __all__ = [
     "plot_spectrograms",
     "power_to_db",
     "show_audio",
+    "show_table",
     "use_style",
 ]
 
@@ -292,6 +293,57 @@ def show_audio(sounds: ArrayLike | Mapping[str, ArrayLike], sample_rate: int = 1
         for name, waveform in waveforms.items()
     )
     return HTML(f'<div class="sounds">{players}</div>')  # type: ignore[no-untyped-call]
+
+
+def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], digits: int = 3) -> "Markdown":
+    """A table under a notebook cell, in which words may hold formulas and links.
+
+    Arguments:
+        columns: the heads.
+        rows: the cells of each row, from left to right. Floats and single-valued tensors are rounded, truth values
+            become "yes" and "–", None an empty cell; everything else is written as it is.
+        digits: after the point.
+
+    Returns:
+        what a notebook displays.
+
+    Raises:
+        ValueError: if a row has another number of cells than there are columns.
+        ImportError: outside Jupyter, where IPython is not installed.
+
+    Example:
+        >>> print(show_table(["model", "nats"], [["VAE", -1.23456], ["DKF", None]]).data)
+        | model | nats |
+        |---|--:|
+        | VAE | -1.235 |
+        | DKF |  |
+    """
+    try:
+        from IPython.display import Markdown
+    except ImportError as error:
+        raise ImportError("show_table needs IPython: pip install ipython.") from error
+
+    def written(value: object) -> str:
+        if value is None:
+            return ""
+        if isinstance(value, bool):
+            return "yes" if value else "–"
+        if isinstance(value, torch.Tensor):
+            value = value.item()
+        if isinstance(value, float):  # a NumPy float is one
+            return f"{value:.{digits}f}"
+        return str(value)
+
+    listed = [list(row) for row in rows]
+    for row in listed:
+        if len(row) != len(columns):
+            raise ValueError(f"Expected rows of {len(columns)} cells, one for each column; got {row}.")
+    cells = [[written(value) for value in row] for row in listed]
+    numbers = [all(not isinstance(row[k], str | bool) for row in listed) for k in range(len(columns))]
+    rule = "|" + "".join("--:|" if number and listed else "---|" for number in numbers)
+    lines = (f"| {' | '.join(line)} |" for line in (list(columns), *cells))
+    head, *body = lines
+    return Markdown("\n".join([head, rule, *body]))  # type: ignore[no-untyped-call]
 
 
 def _wav_base64(waveform: npt.NDArray[np.float64], sample_rate: int) -> str:

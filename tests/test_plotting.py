@@ -19,6 +19,7 @@ from dvae_lib.plotting import (
     plot_spectrograms,
     power_to_db,
     show_audio,
+    show_table,
     use_style,
 )
 
@@ -148,6 +149,19 @@ def test_players_keep_relative_loudness():
 def test_players_refuse_bad_sound(bad):
     with pytest.raises(ValueError, match="'voice'"):
         show_audio({"voice": bad})
+
+
+def test_a_table_rounds_numbers_and_leaves_words_alone():
+    rows = [["$z_t$", np.float64(2 / 3), torch.tensor(-1.0), True, 7], ["[x](y)", None, 0.25, False, 8]]
+    assert show_table(["a", "b", "c", "d", "e"], rows, digits=2).data.split("\n") == [
+        "| a | b | c | d | e |",
+        "|---|--:|--:|---|--:|",
+        "| $z_t$ | 0.67 | -1.00 | yes | 7 |",
+        "| [x](y) |  | 0.25 | – | 8 |",
+    ]
+    assert show_table(["a"], []).data == "| a |\n|---|"
+    with pytest.raises(ValueError, match="rows of 2 cells"):
+        show_table(["a", "b"], [["one"]])
 
 
 def test_all_names_exist():

@@ -3,6 +3,7 @@
 `LinearGaussianSSM` holds a model after Eqs. (3.16) and (3.17). `kalman_filter`, `kalman_smoother`, `log_likelihood`,
 `sample_posterior` and `forecast` infer in it, `sample` draws from it, `fit_em` fits it. `NonlinearGaussianSSM` with
 `extended_kalman_filter` and `unscented_kalman_filter`, and their smoothers, covers Eqs. (3.9) to (3.12).
+`structure_cost` says what an inference model of a given structure loses.
 """
 
 from dvae_lib.statespace.em import EMResult, fit_em
@@ -26,21 +27,33 @@ from dvae_lib.statespace.nonlinear import (
     unscented_kalman_filter,
     unscented_kalman_smoother,
 )
+from dvae_lib.statespace.structure import (
+    BestInference,
+    GaussianPath,
+    best_inference,
+    gaussian_path,
+    structure_cost,
+    visible,
+)
 
 __all__ = [
+    "BestInference",
     "EMResult",
     "FilterResult",
     "Forecast",
+    "GaussianPath",
     "LinearGaussianSSM",
     "NonlinearGaussianSSM",
     "SigmaPoints",
     "SmootherResult",
     "StateSpaceSample",
+    "best_inference",
     "covariance_factor",
     "extended_kalman_filter",
     "extended_kalman_smoother",
     "fit_em",
     "forecast",
+    "gaussian_path",
     "kalman_filter",
     "kalman_smoother",
     "local_level",
@@ -48,6 +61,8 @@ __all__ = [
     "noise_explorer",
     "sample",
     "sample_posterior",
+    "structure_cost",
     "unscented_kalman_filter",
     "unscented_kalman_smoother",
+    "visible",
 ]
