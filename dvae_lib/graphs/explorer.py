@@ -16,7 +16,6 @@ import networkx as nx
 import numpy as np
 
 from dvae_lib.graphs.separation import Explanation, explain, node_label
-from dvae_lib.plotting import CARD, COLOURS
 
 __all__ = ["Explorer", "explore"]
 
@@ -110,6 +109,8 @@ def explore(
 
 
 def _page(graph: nx.DiGraph, data: dict[str, Any], points: Any, index: Mapping[Hashable, int]) -> str:
+    from dvae_lib.plotting import CARD, COLOURS  # with matplotlib, which only drawing needs
+
     data = {**data, "points": points.round(1).tolist()}
     text = json.dumps(data, ensure_ascii=False).replace("</", "<\\/")
     name = "explore-" + hashlib.sha256(text.encode()).hexdigest()[:10]

@@ -8,12 +8,11 @@ lacks of it, the factorisations and the bound in LaTeX, and the figures.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import networkx as nx
-from matplotlib.figure import Figure
 
-from dvae_lib.graphs import drawing, formulas
+from dvae_lib.graphs import formulas
 from dvae_lib.graphs.chain_rule import ChainRule
 from dvae_lib.graphs.language import (
     Form,
@@ -28,6 +27,9 @@ from dvae_lib.graphs.language import (
 from dvae_lib.graphs.ranges import Node, NodeSets, name_sets
 from dvae_lib.graphs.separation import moral_boundary, node_label
 from dvae_lib.graphs.unfolding import without_deterministic
+
+if TYPE_CHECKING:
+    import matplotlib.figure
 
 __all__ = ["DependencySpec", "Gap"]
 
@@ -378,7 +380,7 @@ class DependencySpec:
         *,
         gap: bool = True,
         order: str | Sequence[str] | None = None,
-    ) -> Figure:
+    ) -> "matplotlib.figure.Figure":
         """The graphical model over the frames t-1, t, t+1.
 
         Circles are random, shaded ones observed, diamonds deterministic. In an inference model, dashed gold arrows are
@@ -401,6 +403,8 @@ class DependencySpec:
         _choice(form, "form", ("compact", "developed", "both"))
         if process == "inference" and not self._inference:
             raise ValueError("the spec has no inference block to draw.")
+        from dvae_lib.graphs import drawing  # who draws nothing need not load matplotlib
+
         return drawing.draw(self, process, form, gap=gap, order=order)
 
     def arrow_roles(

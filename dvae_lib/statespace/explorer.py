@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dvae_lib.plotting import CARD, COLOURS
 from dvae_lib.resources import resource_path
 from dvae_lib.statespace.kalman import filter_and_smooth
 from dvae_lib.statespace.model import LinearGaussianSSM
@@ -88,6 +87,8 @@ def noise_explorer(
         HTML that needs no kernel and loads nothing.
     """
     from IPython.display import HTML
+
+    from dvae_lib.plotting import CARD, COLOURS  # with matplotlib, which only drawing needs
 
     page = resource_path("widgets", "noise_explorer.html").read_text(encoding="utf-8")
     replacements = {
