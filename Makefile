@@ -41,9 +41,7 @@ setup: $(STAMP) ## the environment alone
 
 data: $(STAMP) ## speech, where it is not there already
 	@echo "== Data"
-	@# Where apt knows no packages yet, as on a fresh machine, its lists are brought up to date first.
-	@$(BIN)/dvae data fetch prompts --quiet \
-		|| { book/_tools/apt.sh "the speech corpus" && $(BIN)/dvae data fetch prompts --quiet; }
+	@$(BIN)/dvae data fetch prompts --quiet
 
 book: $(STAMP) data ## the book: notebooks executed, pages in _build/book/html
 	@echo "== Book"

@@ -35,7 +35,7 @@ AUDIO_SUFFIXES = frozenset(
 )
 """Endings of the files taken for audio in a folder."""
 
-_EXTRA = 'pip install "dvae-lib[speech]"'
+SPEECH_EXTRA = 'pip install "dvae-lib[speech]" (or "dvae-lib[audio]", without PESQ, where there is no C compiler)'
 
 
 class AudioError(ValueError):
@@ -168,4 +168,4 @@ def _needed(package: str) -> Any:
     try:
         return import_module(package)
     except ImportError as error:
-        raise ImportError(f"Reading this audio needs the package {package}: {_EXTRA}") from error
+        raise ImportError(f"Reading this audio needs the package {package}: {SPEECH_EXTRA}") from error

@@ -5,7 +5,10 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+
+from dvae_lib.data.audio import SPEECH_EXTRA
 
 __all__ = [
     "CorpusInfo",
@@ -41,6 +44,7 @@ class CorpusInfo:
         instructions: how to get it, as one would tell a person.
         find: looks for it on the search path; returns its folder or None.
         fetch: gets it, showing progress if asked to; None where only a person can (a licence must be signed).
+        packages: what reads its files, as Python imports it; they come with the extra ``speech``.
     """
 
     name: str
@@ -52,6 +56,7 @@ class CorpusInfo:
     instructions: str
     find: Callable[[], Path | None]
     fetch: Callable[[bool], Path] | None = None
+    packages: tuple[str, ...] = ()
 
 
 def list_corpora(kind: str | None = None) -> tuple[CorpusInfo, ...]:
@@ -93,7 +98,7 @@ def describe(name: str) -> str:
 
 
 def fetch_corpus(name: str, *, progress: bool = True) -> Path:
-    """Get a corpus, unless it is there already.
+    """Get a corpus, unless it is there already; one line says so before, whatever ``progress`` is.
 
     Fetching resumes where it was interrupted, checks what came, and makes the corpus appear whole or not at all.
 
@@ -115,20 +120,37 @@ def fetch_corpus(name: str, *, progress: bool = True) -> Path:
         return found
     if info.fetch is None:
         raise MissingCorpusError(f"The corpus {name!r} is not here, and no program may fetch it. {info.instructions}")
-    logger.info("Fetching the corpus %s (%s, %s).", name, info.size, info.licence)
+    tell(f"Fetching the corpus {name}, once ({info.size}; {info.licence}).")
     return info.fetch(progress)
+
+
+def check_packages(info: CorpusInfo) -> None:
+    """Refuse, before anything is downloaded, to get a corpus whose files could then not be read.
+
+    Raises:
+        ImportError: naming the packages and the extra they come with.
+    """
+    if missing := [package for package in info.packages if find_spec(package) is None]:
+        raise ImportError(
+            f"The corpus {info.name!r} is read with {' and '.join(missing)}, which is not installed: {SPEECH_EXTRA}."
+        )
 
 
 def default_corpus() -> str:
     """The speech corpus used where none is named.
 
     It is ``"prompts"`` where that is present already or apt-get is at hand to fetch it (Debian, Ubuntu, and so
-    Colab), and ``"librispeech"`` elsewhere, which the log then says.
+    Colab), and ``"librispeech"`` elsewhere, which is then said.
     """
     if corpus_info("prompts").find() is not None or (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         return "prompts"
-    logger.warning(
-        "The default corpus 'prompts' comes in packages of Debian and Ubuntu, and apt-get is not at hand: "
-        "using 'librispeech' instead (its part dev-clean, a public download of 337 MB, where it is not here yet)."
-    )
+    tell("Using the corpus 'librispeech': 'prompts' comes in packages of Debian and Ubuntu, which apt-get would fetch.")
     return "librispeech"
+
+
+def tell(line: str) -> None:
+    """Say what happens: in the log where that is shown, as in the command line, otherwise in print."""
+    if logger.isEnabledFor(logging.INFO):
+        logger.info("%s", line)
+    else:
+        print(line, flush=True)

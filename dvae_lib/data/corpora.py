@@ -16,7 +16,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dvae_lib.data.audio import AUDIO_SUFFIXES, AudioError
-from dvae_lib.data.catalogue import CorpusInfo, MissingCorpusError, corpus_info, default_corpus, fetch_corpus
+from dvae_lib.data.catalogue import (
+    CorpusInfo,
+    MissingCorpusError,
+    check_packages,
+    corpus_info,
+    default_corpus,
+    fetch_corpus,
+    tell,
+)
 from dvae_lib.data.features import power_spectrograms
 from dvae_lib.data.fetch import DownloadError, download, fetch_debian_packages, unpack_tar
 from dvae_lib.data.places import cache_folder, find_folder, one_at_a_time, whole_or_nothing
@@ -194,7 +202,9 @@ def load_corpus(
     (and the folders in them the speakers). Files that lie loose in the folder count as one speaker each.
 
     Arguments:
-        source: a name (see ``list_corpora("speech")``), a folder, or None for :func:`default_corpus`.
+        source: a name (see ``list_corpora("speech")``), a folder, or None for speech, whichever is at hand: the
+            :func:`default_corpus`; where that is not here and cannot be fetched, the other free one. What was taken
+            is said, and stands in the corpus's ``name``.
         sequence_length: frames of a training sequence; 50 are 0.8 s. None keeps utterances whole.
         hop: frames between the starts of two training sequences; by default ``sequence_length``.
         settings: of the front end; by default those of the review.
@@ -209,16 +219,21 @@ def load_corpus(
 
     Raises:
         MissingCorpusError: if it is not here; the message says how to get it.
+        DownloadError: if it could not be fetched.
+        ImportError: if the packages that read it are missing; nothing is then fetched.
         AudioError: if files are damaged; the message names them.
         ValueError: if the name is unknown, or that of a corpus of another kind, such as motion.
     """
-    name = default_corpus() if source is None else source
+    name = _any_speech(fetch, progress) if source is None else source
     if isinstance(name, str) and name not in {info.name for info in CORPORA} and not Path(name).expanduser().is_dir():
         kind = corpus_info(name).kind  # or the error that lists the names
         raise ValueError(f"{name!r} is a corpus of {kind}: load it with dvae_lib.data.load_{name}().")
     if isinstance(name, str) and name in {info.name for info in CORPORA}:
         info = corpus_info(name)
-        folder = info.find() or (fetch_corpus(name, progress=progress) if fetch else None)
+        folder = info.find()
+        if folder is None and fetch:
+            check_packages(info)
+            folder = fetch_corpus(name, progress=progress)
         if folder is None:
             raise MissingCorpusError(f"The corpus {name!r} is not here. {info.instructions}")
         layout, licence, attribution = name, info.licence, info.attribution
@@ -240,6 +255,31 @@ def load_corpus(
         attribution=attribution,
         progress=progress,
     )
+
+
+def _any_speech(fetch: bool, progress: bool) -> str:
+    """The name of a free speech corpus that is here now, fetched if need be."""
+    first = default_corpus()
+    names = [first, *(name for name in ("prompts", "librispeech") if name != first)]
+    if corpus_info(first).find() is not None:
+        return first
+    if not fetch:
+        return next((name for name in names if corpus_info(name).find() is not None), first)
+    problems: list[str] = []
+    for name in names:
+        info = corpus_info(name)
+        try:
+            if info.find() is None:
+                check_packages(info)
+                fetch_corpus(name, progress=progress)
+        except DownloadError as error:
+            problems.append(f"{name}: {error}")
+            tell(f"The corpus {name!r} could not be fetched. {error}")
+            continue
+        if problems:
+            tell(f"Using the corpus {name!r} instead.")
+        return name
+    raise DownloadError("No speech is here, and none could be fetched. " + " ".join(problems))
 
 
 def _thin(utterances: list[Utterance], number: int) -> list[Utterance]:
@@ -506,6 +546,7 @@ CORPORA = (
         "usr/share/asterisk/sounds into a folder 'prompts' inside a folder that DVAE_DATA names.",
         find=lambda: find_folder("prompts"),
         fetch=_fetch_prompts,
+        packages=("G722",),
     ),
     CorpusInfo(
         name="librispeech",
@@ -519,6 +560,7 @@ CORPORA = (
         "names.",
         find=_find_librispeech,
         fetch=_fetch_librispeech,
+        packages=("soundfile",),
     ),
     CorpusInfo(
         name="wsj0",

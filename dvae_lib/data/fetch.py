@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import tarfile
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -196,7 +197,9 @@ def fetch_debian_packages(
     """Fetch packages of Debian or Ubuntu with ``apt-get download`` and unpack them. Needs no root.
 
     apt checks each package against the signatures of the distribution; a version that we know is checked
-    against our own list besides. Finished packages stay in ``downloads``, so an interrupted fetch continues.
+    against our own list besides. Where the machine's package lists are missing or old, as in many container images,
+    lists of our own are fetched into a temporary folder and used; the machine's stay as they are. Finished packages
+    stay in ``downloads``, so an interrupted fetch continues.
 
     Arguments:
         checksums: package name to the ``"sha256:..."`` of the version that we know.
@@ -214,22 +217,75 @@ def fetch_debian_packages(
             "On another system use the corpus 'librispeech'."
         )
     downloads.mkdir(parents=True, exist_ok=True)
-    for package, checksum in tqdm(checksums.items(), desc="packages", disable=not progress):
-        # apt resumes a file that is there in part. One that is there in full and right is not asked for again.
-        found = [file for file in downloads.glob(f"{package}_*.deb") if _has_checksum(file, checksum)]
-        if not found:
-            _run(["apt-get", "download", "-q", package], downloads, package)
-            found = sorted(downloads.glob(f"{package}_*.deb"))
-        if not found:
-            raise DownloadError(f"apt-get download {package} ended without an error and without a package.")
-        _run(["dpkg-deb", "-x", str(found[-1]), str(folder)], downloads, package)
+    with _Apt(downloads) as apt:
+        for package, checksum in tqdm(checksums.items(), desc="packages", disable=not progress):
+            # apt resumes a file that is there in part. One that is there in full and right is not asked for again.
+            found = [file for file in downloads.glob(f"{package}_*.deb") if _has_checksum(file, checksum)]
+            if not found:
+                apt.download(package)
+                found = sorted(downloads.glob(f"{package}_*.deb"))
+            if not found:
+                raise DownloadError(f"apt-get download {package} ended without an error and without a package.")
+            _raise_if_failed(_run(["dpkg-deb", "-x", str(found[-1]), str(folder)], downloads), downloads, package)
 
 
-def _run(command: list[str], folder: Path, package: str) -> None:
+class _Apt:
+    """``apt-get download``, with the machine's package lists, or with lists of our own where those will not do."""
+
+    def __init__(self, downloads: Path) -> None:
+        self._downloads = downloads
+        self._state: tempfile.TemporaryDirectory[str] | None = None
+        self._options: list[str] = []
+
+    def __enter__(self) -> "_Apt":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._state is not None:
+            self._state.cleanup()
+
+    def download(self, package: str) -> None:
+        done = self._get("download", package)
+        if self._state is None and _lists_will_not_do(done):
+            logger.info("apt's package lists are missing or old; fetching lists of our own.")
+            self._own_lists()
+            done = self._get("download", package)
+        _raise_if_failed(done, self._downloads, package)
+
+    def _own_lists(self) -> None:
+        self._state = tempfile.TemporaryDirectory(prefix="apt-", dir=self._downloads)
+        state = Path(self._state.name)
+        for folder in ("lists", "cache"):
+            (state / folder / "partial").mkdir(parents=True)
+        # The user that apt would change to as root cannot write here; without root it stays who it is anyway.
+        self._options = [
+            *("-o", f"Dir::State::lists={state / 'lists'}"),
+            *("-o", f"Dir::Cache={state / 'cache'}"),
+            *("-o", "APT::Sandbox::User="),
+        ]
+        # One of many sources may fail without harm. Whether the lists will do, the next download shows.
+        self._get("update")
+
+    def _get(self, *command: str) -> "subprocess.CompletedProcess[str]":
+        return _run(["apt-get", *self._options, "-q", *command], self._downloads)
+
+
+def _run(command: list[str], folder: Path) -> "subprocess.CompletedProcess[str]":
     english = {**os.environ, "LC_ALL": "C"}  # the messages are looked into below
-    done = subprocess.run(
+    return subprocess.run(
         command, cwd=folder, env=english, capture_output=True, text=True, errors="replace", check=False
     )
+
+
+_NOT_LISTED = ("Unable to locate", "No packages found", "no installation candidate")
+_OUTDATED = ("404 ", "Hash Sum mismatch", "unexpected size")  # the lists name files that are no longer there
+
+
+def _lists_will_not_do(done: "subprocess.CompletedProcess[str]") -> bool:
+    return done.returncode != 0 and any(words in done.stderr for words in _NOT_LISTED + _OUTDATED)
+
+
+def _raise_if_failed(done: "subprocess.CompletedProcess[str]", folder: Path, package: str) -> None:
     if done.returncode == 0:
         return
     said = " ".join(done.stderr.split())[-500:]
@@ -237,11 +293,10 @@ def _run(command: list[str], folder: Path, package: str) -> None:
         for file in folder.glob(f"{package}_*.deb"):
             file.unlink()
         raise OSError(errno.ENOSPC, said)
-    advice = "Check the connection and try again."
-    if "Unable to locate" in said or "No packages found" in said or "no installation candidate" in said:
+    advice = "Check the connection and try again, or use the corpus 'librispeech'."
+    if _lists_will_not_do(done):
         advice = (
-            "apt does not know the package: its lists are missing or old. Run 'apt-get update' as root "
-            "('sudo apt-get update'; on Ubuntu the component 'universe' must be enabled) and try again, "
-            "or use the corpus 'librispeech'."
+            "Fetching new package lists did not help. Check the connection, and that apt's sources offer the package "
+            "(on Ubuntu the component 'universe' must be enabled), or use the corpus 'librispeech'."
         )
-    raise DownloadError(f"'{' '.join(command)}' failed with status {done.returncode}: {said} {advice}")
+    raise DownloadError(f"'{' '.join(done.args)}' failed with status {done.returncode}: {said.rstrip('. ')}. {advice}")

@@ -4,7 +4,7 @@ import errno
 import importlib.util
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,7 +70,8 @@ def whole_or_nothing(folder: Path) -> Iterator[Path]:
         prefix = f".{folder.name}-unfinished-"
         for leftover in folder.parent.glob(f"{prefix}*") if _CAN_LOCK else ():
             shutil.rmtree(leftover, ignore_errors=True)
-        draft = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
+        draft = folder.parent / f"{prefix}{uuid.uuid4().hex}"
+        draft.mkdir()  # with the permissions that the umask says: what one fetches, others may read
         try:
             yield draft
             try:

@@ -409,14 +409,81 @@ class TestCatalogue:
         assert default_corpus() == "prompts"
         assert not caplog.text
 
-    def test_the_default_elsewhere_is_said(self, cache, monkeypatch, caplog):
+    def test_the_default_elsewhere_is_said(self, cache, monkeypatch, capsys, caplog):
         monkeypatch.setattr(catalogue.shutil, "which", lambda tool: None)
-        with caplog.at_level(logging.WARNING):
-            assert default_corpus() == "librispeech"
-        assert "apt-get is not at hand: using 'librispeech' instead (its part dev-clean, a public" in caplog.text
+        assert default_corpus() == "librispeech"
+        assert "Using the corpus 'librispeech': 'prompts' comes in packages of Debian" in capsys.readouterr().out
+        with caplog.at_level(logging.INFO, logger="dvae_lib"):  # as in the command line
+            default_corpus()
+        assert "Using the corpus 'librispeech'" in caplog.text
+        assert capsys.readouterr().out == ""
         (cache / "corpora" / "prompts").mkdir(parents=True)  # fetched on another machine and copied here
         assert default_corpus() == "prompts"
+        assert capsys.readouterr().out == ""
 
+    def test_a_fetch_is_announced_whatever_the_progress(self, cache, monkeypatch, capsys):
+        info = catalogue.corpus_info("prompts")
+        fetched = catalogue.CorpusInfo(**{**info.__dict__, "fetch": lambda progress: cache / "corpora" / "prompts"})
+        monkeypatch.setattr(catalogue, "list_corpora", lambda: (fetched,))
+        fetch_corpus("prompts", progress=False)
+        assert "Fetching the corpus prompts, once (125 minutes; 55 MB to fetch" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(("name", "package"), [("prompts", "G722"), ("librispeech", "soundfile")])
+    def test_a_missing_package_is_named_before_anything_is_fetched(self, cache, monkeypatch, name, package):
+        monkeypatch.setattr(catalogue, "find_spec", lambda module: None)
+        monkeypatch.setattr(corpora, "fetch_corpus", None)
+        with pytest.raises(
+            ImportError, match=rf"'{name}' is read with {package}, .*dvae-lib\[speech\].*dvae-lib\[audio\]"
+        ):
+            load_corpus(name)
+
+
+class TestAnySpeech:
+    """`load_corpus()` without a name takes whichever speech there is."""
+
+    @pytest.fixture
+    def shelf(self, cache, tmp_path, monkeypatch, write_speech):
+        """A LibriSpeech of our own on the search path."""
+        speakers = {librispeech_part(str(number)): str(number) for number in range(100)}  # one of each part
+        for speaker in speakers.values():
+            write_speech(tmp_path / f"shelf/LibriSpeech/dev-clean/{speaker}/1/{speaker}-1-0000.flac", 1.1)
+        monkeypatch.setenv("DVAE_DATA", str(tmp_path / "shelf"))
+
+    @staticmethod
+    def broken(name, *, progress):
+        raise DownloadError(f"no {name} today.")
+
+    def test_what_is_here_where_the_other_cannot_be_fetched(self, shelf, monkeypatch, capsys):
+        monkeypatch.setattr(catalogue.shutil, "which", lambda tool: f"/usr/bin/{tool}")
+        monkeypatch.setattr(corpora, "fetch_corpus", self.broken)
+        assert load_corpus(progress=False).name == "librispeech"
+        said = capsys.readouterr().out
+        assert "'prompts' could not be fetched. no prompts today." in said
+        assert "Using the corpus 'librispeech' instead." in said
+
+    def test_what_is_here_where_nothing_may_be_fetched(self, shelf, monkeypatch):
+        monkeypatch.setattr(catalogue.shutil, "which", lambda tool: f"/usr/bin/{tool}")
+        monkeypatch.setattr(corpora, "fetch_corpus", None)
+        assert load_corpus(fetch=False, progress=False).name == "librispeech"
+
+    def test_without_apt(self, shelf, monkeypatch):
+        monkeypatch.setattr(catalogue.shutil, "which", lambda tool: None)
+        monkeypatch.setattr(corpora, "fetch_corpus", None)
+        assert load_corpus(progress=False).name == "librispeech"
+
+    def test_a_name_is_a_name(self, shelf, monkeypatch):
+        monkeypatch.setattr(corpora, "fetch_corpus", self.broken)
+        with pytest.raises(DownloadError, match="no prompts today"):
+            load_corpus("prompts", progress=False)
+
+    def test_nothing_here_and_no_network(self, cache, monkeypatch):
+        monkeypatch.setattr(catalogue.shutil, "which", lambda tool: f"/usr/bin/{tool}")
+        monkeypatch.setattr(corpora, "fetch_corpus", self.broken)
+        with pytest.raises(DownloadError, match=r"No speech is here.*no prompts today.*no librispeech today"):
+            load_corpus(progress=False)
+
+
+class TestUnknown:
     def test_an_unknown_corpus(self):
         for function in (describe, fetch_corpus):
             with pytest.raises(ValueError, match="No corpus is called 'wsj'"):

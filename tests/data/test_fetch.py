@@ -205,8 +205,19 @@ class TestDebianPackages:
     """With an apt-get and a dpkg-deb of our own, so that every fault can be had."""
 
     APT = """#!/bin/sh
+own=
+while [ "$1" = -o ]; do
+  case "$2" in Dir::State::lists=*) own=${2#*=} ;; esac
+  shift 2
+done
+if [ "$2" = update ]; then
+  echo update >> "$LOG"
+  [ -n "$UPDATE_FAILS" ] && { echo "W: Failed to fetch some" >&2; exit 0; }
+  test -d "$own/partial" && echo new > "$own/index"
+  exit
+fi
 echo "$3" >> "$LOG"
-if [ -n "$FAIL" ]; then echo "E: $FAIL" >&2; exit 100; fi
+if [ -n "$FAIL" ] && ! [ -f "$own/index" ]; then echo "E: $FAIL" >&2; exit 100; fi
 printf 'package %s' "$3" > "$3_1.0_all.deb"
 """
     DPKG = """#!/bin/sh
@@ -223,6 +234,7 @@ mkdir -p "$3/usr/share" && cp "$2" "$3/usr/share/"
         monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
         monkeypatch.setenv("LOG", str(tmp_path / "log"))
         monkeypatch.delenv("FAIL", raising=False)
+        monkeypatch.delenv("UPDATE_FAILS", raising=False)
         return folder
 
     def run(self, tmp_path):
@@ -248,15 +260,34 @@ mkdir -p "$3/usr/share" && cp "$2" "$3/usr/share/"
         self.run(tmp_path)
         assert self.asked(tmp_path) == ["aa", "bb"]
 
-    def test_missing_lists(self, tools, tmp_path, monkeypatch):
-        monkeypatch.setenv("FAIL", "Unable to locate package aa")
-        with pytest.raises(DownloadError, match=r"lists are missing or old. Run 'apt-get update' as root"):
+    @pytest.mark.parametrize(
+        "said",
+        [
+            "Unable to locate package aa",
+            "Package 'aa' has no installation candidate",
+            "Failed to fetch http://archive.example.org/pool/aa_0.9_all.deb  404  Not Found [IP: 192.0.2.1 80]",
+            "Failed to fetch http://archive.example.org/pool/aa_0.9_all.deb  Hash Sum mismatch",
+        ],
+    )
+    def test_missing_or_old_lists_are_brought_up_to_date_without_root(self, tools, tmp_path, monkeypatch, said):
+        """In lists of our own, once for all packages, and nothing of them is left."""
+        monkeypatch.setenv("FAIL", said)
+        self.run(tmp_path)
+        assert self.asked(tmp_path) == ["aa", "update", "aa", "bb"]
+        assert sorted(p.name for p in (tmp_path / "down").iterdir()) == ["aa_1.0_all.deb", "bb_1.0_all.deb"]
+
+    def test_lists_that_cannot_be_brought_up_to_date(self, tools, tmp_path, monkeypatch):
+        monkeypatch.setenv("FAIL", "Failed to fetch http://archive.example.org/aa.deb  404  Not Found")
+        monkeypatch.setenv("UPDATE_FAILS", "1")
+        with pytest.raises(DownloadError, match=r"404 +Not Found\. Fetching new package lists did not help\."):
             self.run(tmp_path)
+        assert list((tmp_path / "down").iterdir()) == []
 
     def test_no_connection(self, tools, tmp_path, monkeypatch):
         monkeypatch.setenv("FAIL", "Failed to fetch: Temporary failure resolving")
-        with pytest.raises(DownloadError, match=r"Temporary failure resolving Check the connection"):
+        with pytest.raises(DownloadError, match=r"Temporary failure resolving\. Check the connection"):
             self.run(tmp_path)
+        assert self.asked(tmp_path) == ["aa"]  # lists of our own would not come either
 
     def test_a_full_disk(self, tools, tmp_path, monkeypatch):
         monkeypatch.setenv("FAIL", "write (28: No space left on device)")

@@ -40,6 +40,18 @@ class TestWholeOrNothing:
             assert not (tmp_path / "deep" / "new").exists()
         assert [p.name for p in (tmp_path / "deep").iterdir()] == ["new"]
 
+    @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+    @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o755), (0o027, 0o750), (0o002, 0o775)])
+    def test_who_may_read_it_is_for_the_umask_to_say(self, tmp_path, umask, mode):
+        """What one user of a machine fetches, the others can use."""
+        before = os.umask(umask)
+        try:
+            with whole_or_nothing(tmp_path / "new"):
+                pass
+        finally:
+            os.umask(before)
+        assert (tmp_path / "new").stat().st_mode & 0o777 == mode
+
     @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, OSError])
     def test_nothing(self, tmp_path, error):
         with pytest.raises(error), whole_or_nothing(tmp_path / "new") as draft:  # noqa: PT012
