@@ -159,8 +159,8 @@ def best_inference(
             if before - lost < tolerance:
                 break
     coupling = -0.5 * (q.variance.log().sum() + torch.logdet(path.precision)).item()
-    coupling = max(coupling, 0.0)
-    return q._replace(coupling=coupling, unseen=max(path.gap(q).item() - coupling, 0.0))
+    unseen = path.gap(q).item() - coupling
+    return q._replace(coupling=max(0.0, coupling), unseen=max(0.0, unseen))
 
 
 def structure_cost(ssm: LinearGaussianSSM, spec: DependencySpec, num_steps: int) -> BestInference:
