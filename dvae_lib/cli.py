@@ -8,7 +8,11 @@ import json
 import logging
 import os
 import platform
+import re
+import sys
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -23,7 +27,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 import dvae_lib
-from dvae_lib.data.catalogue import corpus_info, describe, fetch_corpus, list_corpora
+from dvae_lib.data.catalogue import CorpusInfo, corpus_info, describe, fetch_corpus, list_corpora
 from dvae_lib.data.places import cache_folder, search_path
 from dvae_lib.metrics import METRICS, SPEECH_METRICS, ScoreTable
 from dvae_lib.models import DVAE, MODELS, build_model
@@ -126,7 +130,8 @@ def data_list() -> None:
     """List the corpora, and which of them are here."""
     from dvae_lib.data.sources import source_names
 
-    table = Table("name", "kind", "size", "here")
+    table = Table("name", "kind", "size")
+    table.add_column("here", overflow="fold")  # a path that is cut off is none
     for info in list_corpora():
         found = info.find()
         how = f"no: dvae data fetch {info.name}" if info.fetch else f"no: dvae data info {info.name} says how"
@@ -213,7 +218,14 @@ _PANEL = "Training; what is not given is the review's (Section 13.2.3)"
 def train(
     model: Annotated[str, typer.Argument(help=f"The model: {', '.join(MODELS)}.")],
     folder: Annotated[
-        Path, typer.Option("--folder", "-f", help="Where the run is kept. A run that is there goes on.", metavar="PATH")
+        Path,
+        typer.Option(
+            "--folder",
+            "-f",
+            help="Where the run is kept. A run that is there goes on.",
+            metavar="PATH",
+            file_okay=False,
+        ),
     ],
     corpus: _CORPUS = None,
     data: _DATA = None,
@@ -223,7 +235,11 @@ def train(
     ] = None,
     option: Annotated[
         list[str] | None,
-        typer.Option("--option", "-o", help="Any option of the model, as JSON: -o 'encoder=[256,128]'."),
+        typer.Option(
+            "--option",
+            "-O",
+            help="Any option of the model, as JSON: -O 'encoder=[256,128]'. [bold]dvae info MODEL[/] lists them.",
+        ),
     ] = None,
     sequence_length: Annotated[int | None, typer.Option(min=1, help="Frames of a training sequence.")] = None,
     limit: _LIMIT = None,
@@ -251,10 +267,21 @@ def train(
         str | None,
         typer.Option(help="Weights to begin with: a saved model of the same kind, or the name of one that ships."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything random.", rich_help_panel=_PANEL)] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the training: weights, noise, order.", rich_help_panel=_PANEL)
+    ] = 0,
+    split_seed: Annotated[
+        int,
+        typer.Option(min=0, help="Of the split of your own sequences, the same for all --seed; or of a toy system."),
+    ] = 0,
     config: Annotated[
         Path | None,
-        typer.Option(help="A JSON file of the training configuration; options win.", rich_help_panel=_PANEL),
+        typer.Option(
+            help="A JSON file of the training configuration; options win.",
+            rich_help_panel=_PANEL,
+            exists=True,
+            dir_okay=False,
+        ),
     ] = None,
     accelerator: Annotated[Accelerator, typer.Option(help="Where to compute.")] = Accelerator.auto,
     precision: Annotated[str, typer.Option(help="32-true, 64-true, bf16-mixed or bf16-true.")] = "32-true",
@@ -270,7 +297,7 @@ def train(
 
     dvae train vae --data recordings/ --folder runs/mine --epochs 50
 
-    dvae train vae --data sequences.npz --folder runs/mine --z-dim 4 -o 'encoder=[64,64]'
+    dvae train vae --data sequences.npz --folder runs/mine --z-dim 4 -O 'encoder=[64,64]'
 
     dvae train srnn --corpus prompts --folder runs/srnn-gm --start-from runs/srnn/best --scheduled-sampling 50
 
@@ -281,7 +308,7 @@ def train(
     if model not in MODELS:
         raise typer.BadParameter(f"{model!r} is none of {', '.join(MODELS)}.", param_hint="MODEL")
     options = {"z_dim": z_dim, "observation": observation, **_json_options(option or [])}
-    source = _source(corpus, data, sequence_length=sequence_length, limit=limit, seed=seed)
+    source = _source(corpus, data, sequence_length=sequence_length, limit=limit, seed=split_seed)
     settings = {
         "max_epochs": max_epochs,
         "batch_size": batch_size,
@@ -300,7 +327,7 @@ def train(
     torch.manual_seed(seed)  # the initial weights
     given = {name: value for name, value in options.items() if value is not None}
     network = _build(model, source, given) if start_from is None else _load(model, start_from, given)
-    network.metadata.update(source.metadata)
+    network.metadata.update(_with_marks(source))
     train_part, validation = source.parts.train, source.parts.validation
     first = fabric.global_rank == 0
     if first:
@@ -329,6 +356,16 @@ def _source(corpus: str | None, data: Path | None, **options: Any) -> "Source":
     if (corpus is None) == (data is None):
         raise typer.BadParameter("give one of them: what to work on.", param_hint="--corpus / --data")
     return load_source(data or corpus or "", **options)
+
+
+def _with_marks(source: "Source") -> dict[str, Any]:
+    """What is saved with a model about its data: where a seed has split them, also which recordings it has seen."""
+    from dvae_lib.data.heldout import marks
+
+    if source.kind != "sequences":
+        return source.metadata
+    seen = marks(source.parts.train, source.parts.validation)
+    return {**source.metadata, "data": {**source.metadata["data"], "seen": seen}}
 
 
 def _json_options(given: list[str]) -> dict[str, Any]:
@@ -366,7 +403,29 @@ def _build(name: str, source: "Source", options: dict[str, Any]) -> DVAE:
     known = inspect.signature(MODELS[name].cls).parameters
     if unknown := [option for option in options if option not in known]:
         raise ValueError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(known)}.")
+    _check_types(known, options)
     return build_model(name, preset, **{**defaults, **options})
+
+
+def _check_types(known: Mapping[str, inspect.Parameter], options: Mapping[str, Any]) -> None:
+    """Refuse an option of another type than the model's own value, which would end in an error of torch."""
+    for option, value in options.items():
+        own = known[option].default
+        if isinstance(own, tuple):
+            right = isinstance(value, list) and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
+            wanted = f"a list of whole numbers, as in -O '{option}=[256,128]'"
+        elif isinstance(own, bool):
+            right, wanted = isinstance(value, bool), "true or false"
+        elif isinstance(own, int) or own is inspect.Parameter.empty:
+            right, wanted = isinstance(value, int) and not isinstance(value, bool), "a whole number"
+        elif isinstance(own, float):
+            right, wanted = isinstance(value, float | int) and not isinstance(value, bool), "a number"
+        elif isinstance(own, str):
+            right, wanted = isinstance(value, str), "a word"
+        else:
+            continue
+        if not right:
+            raise ValueError(f"The option {option} is {wanted}; got {json.dumps(value)}.")
 
 
 def _load(name: str, folder: str, options: dict[str, Any]) -> DVAE:
@@ -405,7 +464,7 @@ def evaluate(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", help="Write here: .json or .csv. Default: both, into the run's folder.", metavar="FILE"
+            "--output", "-o", help="Write here: .json or .csv. Default: both, into the run's folder.", metavar="FILE"
         ),
     ] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes for the metrics. Default: all cores.")] = None,
@@ -414,7 +473,8 @@ def evaluate(
 ) -> None:
     """Judge a model by analysis and resynthesis.
 
-    The test part of what it was trained on is taken, or that of another corpus. Speech is compared as sound: SI-SDR,
+    The test part of what it was trained on is taken, or that of another corpus; of your own sequences never one that
+    it was trained with. Speech is compared as sound: SI-SDR,
     PESQ (narrow- and wide-band), ESTOI. Other sequences are compared in the units of their data. The variational
     lower bound stands beside these.
 
@@ -422,17 +482,21 @@ def evaluate(
 
     dvae evaluate runs/vae
 
-    dvae evaluate runs/vae --corpus librispeech --limit 20 --output librispeech.csv
+    dvae evaluate vae-prompts
+
+    dvae evaluate runs/vae --corpus librispeech --limit 20 -o librispeech.csv
     """
     from dvae_lib.checkpoints import write_atomically
     from dvae_lib.evaluation import analysis_resynthesis, score_sequences
-    from dvae_lib.training import BEST, training_fabric
+    from dvae_lib.training import training_fabric
 
     if output is not None and output.suffix not in (".json", ".csv"):
         raise typer.BadParameter("the file must end in .json or .csv.", param_hint="--output")
+    if output is not None and not output.parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {output.parent} to write {output.name} into.")
     chosen = _chosen(metrics)
     folder = Path(model)
-    network = DVAE.from_pretrained(folder / BEST if (folder / BEST).is_dir() else model)
+    network = DVAE.from_pretrained(model)
     network.to(training_fabric(accelerator=accelerator.value).device)
     source = _evaluation_source(network, corpus, data, limit)
     generator = torch.Generator(next(network.parameters()).device).manual_seed(seed)
@@ -462,45 +526,82 @@ def evaluate(
         "feedback": feedback,
         "seed": seed,
     }
-    for file in _outputs(output, folder):
+    special = [
+        *([_stem(source.name)] if corpus is not None or data is not None else []),
+        *([f"limit-{limit}"] if limit is not None else []),
+        *([latents.value] if latents != Latents.sample else []),
+        *([f"feedback-{feedback:g}"] if feedback else []),
+        *([f"seed-{seed}"] if seed else []),
+        *(chosen or []),
+    ]
+    for file in _outputs(output, folder, special):
         text = table.to_csv() if file.suffix == ".csv" else json.dumps({**about, **table.to_dict()}, indent=2) + "\n"
-        file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, text.encode())
         out.print(f"Written: {file}", soft_wrap=True, highlight=False)
 
 
 def _evaluation_source(network: DVAE, corpus: str | None, data: Path | None, limit: int | None) -> "Source":
-    """What was asked for, or what the model was trained on, as the model wants to see it."""
+    """What was asked for, or what the model was trained on, as the model wants to see it, and none that it has seen."""
     from dvae_lib.data.sequences import Standardizer
     from dvae_lib.data.sources import load_source, source_names
     from dvae_lib.data.speech import FrontEndSettings
 
-    saved = dict(network.metadata.get("data", {}))
+    card = network.metadata
+    saved = {"source": card.get("corpus"), "sequence_length": card.get("sequence_length"), **card.get("data", {})}
+    wanted: str | Path
     if corpus is None and data is None:
-        if "source" not in saved:
+        if saved["source"] is None:
             raise ValueError("The model does not say what it was trained on: use --corpus or --data.")
-        name = saved["source"]
-        wanted: str | Path = name if name in source_names() else Path(name)
+        wanted = saved["source"] if saved["source"] in source_names() else Path(saved["source"])
+        limit = saved.get("limit") if limit is None else limit
     else:
         wanted = data or corpus or ""
-        saved = {}
-    front_end = network.metadata.get("front_end")
+    front_end = card.get("front_end")
     source = load_source(
         wanted,
-        sequence_length=saved.get("sequence_length"),
-        limit=saved.get("limit") if limit is None else limit,
-        settings=None if front_end is None else FrontEndSettings.from_dict(front_end),
+        # The split depends on these two. Of the same sequences, wherever they lie now, it is the run's own.
+        sequence_length=saved["sequence_length"],
         seed=saved.get("seed", 0),
+        limit=limit,
+        settings=None if front_end is None else FrontEndSettings.from_dict(front_end),
     )
-    if source.kind != "speech":
-        standardizer = network.metadata.get("standardizer")
-        source.parts.test.standardizer = None if standardizer is None else Standardizer.from_dict(standardizer)
-        if source.parts.test.x_dim != network.x_dim:
-            raise ValueError(
-                f"The model observes vectors of size {network.x_dim}, those of {source.name} have "
-                f"{source.parts.test.x_dim}."
-            )
-    return source
+    if source.kind == "speech":
+        return source
+    if source.parts.test.x_dim != network.x_dim:
+        raise ValueError(
+            f"The model observes vectors of size {network.x_dim}, those of {source.name} have "
+            f"{source.parts.test.x_dim}."
+        )
+    own = card.get("standardizer")
+    for part in (source.parts.train, source.parts.validation, source.parts.test):
+        part.standardizer = None if own is None else Standardizer.from_dict(own)
+    return _unseen(source, saved.get("seen", []), saved["sequence_length"])
+
+
+def _unseen(source: "Source", seen: list[list[float]], length: int | None) -> "Source":
+    """The source without the test sequences that the model was trained with."""
+    from dvae_lib.data.heldout import marks, same_marks, seen_before
+    from dvae_lib.data.sequences import Splits
+
+    assert isinstance(source.parts, Splits)
+    test = source.parts.test
+    known = seen_before(test, seen, length)
+    if not seen or (not any(known) and same_marks(marks(source.parts.train, source.parts.validation), seen)):
+        return source  # nothing to compare with; or the data of the training
+    kept = [i for i, was_seen in enumerate(known) if not was_seen]
+    if not kept:
+        raise ValueError(
+            f"All {len(test)} test sequences of {source.name} are among those that the model was trained with."
+        )
+    left_out = f" {len(test) - len(kept)} of its {len(test)} test sequences were among these, and are left out."
+    err.print(
+        f"Note: {source.name} does not hold the sequences that the model was trained with, and those alone."
+        + (left_out if any(known) else ""),
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+    )
+    return replace(source, parts=source.parts._replace(test=test.select(kept)))
 
 
 def _chosen(metrics: list[str] | None) -> list[str] | None:
@@ -510,10 +611,16 @@ def _chosen(metrics: list[str] | None) -> list[str] | None:
     return metrics or None
 
 
-def _outputs(output: Path | None, folder: Path) -> list[Path]:
+def _outputs(output: Path | None, folder: Path, special: list[str]) -> list[Path]:
+    """Where scores go. What was judged otherwise than by default has files of its own beside the run's."""
     if output is not None:
         return [output]
-    return [folder / "evaluation.json", folder / "evaluation.csv"] if folder.is_dir() else []
+    stem = "-".join(["evaluation", *special])
+    return [folder / f"{stem}.json", folder / f"{stem}.csv"] if folder.is_dir() else []
+
+
+def _stem(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", Path(name).stem)
 
 
 def _print_scores(scores: ScoreTable, title: str) -> None:
@@ -522,8 +629,12 @@ def _print_scores(scores: ScoreTable, title: str) -> None:
     for line, metric in zip(lines, scores.columns, strict=True):
         table.add_row(*line, "higher" if METRICS[metric].higher_is_better else "lower")
     out.print(table)
+    missing: dict[tuple[str, str], list[str]] = {}
     for (name, measure), reason in scores.reasons.items():
-        err.print(f"No {METRICS[measure].label} for {name}: {reason}.", soft_wrap=True, highlight=False, markup=False)
+        missing.setdefault((measure, reason), []).append(name)
+    for (measure, reason), names in missing.items():
+        of = ", ".join(names) if len(names) < 4 else f"{len(names)} recordings"
+        err.print(f"No {METRICS[measure].label} for {of}: {reason}.", soft_wrap=True, highlight=False, markup=False)
 
 
 # --- enhance ------------------------------------------------------------------------------------------------------
@@ -572,11 +683,10 @@ def enhance(
     from dvae_lib.data.audio import AudioError
     from dvae_lib.enhancement import check_speech_model
     from dvae_lib.enhancement import enhance as enhance_waveform
-    from dvae_lib.training import BEST, training_fabric
+    from dvae_lib.training import training_fabric
 
     _check_sound_file(recording, output, overwrite)
-    folder = Path(model)
-    network = DVAE.from_pretrained(folder / BEST if (folder / BEST).is_dir() else model)
+    network = DVAE.from_pretrained(model)
     check_speech_model(network)
     waveform, rate = _read_at_own_rate(recording)
     network.to(training_fabric(accelerator=accelerator.value).device)
@@ -664,7 +774,8 @@ class BudgetOption(str, Enum):
 @app.command()
 def benchmark(
     folder: Annotated[
-        Path, typer.Argument(help="Where the runs and their results are kept. What is there is not done again.")
+        Path,
+        typer.Argument(help="Where the runs and results are kept. What is there is not done again.", file_okay=False),
     ],
     corpus: Annotated[
         list[str] | None,
@@ -712,10 +823,13 @@ def benchmark(
     from dvae_lib.benchmark.progress import Progress, spawn
     from dvae_lib.benchmark.runs import WORKER, single_device
 
+    if not corpus:
+        corpus = ["librispeech"]
+        _ask_before_fetching(corpus_info("librispeech"))
     runs = plan(model, range(seeds))
     prepared: list[Job] = []
     errors: dict[str, str] = {}
-    for name in corpus or ["librispeech"]:
+    for name in corpus:
         try:
             data = load(name, budget.value)
         except (ValueError, OSError) as error:
@@ -758,12 +872,24 @@ def benchmark(
         raise typer.Exit(1)
 
 
+def _ask_before_fetching(info: CorpusInfo) -> None:
+    """Nobody asked for this corpus by name: where somebody can answer, ask before much is downloaded."""
+    from dvae_lib.benchmark.runs import WORKER
+
+    if info.find() is not None or WORKER in os.environ or not (sys.stdin.isatty() and err.is_terminal):
+        return
+    out.print(f"No --corpus was given. The default is {info.name}, which is not here ({info.size}).", highlight=False)
+    typer.confirm("Fetch it?", default=True, abort=True)
+
+
 @app.command()
 def report(
     results: Annotated[
         list[Path], typer.Argument(help="Result files, or folders of the benchmark, from one or many machines.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for tables and figures.", metavar="FOLDER")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for tables and figures.", metavar="FOLDER", file_okay=False)
+    ],
     figures: Annotated[bool, typer.Option(help="Draw figures, too.")] = True,
 ) -> None:
     """Make the tables (Markdown, LaTeX, CSV) and figures of the benchmark from its result files alone.
@@ -835,21 +961,49 @@ _OPTIONAL = {
 @app.command()
 def info(
     model: Annotated[
-        str | None, typer.Argument(help="Folder of a run or of a saved model, or the name of one that ships.")
+        str | None,
+        typer.Argument(help="Folder of a run or of a saved model, the name of one that ships, or a kind of model."),
     ] = None,
 ) -> None:
-    """Describe this installation; or a run, or a saved model.
+    """Describe this installation; or a run, a saved model, or the options of a kind of model.
 
     [bold]Examples[/]
 
     dvae info
 
     dvae info runs/vae
+
+    dvae info srnn
     """
     table = Table(show_header=False, box=None, pad_edge=False)
-    for name, value in (_installation() if model is None else _model_facts(model)).items():
+    for name, value in (_facts(model)).items():
         table.add_row(f"[bold]{name}[/]", escape(value))
     out.print(table)
+
+
+def _facts(model: str | None) -> dict[str, str]:
+    if model is None:
+        return _installation()
+    if model in MODELS and not Path(model).is_dir():
+        return _kind_facts(model)
+    return _model_facts(model)
+
+
+def _kind_facts(name: str) -> dict[str, str]:
+    """The options of a kind of model, with the values they have where none is given."""
+    kind = MODELS[name]
+    own = {**{n: p.default for n, p in inspect.signature(kind.cls).parameters.items()}, **kind.options}
+    listed = [n if v is inspect.Parameter.empty else f"{n}={json.dumps(v, default=str)}" for n, v in own.items()]
+    return {
+        "model": f"{kind.cls.__name__}: {(inspect.getdoc(kind.cls) or '').splitlines()[0]}",
+        "options": "\n".join(listed),
+        "set by": f"dvae train {name} ... -O 'NAME=VALUE'",
+        "trained models": ", ".join(n for n in _shipped() if n == name or n.startswith(f"{name}-")) or "none",
+    }
+
+
+def _shipped() -> list[str]:
+    return sorted(path.parent.name for path in (resource_path() / "pretrained").glob("*/config.json"))
 
 
 def _installation() -> dict[str, str]:
@@ -871,14 +1025,12 @@ def _installation() -> dict[str, str]:
         facts[f"extra {extra}"] = (present or "none") + hint
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     gpus += ["Apple GPU (mps)"] if torch.backends.mps.is_available() else []
-    shelf = resource_path() / "pretrained"
-    shipped = sorted(path.parent.name for path in shelf.glob("*/config.json"))
     found = {corpus.name: corpus.find() for corpus in list_corpora()}
     return {
         **facts,
         "devices": ", ".join([f"CPU ({os.cpu_count()} cores, {torch.get_num_threads()} threads)", *gpus]),
         "models": ", ".join(MODELS),
-        "trained models": ", ".join(shipped) or "none",
+        "trained models": ", ".join(_shipped()) or "none",
         "corpora": "\n".join(f"{name}: {place or 'not here'}" for name, place in found.items()),
         "search path": os.pathsep.join(map(str, search_path())),
         "cache": str(cache_folder()),
@@ -906,10 +1058,12 @@ def _model_facts(name: str) -> dict[str, str]:
         name = str(folder / BEST)
     network = DVAE.from_pretrained(name)
     metadata = dict(network.metadata)
+    if "data" in metadata:  # the marks of the sequences it has seen are for `evaluate`
+        metadata["data"] = {key: value for key, value in metadata["data"].items() if key != "seen"}
     facts["model"] = f"{type(network).__name__}, {sum(p.numel() for p in network.parameters()):,} parameters"
     facts["options"] = ", ".join(f"{key}={value}" for key, value in network.options.items())
     facts["standardised"] = "yes, as learned on the training part" if metadata.pop("standardizer", None) else "no"
-    facts |= {key: json.dumps(value) for key, value in metadata.items()}
+    facts |= {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
     return facts
 
 

@@ -32,9 +32,12 @@ def training_fabric(
         loggers: Fabric loggers that receive every epoch's record.
 
     Raises:
-        ValueError: for 16-bit floats, whose gradients overflow as a matter of course.
+        ValueError: for 16-bit floats, whose gradients overflow as a matter of course, or a GPU that is not there.
     """
     check_precision(precision)
+    missing = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
+    if missing.get(accelerator, False):
+        raise ValueError(f"PyTorch {torch.__version__} finds no {accelerator} device here; use 'auto' or 'cpu'.")
     torchrun = torch.distributed.is_available() and torch.distributed.is_torchelastic_launched()
     devices = int(os.environ["LOCAL_WORLD_SIZE"]) if torchrun else 1
     num_nodes = int(os.environ["WORLD_SIZE"]) // devices if torchrun else 1

@@ -107,7 +107,7 @@ def test_every_option_of_an_example_exists():
 
 
 def test_own_sequences_from_training_to_scores(walks):
-    printed = dvae("train", "vae", "--data", walks, "--folder", "run", "--epochs", 2, "--z-dim", 2, "-o", "encoder=[8]")
+    printed = dvae("train", "vae", "--data", walks, "--folder", "run", "--epochs", 2, "--z-dim", 2, "-O", "encoder=[8]")
     assert "Best validation bound" in printed
     assert "Next: dvae evaluate run" in printed
     model = DVAE.from_pretrained("run/best")
@@ -156,7 +156,7 @@ def test_all_training_options_arrive(walks):
 
 def test_scheduled_sampling_goes_on_from_a_trained_model(walks):
     data = ("--data", walks, "--sequence-length", 10)
-    layers = ("-o", "feature_x=[8]", "-o", "h_dim=8", "-o", "g_dim=8", "--z-dim", 2)
+    layers = ("-O", "feature_x=[8]", "-O", "h_dim=8", "-O", "g_dim=8", "--z-dim", 2)
     dvae("train", "srnn", *data, *layers, "--folder", "runs/tf", "--epochs", 1)
     scheduled = ("--scheduled-sampling", 1, "--epochs", 2, "--folder", "runs/gm")
     dvae("train", "srnn", *data, "--start-from", "runs/tf/best", *scheduled)
@@ -187,6 +187,76 @@ def test_csv_folders_toys_and_one_numpy_array(tmp_path):
         assert "RMSE" in dvae("evaluate", f"run{number}")
 
 
+# --- what a model was trained with is not what it is judged on ---
+
+
+def scored(file: str) -> set[str]:
+    with Path(file).open() as stream:
+        return {row["name"].split(":")[-1] for row in csv.DictReader(stream)}
+
+
+def test_a_run_is_judged_on_its_own_split_wherever_its_data_lie_now(walks):
+    dvae("train", "vae", "--data", walks, "--folder", "run", "--epochs", 1, "--split-seed", 5, "--sequence-length", 10)
+    dvae("evaluate", "run", "-o", "own.csv")
+    walks.rename("moved.npz")
+    printed = dvae("evaluate", "run", "--data", "moved.npz", "-o", "moved.csv")
+    assert scored("moved.csv") == scored("own.csv")
+    assert "Note" not in printed
+
+
+def test_sequences_that_were_trained_with_are_left_out_of_other_data(walks):
+    """In another order, with some more, the split is another one: what tells is the sequences themselves."""
+    rng = np.random.default_rng(0)
+    old = {f"old_{i}": rng.standard_normal((25, 3)).cumsum(0) for i in range(40)}
+    new = {f"new_{i}": rng.standard_normal((25, 3)).cumsum(0) for i in range(5)}
+    np.savez("old.npz", **old)
+    dvae("train", "vae", "--data", "old.npz", "--folder", "run", "--epochs", 1, "--sequence-length", 20)
+    dvae("evaluate", "run", "-o", "own.csv")
+    held_out = scored("own.csv")
+    np.savez("more.npz", **new, **old)
+    printed = dvae("evaluate", "run", "--data", "more.npz", "-o", "more.csv")
+    assert "does not hold the sequences that the model was trained with, and those alone" in printed
+    assert scored("more.csv") <= held_out | set(new)
+    assert re.search(r"\d of its \d test sequences were among these, and are left out", printed)
+    np.savez("seen.npz", **{name: array for name, array in old.items() if name not in held_out})
+    assert "are among those that the model was trained with" in dvae("evaluate", "run", "--data", "seen.npz", code=1)
+    np.savez("new.npz", **new)
+    assert "left out" not in dvae("evaluate", "run", "--data", "new.npz")
+
+
+def test_the_split_has_a_seed_of_its_own(walks):
+    for run, seeds in {"a": (0, 0), "b": (3, 0), "c": (0, 3)}.items():
+        seed, split_seed = seeds
+        dvae(
+            "train", "vae", "--data", walks, "--folder", run, "--epochs", 1, "--seed", seed, "--split-seed", split_seed
+        )
+        dvae("evaluate", run, "-o", f"{run}.csv")
+    assert scored("a.csv") == scored("b.csv") != scored("c.csv")
+    weights = [DVAE.from_pretrained(f"{run}/best").state_dict() for run in "ab"]
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_what_is_judged_otherwise_does_not_replace_the_scores_of_the_run(walks):
+    dvae("train", "vae", "--data", walks, "--folder", "run", "--epochs", 1)
+    dvae("evaluate", "run")
+    before = Path("run/evaluation.json").read_bytes()
+    rng = np.random.default_rng(1)
+    np.savez("other data.npz", *rng.standard_normal((6, 20, 3)))
+    dvae("evaluate", "run", "--data", "other data.npz")
+    dvae("evaluate", "run", "--latents", "mean", "--seed", 2)
+    assert Path("run/evaluation.json").read_bytes() == before
+    assert {path.name for path in Path("run").glob("evaluation-*.json")} == {
+        *("evaluation-other_data.json", "evaluation-mean-seed-2.json"),
+    }
+
+
+def test_a_model_that_ships_is_judged_on_what_its_card_names():
+    """The chorales come with a package, so that this needs no download."""
+    pytest.importorskip("music21")
+    printed = dvae("evaluate", "vae-chorales", "-o", "chorales.csv")
+    assert "vae-chorales on the test part of chorales" in printed
+
+
 # --- speech ---
 
 
@@ -196,10 +266,10 @@ def test_speech_from_a_folder_to_a_table(voices):
     model = DVAE.from_pretrained("run/best")
     assert (model.x_dim, model.observation) == (513, "gamma")
     assert model.metadata["front_end"]["hop_length"] == 256
-    printed = dvae("evaluate", "run", "--workers", 0, "--latents", "mean", "--output", "out/scores.json")
+    printed = dvae("evaluate", "run", "--workers", 0, "--latents", "mean", "-o", "scores.json")
     for label in ("SI-SDR (dB)", "PESQ narrow-band", "PESQ wide-band", "ESTOI", "VLB (nats per frame)"):
         assert label in printed
-    saved = json.loads(Path("out/scores.json").read_text())
+    saved = json.loads(Path("scores.json").read_text())
     assert [line["metric"] for line in saved["summary"]] == ["si_sdr", "pesq_nb", "pesq_wb", "estoi", "bound"]
     assert (saved["latents"], saved["part"]) == ("mean", "test")
     only = dvae("evaluate", "run", "--workers", 0, "-m", "estoi", "--output", "only.csv")
@@ -365,6 +435,29 @@ def test_corpora_are_listed_with_what_to_do(monkeypatch, tmp_path):
     assert "Linguistic Data Consortium" in dvae("data", "info", "wsj0")
 
 
+def test_paths_are_listed_whole(monkeypatch, tmp_path):
+    monkeypatch.setattr(dvae_lib.cli, "out", Console(width=60))
+    shelf = tmp_path / ("a_folder_with_a_long_name_" * 3)
+    (shelf / "LibriSpeech" / "dev-clean").mkdir(parents=True)
+    monkeypatch.setenv("DVAE_DATA", str(shelf))
+    printed = CliRunner().invoke(app, ["data", "list"]).output
+    assert "…" not in printed.split("Also by name")[0]
+
+
+def test_info_of_a_kind_of_model_lists_its_options():
+    printed = dvae("info", "srnn")
+    for text in ("SRNN: ", "z_dim", "h_dim=128", "inference_model=", "dvae train srnn", "srnn-prompts"):
+        assert text in printed
+
+
+def test_info_of_a_run_speaks_the_readers_language(walks):
+    Path("Übungen").mkdir()
+    dvae("train", "vae", "--data", walks.rename("Übungen/läufe.npz"), "--folder", "run", "--epochs", 1)
+    printed = dvae("info", "run")
+    assert "läufe.npz" in printed
+    assert "seen" not in printed
+
+
 def test_info_of_the_installation(tmp_path):
     printed = dvae("info")
     for text in ("dvae-lib", f"torch {torch.__version__}", "CPU", "vae", "prompts: not here", str(tmp_path / "cache")):
@@ -383,9 +476,9 @@ def test_info_of_the_installation(tmp_path):
         (["train", "nothing", "--data", "a", "--folder", "run"], 2, "none of vae"),
         (["train", "vae", "--data", "nowhere", "--folder", "run"], 1, "no file or folder 'nowhere'"),
         (["train", "vae", "--corpus", "nothing", "--folder", "run"], 1, "Corpora: prompts"),
-        (["train", "vae", "--data", "walks.npz", "--folder", "run", "-o", "x"], 2, "not of the form name=value"),
+        (["train", "vae", "--data", "walks.npz", "--folder", "run", "-O", "x"], 2, "not of the form name=value"),
         (
-            ["train", "vae", "--data", "walks.npz", "--folder", "run", "-o", "depth=3"],
+            ["train", "vae", "--data", "walks.npz", "--folder", "run", "-O", "depth=3"],
             1,
             "no option depth; it has x_dim",
         ),
@@ -405,6 +498,15 @@ def test_info_of_the_installation(tmp_path):
         (["evaluate", "bare", "--data", "walks.npz"], 1, "vectors of size 5, those of walks.npz have 3"),
         (["evaluate", "bare", "--output", "table.txt"], 2, "must end in .json or .csv"),
         (["evaluate", "bare", "--metric", "loudness"], 2, "none of si_sdr"),
+        (["evaluate", "bare", "--output", "no/x.csv"], 1, "There is no folder no to write x.csv into"),
+        (["evaluate", "srn-prompts"], 1, "did you mean srnn-prompts"),
+        (["train", "vae", "--data", "walks.npz", "--folder", "run", "-O", "encoder=abc"], 1, "a list of whole numbers"),
+        (["train", "vae", "--data", "walks.npz", "--folder", "run", "-O", "encoder=[8.5]"], 1, "got [8.5]"),
+        (["train", "dkf", "--data", "walks.npz", "--folder", "run", "-O", "g_dim=big"], 1, 'a whole number; got "big"'),
+        (["train", "vae", "--data", "walks.npz", "--folder", "run", "--config", "nowhere.json"], 2, "does not exist"),
+        (["train", "vae", "--data", "walks.npz", "--folder", "walks.npz"], 2, "'walks.npz' is a file"),
+        (["benchmark", "walks.npz"], 2, "'walks.npz' is a file"),
+        (["train", "vae", "--data", "walks.npz", "--folder", "run", "--accelerator", "mps"], 1, "finds no mps device"),
         (["info", "nowhere"], 1, "no trained model called 'nowhere'"),
         (["data", "fetch", "wsj0"], 1, "no program may fetch it"),
         (["data", "fetch", "nothing"], 1, "No corpus is called 'nothing'"),
@@ -540,6 +642,18 @@ def test_benchmark_in_several_processes(many_voices, tmp_path):
     assert "4 of 4 runs to do" in said
     assert len(list((tmp_path / "runs/b").rglob("record.json"))) == 4
     assert "±" in said  # two seeds
+
+
+def test_benchmark_asks_before_it_fetches_what_nobody_named(monkeypatch):
+    asked = []
+    monkeypatch.setattr(dvae_lib.cli.sys, "stdin", type("Terminal", (), {"isatty": lambda self: True})())
+    monkeypatch.setattr(dvae_lib.cli, "err", Console(width=500, stderr=True, force_terminal=True))
+    monkeypatch.setattr(dvae_lib.cli.typer, "confirm", lambda question, **options: asked.append((question, options)))
+    dvae_lib.cli._ask_before_fetching(dvae_lib.cli.corpus_info("librispeech"))
+    assert asked == [("Fetch it?", {"default": True, "abort": True})]
+    monkeypatch.setattr(dvae_lib.cli, "err", Console(width=500, stderr=True))  # nobody can answer
+    dvae_lib.cli._ask_before_fetching(dvae_lib.cli.corpus_info("librispeech"))
+    assert len(asked) == 1
 
 
 def test_benchmark_knows_its_models(many_voices):

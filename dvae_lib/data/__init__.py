@@ -16,6 +16,7 @@ _PUBLIC = {
     ),
     "corpora": ("SpeechCorpus", "Utterance", "librispeech_part", "load_corpus"),
     "fetch": ("DownloadError", "download"),
+    "heldout": ("marks", "same_marks", "seen_before"),
     "mocap": (*("MOCAP_JOINTS", "MOCAP_PARENTS", "decimate", "load_cmu", "load_h36m", "load_hdm05", "load_mocap"),),
     "motion": (
         *("H36M_JOINTS", "H36M_PARENTS", "Skeleton", "expmap_to_positions", "read_amc", "read_asf"),
@@ -30,7 +31,7 @@ _PUBLIC = {
         *("Batch", "SequenceDataset", "Splits", "Standardizer", "from_arrays", "from_csv_folder", "identity"),
         "split_by_group",
     ),
-    "sources": ("Kind", "Source", "load_source", "read_numpy", "source_names"),
+    "sources": ("MOTION", "Kind", "Source", "load_source", "read_numpy", "source_names"),
     "speech": ("Analysis", "FrontEndSettings", "SpeechFrontEnd"),
     "toy": (
         *("TOYS", "LinearGaussianSequences", "ToySequences", "bouncing_ball", "linear_gaussian", "load_toy"),
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from dvae_lib.data.catalogue import *  # noqa: F403
     from dvae_lib.data.corpora import *  # noqa: F403
     from dvae_lib.data.fetch import *  # noqa: F403
+    from dvae_lib.data.heldout import *  # noqa: F403
     from dvae_lib.data.mocap import *  # noqa: F403
     from dvae_lib.data.motion import *  # noqa: F403
     from dvae_lib.data.music import *  # noqa: F403

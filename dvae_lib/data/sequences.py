@@ -380,6 +380,17 @@ class SequenceDataset(Dataset[Tensor]):
         u = None if self._inputs is None else gather(self._inputs, None)
         return Batch(gather(self._frames, self.standardizer), None if equal else lengths.to(rows.device), u)
 
+    def select(self, indices: Sequence[int]) -> "SequenceDataset":
+        """Some of the sequences, in the order given. Nothing is copied."""
+        which = torch.as_tensor(list(indices), dtype=torch.int64)
+        if len(which) == 0 or int(which.min()) < 0 or int(which.max()) >= len(self):
+            raise ValueError(f"Indices lie between 0 and {len(self) - 1}, and there is one at least; got {indices}.")
+        chosen = type(self).__new__(type(self))
+        chosen.__dict__.update(self.__dict__)
+        for name in ("_clip", "_offsets", "_lengths", "_starts"):
+            setattr(chosen, name, getattr(self, name)[which])
+        return chosen
+
     def to(self, device: torch.device | str) -> "SequenceDataset":
         """The same dataset with its frames on another device, where batches are then made without a copy.
 

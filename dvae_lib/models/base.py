@@ -1,5 +1,6 @@
 """The contract that every dynamical variational autoencoder fulfils, and what follows from it."""
 
+import difflib
 import inspect
 import json
 import math
@@ -705,7 +706,7 @@ class DVAE(nn.Module):
 
     @classmethod
     def from_pretrained(cls: type[Model], folder: str | Path) -> Model:
-        """A saved model, from its folder or by the name of one that ships with the library.
+        """A saved model, from its folder, that of its run, or by the name of one that ships with the library.
 
         Called on `DVAE` it finds the class by itself; called on a class it insists on that class.
 
@@ -827,13 +828,16 @@ def _subclasses(cls: type[Any]) -> list[type[Any]]:
 def _locate(folder: str | Path) -> Path:
     path = Path(folder)
     if path.is_dir():
-        return path
+        best = path / "best"  # of a run of `fit`, whose own configuration is that of the training
+        return best if (best / CONFIGURATION).is_file() else path
     shelf = resource_path() / "pretrained"
     shipped = {p.parent.name: p.parent for p in sorted(shelf.glob(f"*/{CONFIGURATION}"))}
     if str(folder) in shipped:
         return shipped[str(folder)]
+    near = difflib.get_close_matches(str(folder), shipped, n=3, cutoff=0.5)
     raise FileNotFoundError(
-        f"no folder and no trained model called {str(folder)!r}; models that ship: {', '.join(shipped) or 'none'}"
+        f"no folder and no trained model called {str(folder)!r}"
+        + (f"; did you mean {' or '.join(near)}?" if near else f"; {len(shipped)} models ship ('dvae info' lists them)")
     )
 
 
