@@ -34,7 +34,7 @@ import yaml
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
-NUMBER = r"(?:\d+|[A-C])(?:\.(?:\d+|[a-z])(?![A-Za-z]))*"
+NUMBER = r"(?:\d+|[A-C](?![A-Za-z]))(?:\.(?:\d+|[a-z])(?![A-Za-z]))*"
 TAG = re.compile(r"\\tag\{([^}]+)\}")
 ANCHOR = re.compile(r'^[ \t]*<a id="([\w.-]+)"></a>[ \t]*', re.MULTILINE)
 FENCE = re.compile(r"^\s*(`{3,}|~{3,})")

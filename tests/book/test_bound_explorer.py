@@ -103,6 +103,16 @@ def test_heavier_regularisation_draws_the_best_q_to_the_prior(explorer):
     assert kl[0] > kl[1] > kl[2]
 
 
+@pytest.mark.parametrize("mean", [-3.0, 0.3, 1.2])
+def test_the_bars_end_at_the_line(explorer, mean):
+    put(explorer, "mean", mean)
+    bound, gap = explorer.locator(".bar rect").all()
+    line = float(explorer.locator(".bar line").get_attribute("x1"))
+    end = float(gap.get_attribute("x")) + float(gap.get_attribute("width"))
+    assert float(gap.get_attribute("x")) == pytest.approx(float(bound.get_attribute("width")), abs=1e-6)
+    assert end == pytest.approx(line, abs=0.2)  # pixels
+
+
 def test_dragging_moves_q_and_nothing_overflows_on_a_phone(explorer):
     before = number(explorer, "vlb")
     box = explorer.locator(".density").bounding_box()

@@ -40,6 +40,14 @@ def enrich(text, page="book/04b_d_separation"):
     return Enricher(page, INDEX).text(text)
 
 
+def test_a_word_after_a_number_is_no_appendix():
+    index = Index.of_pages({"book/C_motion": "# C Motion"})
+    assert (
+        Enricher("book/intro", index).page("Section 3.2 and Chapter 5", Path("intro.md")) == "Section 3.2 and Chapter 5"
+    )
+    assert "C_motion" in Enricher("book/intro", index).page("See Appendix C.", Path("intro.md"))
+
+
 def test_index_knows_every_target_and_no_code():
     two = "book/02_variational_autoencoders"
     assert INDEX.targets == {
