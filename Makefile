@@ -1,11 +1,12 @@
-# make book    environment, speech data, notebooks executed, the site
-# make test    everything that proves it
-# make help    the rest
+# make book       environment, speech data, notebooks executed, the site
+# make test       everything that proves it
+# make test-fast  what to run before each commit
+# make help       the rest
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help book test lab serve setup data contents lint types layers unit notebooks site pages clean
+.PHONY: help book test test-fast lab serve setup data contents lint types layers unit unit-fast notebooks site pages complete clean
 
 # Python 3.11 has exact versions (constraints.txt); any other from 3.10 on takes the newest that fit.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -19,7 +20,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
 help: ## say what can be made
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
 
 $(STAMP):
 	@echo "== Environment: $(VENV) with $$($(PYTHON) --version), two minutes the first time"
@@ -29,19 +30,24 @@ $(STAMP):
 		|| book/_tools/apt.sh "compiling the PESQ metric" python3-dev
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; then \
-		$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'; \
+		pins="--constraint constraints.txt"; \
 	else \
-		echo "constraints.txt is for Python 3.11: taking the newest versions that fit"; \
-		$(BIN)/python -m pip install --quiet --editable '.[test]'; \
+		echo "constraints.txt is for Python 3.11: taking the newest versions that fit"; pins=""; \
+	fi; \
+	if $(BIN)/python -m pip install --quiet $$pins --editable '.[test]'; then \
+		rm -f $(VENV)/made-from-*; touch $@; \
+	elif ls $(VENV)/made-from-* >/dev/null 2>&1; then \
+		echo "The environment could not be brought up to date (pip says why above): going on with the packages that are there."; \
+	else \
+		echo "The packages could not be installed (pip says why above). They come from the network, the first time; then try again."; exit 1; \
 	fi
-	@rm -f $(VENV)/made-from-*
-	@touch $@
 
 setup: $(STAMP) ## the environment alone
 
 data: $(STAMP) ## speech, where it is not there already
 	@echo "== Data"
-	@$(BIN)/dvae data fetch prompts --quiet
+	@$(BIN)/dvae data fetch prompts --quiet \
+		|| echo "The speech corpus 'prompts' is not here and could not be fetched (see above): what needs it will say so."
 
 book: $(STAMP) data ## the book: notebooks executed, pages in _build/book/html
 	@echo "== Book"
@@ -60,8 +66,14 @@ contents: $(STAMP) ## table of contents and first cells, after adding a page
 	@$(BIN)/python book/_tools/contents.py
 	@$(BIN)/python book/_tools/first_cells.py
 
-test: lint types layers unit notebooks site pages ## lint, types, layers, unit tests, notebooks, site, pages
-	@echo "== All tests passed"
+# The steps of a test run one after the other, each with its time; one that fails does not keep the next from running.
+steps = $(BIN)/python book/_tools/steps.py $(foreach step,$(1),$(step) "$(MAKE) --no-print-directory $(step)")
+
+test: $(STAMP) data ## lint, types, layers, unit tests, notebooks, site, pages
+	@$(call steps,lint types layers unit notebooks site pages)
+
+test-fast: $(STAMP) ## for every commit: lint, types, layers, the quick unit tests
+	@$(call steps,lint types layers unit-fast)
 
 lint: $(STAMP)
 	@echo "== Lint and format"
@@ -80,26 +92,31 @@ unit: $(STAMP) data
 	@echo "== Unit tests and doctests"
 	@OMP_NUM_THREADS=1 $(PYTEST) -q -n $(JOBS) --dist loadfile
 
+unit-fast: $(STAMP)
+	@echo "== Quick unit tests"
+	@OMP_NUM_THREADS=1 $(PYTEST) -q -n $(JOBS) -m "not slow" tests
+
 # The site under test comes from the notebooks as a reader runs them: each alone, in an empty folder, with the library
-# from its wheel. nbval runs them a second time in place, in the environment that `make lab` uses.
+# from its wheel. nbval runs them, once, and judges; the pages are made from the same results.
 notebooks: $(STAMP) data
-	@echo "== Notebooks alone, with the library from its wheel"
-	@DVAE_BUDGET=ci $(BIN)/python book/_tools/alone.py _build/test/cache
-	@echo "== Notebooks in place (nbval)"
-	@DVAE_BUDGET=ci OMP_NUM_THREADS=1 $(PYTEST) -q -n $(JOBS) --dist loadfile -o addopts= -o filterwarnings= \
-		--nbval-lax --nbval-current-env --nbval-cell-timeout=600 --nbval-kernel-startup-timeout=180 $(wildcard book/*.ipynb book/*/*.ipynb)
+	@echo "== Notebooks alone, with the library from its wheel (nbval)"
+	@DVAE_BUDGET=ci $(BIN)/python book/_tools/alone.py _build/test/cache --jobs $(JOBS)
 
 site: $(STAMP)
 	@echo "== Strict build of the site"
-	@rm -rf _build/test/html _build/test/doctrees
+	@rm -rf _build/test/draft
 	@DVAE_BUDGET=ci $(BIN)/python book/_tools/build.py _build/test --cache _build/test/cache
 
 pages: $(STAMP)
 	@echo "== Published pages in a browser"
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
 		|| book/_tools/apt.sh "the tests of the published pages" chromium
-	@BOOK_HTML=$(CURDIR)/_build/test/html $(PYTEST) -q -n $(JOBS) --dist loadgroup tests/book/test_pages.py tests/book/test_links.py
+	@BOOK_HTML=$(CURDIR)/_build/test/html $(PYTEST) -q -n $(JOBS) tests/book/test_pages.py tests/book/test_links.py tests/book/test_complete.py
 	@echo "Screenshots: $(CURDIR)/_build/test/screenshots"
+
+complete: $(STAMP) ## whether the book of `make book` has every page, figure and table
+	@echo "== Every page of the book, with all that it speaks of"
+	@BOOK_HTML=$(CURDIR)/_build/book/html $(PYTEST) -q tests/book/test_links.py tests/book/test_complete.py
 
 clean: ## everything that was built, but not the environment or the data
 	@rm -rf _build book/generated book/_static/vendor dist

@@ -104,5 +104,42 @@ def test_scripts_can_be_executed(script):
 
 def test_make_help_names_the_targets():
     text = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for target in ("book", "test", "lab", "serve"):
+    for target in ("book", "test", "test-fast", "lab", "serve"):
         assert re.search(rf"^make {target} ", text, re.MULTILINE)
+
+
+def made(text: str) -> list[str]:
+    """The targets that a script or workflow makes, in its order."""
+    code = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+    return re.findall(r"\bmake ([a-z][a-z-]*)", code)
+
+
+def test_continuous_integration_runs_what_readme_promises():
+    """The commands of the README's section on the book, in its order, without the data that a newcomer lacks."""
+    script = (ROOT / ".ci/run").read_text(encoding="utf-8")
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## The book")[1].split("```")[1]
+    promised = [
+        target for line in section.splitlines() if line.startswith("make ") for target in made(line.split("#")[0])
+    ]
+    assert promised == ["book", "test"]
+    command = next(line for line in script.splitlines() if "steps.py" in line)
+    assert re.findall(r'"(make [a-z]+|\$test)"', command)[1::2] == ["make book", "make complete", "$test"]
+    unset = next(line for line in script.splitlines() if line.startswith("unset"))
+    assert {"DVAE_DATA", "DVAE_CACHE", "DVAE_BUDGET"} <= set(unset.split())
+    assert script.index("XDG_CACHE_HOME=$(mktemp -d)") < script.index("make clean") < script.index("steps.py")
+
+
+@pytest.mark.parametrize("path", [".ci/run", *(p.as_posix() for p in (ROOT / ".github/workflows").glob("*.yml"))])
+def test_what_is_made_by_machines_can_be_made(path):
+    rules = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(made((ROOT / path).read_text(encoding="utf-8"))) <= rules
+
+
+def test_a_test_run_has_all_its_steps():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    rules = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    whole, fast = (set(found.split()) for found in re.findall(r"@\$\(call steps,([a-z -]+)\)", makefile))
+    assert {"lint", "types", "layers", "unit", "notebooks", "site", "pages"} == whole <= rules
+    assert {"lint", "types", "layers", "unit-fast"} == fast <= rules
+    printed = subprocess.run(["make", "-n", "test-fast"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert '"make --no-print-directory unit-fast"' in printed

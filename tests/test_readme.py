@@ -30,9 +30,9 @@ def test_the_quick_start_runs_as_it_stands(tmp_path):
 @pytest.mark.parametrize("text", [README, CONTRIBUTING], ids=["README", "CONTRIBUTING"])
 def test_make_targets_exist(text):
     targets = re.findall(
-        r"\bmake ([a-z]+)\b(?=[ `;\n])", "\n".join([*blocks(text, "bash"), *re.findall(r"`.*?`", text)])
+        r"\bmake ([a-z-]+)(?=[ `;\n])", "\n".join([*blocks(text, "bash"), *re.findall(r"`.*?`", text)])
     )
-    rules = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    rules = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     assert targets
     assert set(targets) <= set(rules)
 
@@ -53,6 +53,24 @@ def test_links_and_paths_lead_somewhere():
         for i, name in enumerate(names):
             inside = [ROOT / name, ROOT / folder / name] if i else [ROOT / name]
             assert any(path.exists() for path in inside), name
+
+
+def test_the_checklists_name_what_there_is():
+    """Files exist, and a name in capitals stands in a file that the same point names."""
+    points = re.findall(r"^- \[ \] (.*?)(?=^- \[|^\*\*|\Z)", CONTRIBUTING, flags=re.DOTALL | re.MULTILINE)
+    assert len(points) > 12
+    for point in points:
+        spans = re.findall(r"`([^`]+)`", point)
+        paths = [ROOT / span for span in spans if "/" in span and "name" not in span]
+        for path in paths:
+            assert path.exists(), point
+        for file in (span for span in spans if re.fullmatch(r"\w+\.py", span) and "name" not in span):
+            folders = [path if path.is_dir() else path.parent for path in paths]
+            paths += [folder / file for folder in folders if (folder / file).is_file()]
+            assert any(path.name == file for path in paths), point
+        text = "".join(path.read_text(encoding="utf-8") for path in paths if path.suffix == ".py")
+        for name in (span for span in spans if re.fullmatch(r"[A-Z_]{5,}", span)):
+            assert re.search(rf"\b{name}\b", text), f"{name}: {point}"
 
 
 def test_commands_are_understood():

@@ -78,6 +78,19 @@ def toc(root: Path = ROOT) -> str:
     return HEADER + text
 
 
+def pages_in(toc: Any) -> list[str]:
+    """All pages of a table of contents, with those below others."""
+    if isinstance(toc, list):
+        return [page for entry in toc for page in pages_in(entry)]
+    below = [page for key in ("parts", "chapters", "sections") for page in pages_in(toc.get(key, []))]
+    return [toc[key] for key in ("root", "file") if key in toc] + below
+
+
+def published_pages(root: Path = ROOT) -> list[str]:
+    """The pages of `_toc.yml`: all that a built book has."""
+    return pages_in(yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8")))
+
+
 def chapter(entry: dict[str, str], name: str, root: Path) -> dict[str, Any]:
     """One line of `_toc.yml`, with the pages below it."""
     line: dict[str, Any] = {"file": f"book/{name}"}

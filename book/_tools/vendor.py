@@ -1,7 +1,8 @@
 """Put the scripts that the pages need into `book/_static/vendor`: mathematics, and widgets without a kernel.
 
 With them a page works where no other server can be reached. They come from npm and are compared with the checksums
-below; without npm the pages load them from the usual public servers instead.
+below. Without npm or a network, those of an earlier build serve; where there are none, the pages load the scripts from
+the usual public servers instead.
 """
 
 from __future__ import annotations
@@ -53,20 +54,18 @@ def stamp() -> str:
 
 
 def fetch() -> bool:
-    """Put the scripts in place unless they are; whether they are there afterwards."""
+    """Put the scripts in place unless they are; whether there are any afterwards."""
     if STAMP.is_file() and STAMP.read_text() == stamp():
         return True
     if shutil.which("npm") is None:
-        print("npm is not installed: the pages will load MathJax and the widgets' scripts from public servers.")
-        return False
+        return without("npm is not installed")
     print("Fetching MathJax and the widgets' scripts from npm ...", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "vendor"
         for name, version, checksum, inside, wanted, destination in PACKAGES:
             archive = download(f"{name}@{version}", Path(folder))
             if archive is None:
-                print("npm could not fetch them: the pages will load the scripts from public servers.")
-                return False
+                return without(f"npm could not fetch {name}@{version}")
             found = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
             if found != checksum:
                 raise SystemExit(f"{name}@{version}: SHA-512 is {found}, expected {checksum}. Nothing was installed.")
@@ -78,14 +77,26 @@ def fetch() -> bool:
         (made / "require-config.js").write_text(REQUIRE_CONFIG, encoding="utf-8")
         (made / STAMP.name).write_text(stamp())
         shutil.rmtree(VENDOR, ignore_errors=True)
-        shutil.copytree(made, VENDOR)
+        # The stamp, which says that the folder is whole, comes last.
+        shutil.copytree(made, VENDOR, ignore=shutil.ignore_patterns(STAMP.name))
+        shutil.copy(made / STAMP.name, STAMP)
     return True
+
+
+def without(reason: str) -> bool:
+    """Say what the pages do without the newest scripts; whether there are older ones."""
+    if STAMP.is_file():
+        print(f"{reason}: the pages keep the scripts of an earlier build.")
+        return True
+    print(f"{reason}: the pages will load MathJax and the widgets' scripts from public servers.")
+    return False
 
 
 def download(package: str, folder: Path) -> Path | None:
     """The archive of one npm package; None where npm cannot reach it."""
     before = set(folder.glob("*.tgz"))
     command = ["npm", "pack", package, "--pack-destination", str(folder), "--silent"]
+    command += ["--fetch-retries=1", "--fetch-timeout=60000"]  # npm's own patience without a network is minutes
     result = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     new = set(folder.glob("*.tgz")) - before
     return new.pop() if result.returncode == 0 and new else None

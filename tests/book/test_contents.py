@@ -10,14 +10,6 @@ import yaml
 ROOT = Path(__file__).parents[2]
 
 
-def pages_in(toc) -> list[str]:
-    """All pages of a table of contents, with those below others."""
-    if isinstance(toc, list):
-        return [page for entry in toc for page in pages_in(entry)]
-    below = [page for key in ("parts", "chapters", "sections") for page in pages_in(toc.get(key, []))]
-    return [toc[key] for key in ("root", "file") if key in toc] + below
-
-
 def test_toc_is_what_the_script_makes():
     assert (ROOT / "_toc.yml").read_text(encoding="utf-8") == contents.toc(), "run `make contents`"
 
@@ -27,7 +19,7 @@ def test_every_written_page_is_announced():
 
 
 def test_written_pages_are_published_and_no_others():
-    published = pages_in(yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8")))
+    published = contents.published_pages()
     assert len(published) == len(set(published))
     own = {page.removeprefix("book/") for page in published if not page.startswith("book/generated/")}
     assert own == contents.written_pages() | {contents.contents()["root"]["file"]}
@@ -73,10 +65,10 @@ def small_book(tmp_path):
 
 
 def test_unwritten_pages_wait(small_book):
-    published = pages_in(yaml.safe_load(contents.toc(small_book)))
+    published = contents.pages_in(yaml.safe_load(contents.toc(small_book)))
     assert published == ["book/intro", "book/02_y", "book/solutions/02_y", "book/api", "book/generated/dvae_lib.one"]
     (small_book / "book/01_x.md").write_text("")
-    assert "book/01_x" in pages_in(yaml.safe_load(contents.toc(small_book)))
+    assert "book/01_x" in contents.pages_in(yaml.safe_load(contents.toc(small_book)))
 
 
 def test_a_stray_page_is_refused(small_book):

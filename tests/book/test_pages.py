@@ -1,6 +1,7 @@
 """The published pages, as a reader meets them: in a browser without the web, on a desktop, on a phone, in the dark.
 
-`BOOK_HTML` names the folder of the built site. Screenshots go to a folder `screenshots` beside it.
+`BOOK_HTML` names the folder of the built site. A picture of each page that fails goes to a folder `screenshots` beside
+it, and of every page where `BOOK_SCREENSHOTS` is set.
 """
 
 import os
@@ -12,6 +13,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from playwright.sync_api import Error as PlaywrightError
+from playwright.sync_api import sync_playwright
 
 SITE = Path(os.environ["BOOK_HTML"]) if "BOOK_HTML" in os.environ else None
 PAGES = sorted(path.relative_to(SITE).as_posix() for path in (SITE / "book").rglob("*.html")) if SITE else []
@@ -24,6 +27,8 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 QUIET = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    # No web. (Playwright's own interception of requests would switch off the browser's cache.)
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]  # fmt: skip
 KNOWN_CONSOLE_LINES = ("THEBE_JS_URL",)  # the theme declares it twice; harmless
 
@@ -47,27 +52,24 @@ def address():
 
 
 @pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
+def contexts():
+    """One browser, and in it one reader for each view, who keeps what all pages share."""
     assert CHROMIUM, "chromium is not installed: apt-get install chromium"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield browser
+        yield {view: browser.new_context(**settings) for view, settings in VIEWS.items()}
         browser.close()
 
 
 class Visit:
     """A loaded page, with everything that went wrong while it loaded."""
 
-    def __init__(self, browser, address: str, name: str, view: str):
+    def __init__(self, context, address: str, name: str, view: str):
+        self.name, self.view = name, view
         self.problems: list[str] = []
-        self.context = browser.new_context(**VIEWS[view])
-        self.page = self.context.new_page()
-        own = urlsplit(address).netloc
-        self.page.route(
-            lambda url: urlsplit(url).scheme.startswith("http") and urlsplit(url).netloc != own, self.refuse
-        )
+        self.own = urlsplit(address).netloc
+        self.page = context.new_page()
+        self.page.on("request", self.asked)
         self.page.on("requestfailed", lambda request: self.problems.append(f"request failed: {request.url[:200]}"))
         self.page.on("response", self.answered)
         self.page.on("pageerror", lambda error: self.note(f"script error: {error}"))
@@ -78,9 +80,17 @@ class Visit:
         if self.page.locator("script[type='application/vnd.jupyter.widget-view+json']").count():
             self.page.wait_for_selector(".jupyter-widgets", timeout=20_000)
 
-    def refuse(self, route):
-        self.problems.append(f"asks another server: {route.request.url}")
-        route.abort()
+    def photograph(self):
+        folder = SITE.parent / "screenshots"
+        folder.mkdir(exist_ok=True)
+        name = self.name.removesuffix(".html").replace("/", "-")
+        path = folder / f"{name}-{self.view}.jpg"
+        self.page.screenshot(path=path, full_page=True, animations="disabled", quality=60, type="jpeg")
+
+    def asked(self, request):
+        url = urlsplit(request.url)
+        if url.scheme.startswith("http") and url.netloc != self.own:
+            self.problems.append(f"asks another server: {request.url}")
 
     def answered(self, response):
         if response.status >= 400:
@@ -91,37 +101,37 @@ class Visit:
             self.problems.append(problem)
 
 
-# One page in one view is one group, so that with several processes each is loaded once. The pages of the API
-# reference are all alike: two views tell enough.
+# One page in one view is one test, and one visit. The pages of the API reference are all alike: two views tell enough.
 VISITS = [
-    pytest.param((name, view), id=f"{name}-{view}", marks=pytest.mark.xdist_group(f"{name}-{view}"))
-    for name in PAGES
+    pytest.param(name, view, id=f"{name}-{view}")
     for view in VIEWS
+    for name in PAGES
     if not (view == "dark" and "/generated/" in name)
 ]
 
 
-@pytest.fixture(scope="module", params=VISITS)
-def visit(request, browser, address):
-    name, view = request.param
-    visit = Visit(browser, address, name, view)
-    visit.name, visit.view = name, view
-    yield visit
-    visit.context.close()
+@pytest.mark.parametrize(("name", "view"), VISITS)
+def test_page(name, view, contexts, address):
+    visit = Visit(contexts[view], address, name, view)
+    found = []
+    for check in CHECKS:
+        try:
+            check(visit)
+        except (AssertionError, PlaywrightError) as problem:
+            found.append(f"{check.__name__}: {problem}")
+    if found or "BOOK_SCREENSHOTS" in os.environ:
+        visit.photograph()
+    visit.page.close()
+    assert found == [], "\n".join(found)
 
 
-def test_loads_without_a_failure(visit):
-    folder = SITE.parent / "screenshots"
-    folder.mkdir(exist_ok=True)
-    visit.page.screenshot(
-        path=folder / f"{Path(visit.name).stem}-{visit.view}.png", full_page=True, animations="disabled"
-    )
+def loads_without_a_failure(visit):
     assert visit.problems == []
     theme = visit.page.evaluate("document.documentElement.dataset.theme")
     assert theme == ("dark" if visit.view == "dark" else "light")
 
 
-def test_mathematics_is_typeset(visit):
+def mathematics_is_typeset(visit):
     found = visit.page.evaluate("""() => ({
         formulas: document.querySelectorAll(".bd-article .math").length,
         typeset: document.querySelectorAll(".bd-article .math mjx-container").length,
@@ -135,7 +145,7 @@ def test_mathematics_is_typeset(visit):
     assert found["typeset"] >= found["formulas"]
 
 
-def test_nothing_is_cut_off(visit):
+def nothing_is_cut_off(visit):
     wide = visit.page.evaluate("""() => {
         const width = document.documentElement.clientWidth, found = [];
         if (document.documentElement.scrollWidth > width + 1)
@@ -158,7 +168,7 @@ def test_nothing_is_cut_off(visit):
     assert wide == []
 
 
-def test_wide_equations_scroll_in_their_box(visit):
+def wide_equations_scroll_in_their_box(visit):
     stuck = visit.page.evaluate("""() => [...document.querySelectorAll(".bd-article div.math")]
         .filter(box => {
             const formula = box.querySelector("mjx-math"), edge = box.getBoundingClientRect().right + 1;
@@ -173,7 +183,7 @@ def test_wide_equations_scroll_in_their_box(visit):
     assert stuck == []
 
 
-def test_images_are_there_and_described(visit):
+def images_are_there_and_described(visit):
     images = visit.page.evaluate("""() => [...document.querySelectorAll(".bd-article img")]
         .filter(image => !image.closest(".jupyter-widgets"))
         .map(image => ({source: image.src.slice(-60), alt: image.alt.trim(), width: image.naturalWidth}))""")
@@ -182,7 +192,7 @@ def test_images_are_there_and_described(visit):
     assert [image["source"] for image in images if image["width"] == 0] == []
 
 
-def test_sound_has_a_duration(visit):
+def sound_has_a_duration(visit):
     players = visit.page.evaluate("""() => Promise.all([...document.querySelectorAll("audio")].map(player =>
         new Promise(done => {
             if (player.readyState > 0) return done(player.duration);
@@ -194,7 +204,7 @@ def test_sound_has_a_duration(visit):
     assert all(duration > 0 for duration in players), players
 
 
-def test_widgets_respond(visit):
+def widgets_respond(visit):
     sliders = visit.page.locator(".jupyter-widgets .noUi-handle")
     for position in range(sliders.count()):
         handle = sliders.nth(position)
@@ -207,3 +217,14 @@ def test_widgets_respond(visit):
         visit.page.wait_for_timeout(100)
         assert handle.get_attribute("aria-valuetext") != before, f"slider {position + 1} does not move"
     assert visit.problems == []
+
+
+CHECKS = (
+    loads_without_a_failure,
+    mathematics_is_typeset,
+    nothing_is_cut_off,
+    wide_equations_scroll_in_their_box,
+    images_are_there_and_described,
+    sound_has_a_duration,
+    widgets_respond,
+)
