@@ -5,11 +5,11 @@ from pathlib import Path
 
 from bs4 import BeautifulSoup, Tag
 
-EXHIBIT = "img, svg, table, audio, video, canvas, iframe, script[type='application/vnd.jupyter.widget-view+json']"
-# What cells print, or prose says, where a corpus or a package is not there. A published page has all it speaks of.
+SEEN = "img, svg, audio, video, canvas, iframe, script[type='application/vnd.jupyter.widget-view+json']"
+# What cells print where a corpus or a package is not there. A published page has all that it speaks of.
 LACKING = re.compile(
     r"not on the search path|\b(?:is|are) not here\b|nothing to show here|\bNo \w+ here\b|(?:is|are) skipped below"
-    r"|not installed|stands? in for the|could not be (?:found|fetched)|Set DVAE_DATA|dvae data fetch \w+[^.]*\bfirst\b"
+    r"|not installed|stands? in for the|could not be (?:found|fetched)|Set DVAE_DATA"
 )
 
 
@@ -24,39 +24,48 @@ def article(html: str) -> Tag:
 
 
 def bare_captions(html: str) -> list[str]:
-    """The captions of a page that have no exhibit: nothing to see between them and the caption or heading before."""
-    bare = []
-    shown = False
+    """The captions of a page that have no exhibit of their own.
+
+    It stands above: a table for a table, something to look at or to play for a figure. Captions that follow each other
+    share what is above the first of them.
+    """
+    bare: list[str] = []
+    shown: list[str] = []
+    captioned = False
     for element in article(html).find_all(True):
-        if "figure-caption" in element.get("class", ()):
-            if not shown:
-                bare.append(" ".join(element.get_text(" ").split())[:80])
-            shown = False
-        elif element.name in ("h1", "h2", "h3") and element.find_parent(class_="cell_output") is None:
-            shown = False
-        elif is_exhibit(element):
-            shown = True
+        classes = element.get("class") or ()
+        heading = element.name in ("h1", "h2", "h3") and element.find_parent(class_="cell_output") is None
+        if "figure-caption" in classes:
+            text = " ".join(element.get_text(" ").split())
+            kind = "table" if text.startswith("Table") else "figure"
+            if kind in shown:
+                shown.remove(kind)
+            else:
+                bare.append(text[:80])
+            captioned = True
+        elif heading or (captioned and "cell" in classes):
+            shown, captioned = [], False
+        elif kind := kind_of_exhibit(element):
+            shown = [*([] if captioned else shown), kind]
+            captioned = False
     return bare
 
 
-def is_exhibit(element: Tag) -> bool:
-    """Whether there is something to look at or to play: an empty table or an image without a source is nothing."""
-    if element.find_parent(class_="figure-caption") is not None or not element.css.match(EXHIBIT):
-        return False
+def kind_of_exhibit(element: Tag) -> str | None:
+    """Table, figure, or neither: an empty table or an image without a source shows nothing."""
+    if element.find_parent(class_="figure-caption") is not None:
+        return None
     if element.name == "table":
-        return len(element.select("tr")) > 1 and bool(element.get_text(strip=True))
-    if element.name in ("img", "iframe"):
-        return bool(element.get("src"))
-    return True
+        return "table" if len(element.select("tr")) > 1 and element.get_text(strip=True) else None
+    if not element.css.match(SEEN) or (element.name in ("img", "iframe") and not element.get("src")):
+        return None
+    return "figure"
 
 
 def lacking(html: str) -> list[str]:
-    """Where a page says that something is missing on the machine that made it."""
-    page = article(html)
-    for part in page.select("div.cell_input"):  # code says what would be printed
-        part.decompose()
-    text = " ".join(page.get_text(" ").split())
-    return [text[max(0, found.start() - 60) : found.end() + 60] for found in LACKING.finditer(text)]
+    """Where the cells of a page print that something is missing on the machine that made it."""
+    texts = (" ".join(output.get_text(" ").split()) for output in article(html).select("div.cell_output"))
+    return [text[max(0, m.start() - 60) : m.end() + 60] for text in texts for m in LACKING.finditer(text)]
 
 
 def failures(html: str) -> list[str]:

@@ -31,6 +31,8 @@ def test_page_shows_all_that_it_speaks_of(page, html):
 
 
 CAPTION = '<div class="figure-caption docutils"><p><strong>Figure 2.1.</strong> What it does.</p></div>'
+TABLE_CAPTION = '<div class="figure-caption"><p><em>Table.</em> Scores.</p></div>'
+TABLE = "<table><tr><th>a</th></tr><tr><td>1</td></tr></table>"
 CODE = '<div class="cell_input"><pre>print("the data are not here")</pre></div>'
 
 
@@ -43,7 +45,6 @@ def page_of(*parts: str) -> str:
     [
         '<div class="cell_output"><img src="a.png" alt="A bump."></div>',
         "<div><svg><path></path></svg></div>",
-        "<table><tr><th>a</th></tr><tr><td>1</td></tr></table>",
         "<audio controls></audio>",
         '<script type="application/vnd.jupyter.widget-view+json">{}</script>',
     ],
@@ -56,17 +57,27 @@ def test_a_caption_needs_an_exhibit(exhibit):
     assert exhibits.bare_captions(page_of(CAPTION, cell)) == bare
     assert exhibits.bare_captions(page_of(cell, CAPTION, CAPTION)) == bare
     assert exhibits.bare_captions(page_of(cell, "<h2>2.1</h2>", CAPTION)) == bare
+    assert exhibits.bare_captions(page_of(cell, TABLE_CAPTION)) == ["Table. Scores."]
+
+
+def test_captions_that_follow_each_other_have_an_exhibit_each():
+    both = f'<div class="cell">{TABLE}<img src="a.png"></div>'
+    nothing = f'<div class="cell">{CODE}</div>'
+    assert exhibits.bare_captions(page_of(both, TABLE_CAPTION, CAPTION)) == []
+    assert exhibits.bare_captions(page_of(TABLE, nothing, both, CAPTION, "<p>Or:</p>", TABLE_CAPTION)) == []
+    assert exhibits.bare_captions(page_of(both, TABLE_CAPTION, nothing, CAPTION)) == ["Figure 2.1. What it does."]
+    assert exhibits.bare_captions(page_of(TABLE, CAPTION, TABLE_CAPTION)) == ["Figure 2.1. What it does."]
 
 
 @pytest.mark.parametrize("empty", ["<table></table>", "<img>", "<table><tr><th>model</th></tr></table>"])
 def test_an_empty_exhibit_is_none(empty):
-    assert len(exhibits.bare_captions(page_of(empty, CAPTION))) == 1
+    assert len(exhibits.bare_captions(page_of(empty, CAPTION, TABLE_CAPTION))) == 2
 
 
 def test_a_page_that_lacks_something_is_seen():
     said = '<div class="cell_output"><pre>Folder mocap is not on\nthe search path.</pre></div>'
     assert exhibits.lacking(page_of(CODE, "<p>Nothing is missing here.</p>")) == []
-    assert exhibits.lacking(page_of(said)) == ["2 Folder mocap is not on the search path."]
+    assert exhibits.lacking(page_of(said)) == ["Folder mocap is not on the search path."]
 
 
 def test_a_failure_is_seen():
