@@ -1,11 +1,12 @@
 """What a built page shows: its captions with the figures, tables and players above them, and what its cells print."""
 
 import re
+from functools import lru_cache
 from pathlib import Path
 
 from bs4 import BeautifulSoup, Tag
 
-SEEN = "img, svg, audio, video, canvas, iframe, script[type='application/vnd.jupyter.widget-view+json']"
+WIDGET = "application/vnd.jupyter.widget-view+json"
 # What cells print where a corpus or a package is not there. A published page has all that it speaks of.
 LACKING = re.compile(
     r"not on the search path|\b(?:is|are) not here\b|nothing to show here|\bNo \w+ here\b|(?:is|are) skipped below"
@@ -13,6 +14,10 @@ LACKING = re.compile(
 )
 
 
+NAMES = ["h1", "h2", "h3", "div", "table", "img", "svg", "audio", "video", "canvas", "iframe", "script"]
+
+
+@lru_cache(maxsize=2)
 def article(html: str) -> Tag:
     """The text of a page, without navigation."""
     page = BeautifulSoup(html, "html.parser")
@@ -32,7 +37,7 @@ def bare_captions(html: str) -> list[str]:
     bare: list[str] = []
     shown: list[str] = []
     captioned = False
-    for element in article(html).find_all(True):
+    for element in article(html).find_all(NAMES):
         classes = element.get("class") or ()
         heading = element.name in ("h1", "h2", "h3") and element.find_parent(class_="cell_output") is None
         if "figure-caption" in classes:
@@ -57,7 +62,9 @@ def kind_of_exhibit(element: Tag) -> str | None:
         return None
     if element.name == "table":
         return "table" if len(element.select("tr")) > 1 and element.get_text(strip=True) else None
-    if not element.css.match(SEEN) or (element.name in ("img", "iframe") and not element.get("src")):
+    if element.name in ("h1", "h2", "h3", "div") or (element.name == "script" and element.get("type") != WIDGET):
+        return None
+    if element.name in ("img", "iframe") and not element.get("src"):
         return None
     return "figure"
 

@@ -30,6 +30,15 @@ def test_page_shows_all_that_it_speaks_of(page, html):
     assert exhibits.failures(text) == [], "a cell printed an error"
 
 
+@needs_a_site
+def test_a_figure_that_is_taken_out_is_missed(html):
+    """On a page as it was built: without its images, captions stand bare."""
+    text = exhibits.built(html, "book/02_variational_autoencoders").read_text(encoding="utf-8")
+    before = exhibits.bare_captions(text)
+    without = text.replace("<img", "<span").replace("<svg", "<span")
+    assert len(exhibits.bare_captions(without)) > len(before) + 3
+
+
 CAPTION = '<div class="figure-caption docutils"><p><strong>Figure 2.1.</strong> What it does.</p></div>'
 TABLE_CAPTION = '<div class="figure-caption"><p><em>Table.</em> Scores.</p></div>'
 TABLE = "<table><tr><th>a</th></tr><tr><td>1</td></tr></table>"
