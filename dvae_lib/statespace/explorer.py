@@ -36,12 +36,13 @@ def local_level(
         variance: of the first level; large where nothing is known of it.
 
     Returns:
-        The model, in float64, with `z_dim = x_dim = 1`.
+        The model, in float64, with `z_dim = x_dim = 1`. A and C are fixed: `fit_em` leaves them at 1.
     """
     one = torch.eye(1, dtype=torch.float64)
     return LinearGaussianSSM(
-        one, one, process_variance * one, observation_variance * one, mu_1=mean * one[0], Lambda_1=variance * one
-    )
+        one, one, process_variance * one, observation_variance * one, mu_1=mean * one[0], Lambda_1=variance * one,
+        fixed=("A", "C"),
+    )  # fmt: skip
 
 
 def explorer_data(

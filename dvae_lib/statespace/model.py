@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dvae_lib.statespace.recursions import affine_recursion
+from dvae_lib.statespace.series import Series, as_series
 
 __all__ = ["LinearGaussianSSM", "StateSpaceSample", "covariance_factor", "sample"]
 
@@ -48,6 +49,7 @@ class LinearGaussianSSM:
         B: input matrices, `(*batch, [T,] z_dim, u_dim)`, or None.
         m: offsets of the state, `(*batch, [T,] z_dim)`, or None for zero.
         n: offsets of the observation, `(*batch, [T,] x_dim)`, or None for zero.
+        fixed: names of parameters that make the model what it is, which `fit_em` leaves alone unless told otherwise.
         validate_args: whether to look at the values as well as at the shapes. Turn it off for models built inside
             a training loop.
 
@@ -76,10 +78,17 @@ class LinearGaussianSSM:
         B: Tensor | None = None,
         m: Tensor | None = None,
         n: Tensor | None = None,
+        fixed: Collection[str] = (),
         validate_args: bool = True,
     ) -> None:
         self.A, self.C, self.Lambda, self.Sigma = A, C, Lambda, Sigma
         self.mu_1, self.Lambda_1, self.B, self.m, self.n = mu_1, Lambda_1, B, m, n
+        self.fixed = frozenset((fixed,) if isinstance(fixed, str) else fixed)
+        if not self.fixed <= {*_MATRICES, *_VECTORS}:
+            raise ValueError(
+                f"fixed names unknown parameters: {sorted(self.fixed - {*_MATRICES, *_VECTORS})}; the names are "
+                f"{', '.join((*_MATRICES, *_VECTORS))}."
+            )
         self._check_types()
         self.z_dim: int = mu_1.shape[-1]
         self.x_dim: int = C.shape[-2]
@@ -148,12 +157,12 @@ class LinearGaussianSSM:
     def replace(self, *, validate_args: bool = True, **changes: Tensor | None) -> LinearGaussianSSM:
         """A copy with some parameters changed: `ssm.replace(Sigma=2 * ssm.Sigma)`."""
         arguments = dict(self.parameters()) | changes
-        return LinearGaussianSSM(**arguments, validate_args=validate_args)  # type: ignore[arg-type]
+        return LinearGaussianSSM(**arguments, fixed=self.fixed, validate_args=validate_args)  # type: ignore[arg-type]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> LinearGaussianSSM:
         """A copy with `function` applied to every parameter: `ssm.map(torch.Tensor.detach)`."""
         changed = {name: function(value) for name, value in self.parameters()}
-        return LinearGaussianSSM(**changed, validate_args=False)
+        return LinearGaussianSSM(**changed, fixed=self.fixed, validate_args=False)
 
     def to(self, *args: Any, **kwargs: Any) -> LinearGaussianSSM:
         """A copy on another device or of another dtype, with the arguments of `torch.Tensor.to`."""
@@ -230,7 +239,7 @@ class LinearGaussianSSM:
 
     def _check_values(self) -> None:
         for name, value in self.parameters():
-            if not bool(torch.isfinite(value).all()):
+            if not holds(torch.isfinite(value).all()):
                 where = tuple((~torch.isfinite(value)).nonzero()[0].tolist())
                 raise ValueError(f"{name} must be finite, got {value[where].item()} at index {where}.")
         for name in ("Lambda", "Sigma", "Lambda_1"):
@@ -278,7 +287,7 @@ def covariance_factor(covariance: Tensor) -> Tensor:
     wide = covariance.double()
     factor, info = torch.linalg.cholesky_ex(wide)
     singular = (info != 0)[..., None, None]
-    if bool(singular.any()):
+    if holds(singular.any()):
         factor = torch.linalg.cholesky(torch.where(singular, torch.eye(wide.shape[-1]).to(wide), wide))
         eigenvalues, eigenvectors = torch.linalg.eigh(wide.detach())
         factor = torch.where(singular, eigenvectors * eigenvalues.clamp(min=0).sqrt().unsqueeze(-2), factor)
@@ -286,11 +295,38 @@ def covariance_factor(covariance: Tensor) -> Tensor:
     return result
 
 
-def gaussian_noise(covariance: Tensor, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-    """Reparameterised draws of N(0, covariance), with batch and time shape `shape`: `(*shape, n)`."""
+def in_double(ssm: LinearGaussianSSM) -> LinearGaussianSSM:
+    """The model in float64."""
+    return ssm if ssm.dtype == torch.float64 else ssm.to(torch.float64)
+
+
+def gaussian_noise(
+    covariance: Tensor, shape: tuple[int, ...], generator: torch.Generator | None, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Reparameterised draws of N(0, covariance), with batch and time shape `shape`: `(*shape, n)`.
+
+    The random numbers are those that a generator gives in `dtype`, by default that of the covariance.
+    """
     size = (*shape, covariance.shape[-1])
-    epsilon = torch.randn(size, dtype=covariance.dtype, device=covariance.device, generator=generator)
-    return (covariance_factor(covariance) @ epsilon.unsqueeze(-1)).squeeze(-1)
+    epsilon = torch.randn(size, dtype=dtype or covariance.dtype, device=covariance.device, generator=generator)
+    return (covariance_factor(covariance) @ epsilon.to(covariance.dtype).unsqueeze(-1)).squeeze(-1)
+
+
+def holds(condition: Tensor) -> bool:
+    """The truth of a condition on values, or one sentence where `torch.func.vmap` hides them.
+
+    Raises:
+        RuntimeError: within `torch.func.vmap`.
+    """
+    try:
+        return bool(condition)
+    except RuntimeError as error:
+        if "vmap" not in str(error):
+            raise
+        raise RuntimeError(
+            "State-space functions look at values, for instance for what is missing, which torch.func.vmap hides. "
+            "They take batches themselves: give x, or the model's parameters, batch dimensions in front."
+        ) from None
 
 
 def state_offsets(ssm: LinearGaussianSSM, u: Tensor | None, num_steps: int) -> Tensor:
@@ -313,8 +349,6 @@ def check_input(ssm: LinearGaussianSSM, u: Tensor | None, num_steps: int) -> Non
         )
     if u is None:
         return
-    if u.dtype != ssm.dtype:
-        raise TypeError(f"u is {u.dtype}, the model {ssm.dtype}: convert one of them with .to(...).")
     if u.ndim < 2 or u.shape[-1] != ssm.u_dim or u.shape[-2] != num_steps:
         raise ValueError(
             f"u must have shape (*batch, {num_steps}, {ssm.u_dim}), as B and the number of steps say; "
@@ -328,7 +362,7 @@ def check_input(ssm: LinearGaussianSSM, u: Tensor | None, num_steps: int) -> Non
 def sample(
     ssm: LinearGaussianSSM,
     num_steps: int,
-    u: Tensor | None = None,
+    u: Series | None = None,
     *,
     sample_shape: tuple[int, ...] = (),
     generator: torch.Generator | None = None,
@@ -348,6 +382,7 @@ def sample(
         `z (*sample_shape, *batch, T, z_dim)` and `x (*sample_shape, *batch, T, x_dim)`.
 
     Raises:
+        TypeError: if `u` is a tensor of another dtype than the model, or no array of numbers.
         ValueError: if `num_steps` is below 1 or does not fit the model or the input.
 
     Example:
@@ -358,23 +393,34 @@ def sample(
     """
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}.")
-    check_input(ssm, u, num_steps)
-    batch = torch.broadcast_shapes(ssm.batch_shape, () if u is None else u.shape[:-2])
-    return draw(ssm, num_steps, u, (*sample_shape, *batch), generator)
+    inputs = None if u is None else as_series(u, "u", ssm.dtype, ssm.device, padding=0.0)
+    wide = in_double(ssm)  # a small step is lost beside a large level
+    check_input(wide, inputs, num_steps)
+    batch = torch.broadcast_shapes(ssm.batch_shape, () if inputs is None else inputs.shape[:-2])
+    drawn = draw(wide, num_steps, inputs, (*sample_shape, *batch), generator, ssm.dtype)
+    return StateSpaceSample(drawn.z.to(ssm.dtype), drawn.x.to(ssm.dtype))
 
 
 def draw(
-    ssm: LinearGaussianSSM, num_steps: int, u: Tensor | None, shape: tuple[int, ...], generator: torch.Generator | None
+    ssm: LinearGaussianSSM,
+    num_steps: int,
+    u: Tensor | None,
+    shape: tuple[int, ...],
+    generator: torch.Generator | None,
+    dtype: torch.dtype,
 ) -> StateSpaceSample:
-    """Ancestral samples of the batch shape `shape`, which the model's and the input's must broadcast to."""
-    first = gaussian_noise(ssm.Lambda_1.unsqueeze(-3), (*shape, 1), generator)
+    """Ancestral samples of the batch shape `shape`, which the model's and the input's must broadcast to.
+
+    The random numbers are drawn in `dtype`, so that a seed gives a model and its copy in float64 the same ones.
+    """
+    first = gaussian_noise(ssm.Lambda_1.unsqueeze(-3), (*shape, 1), generator, dtype)
     A, Lambda = (_after_first(ssm, name, num_steps) for name in ("A", "Lambda"))
-    noise = torch.cat([first, gaussian_noise(Lambda, (*shape, num_steps - 1), generator)], dim=-2)
+    noise = torch.cat([first, gaussian_noise(Lambda, (*shape, num_steps - 1), generator, dtype)], dim=-2)
     driven = (state_offsets(ssm, u, num_steps) + noise).movedim(-2, 0).unsqueeze(-1)
     z = affine_recursion(A.movedim(-3, 0), driven).squeeze(-1).movedim(0, -2)
     x = (ssm.stepwise("C") @ z.unsqueeze(-1)).squeeze(-1)
     x = x if ssm.n is None else x + ssm.stepwise("n")
-    return StateSpaceSample(z, x + gaussian_noise(ssm.stepwise("Sigma"), (*shape, num_steps), generator))
+    return StateSpaceSample(z, x + gaussian_noise(ssm.stepwise("Sigma"), (*shape, num_steps), generator, dtype))
 
 
 def _after_first(ssm: LinearGaussianSSM, name: str, num_steps: int) -> Tensor:

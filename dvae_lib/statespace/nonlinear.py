@@ -2,24 +2,35 @@
 
 Both replace the model by a linear-Gaussian one, step by step around the current estimate, and differ only in how:
 by a first-order expansion, or by the moments of a few points. What remains is the exact inference in that model.
+
+As for linear models, all is computed in float64 and rounded at the end. The functions get states in float64 where they
+take them; one that holds tensors of the model's dtype, such as a network, gets states of that dtype.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dvae_lib.statespace.kalman import (
+    SINGULAR_INNOVATION,
     FilterResult,
     SmootherResult,
     kalman_filter,
     kalman_smoother,
     observed_components,
 )
-from dvae_lib.statespace.model import LinearGaussianSSM, StateSpaceSample, gaussian_noise
+from dvae_lib.statespace.model import (
+    LinearGaussianSSM,
+    StateSpaceSample,
+    covariance_factor,
+    gaussian_noise,
+    holds,
+    in_double,
+)
 from dvae_lib.statespace.recursions import symmetric
+from dvae_lib.statespace.series import Series, as_mask, as_series
 
 __all__ = [
     "NonlinearGaussianSSM",
@@ -80,6 +91,9 @@ class NonlinearGaussianSSM:
         for name, function in (("transition", transition), ("observation", observation)):
             if not callable(function):
                 raise TypeError(f"{name} must be a function of one state, got {type(function).__name__}.")
+        for name, value in (("Lambda", Lambda), ("Sigma", Sigma), ("mu_1", mu_1), ("Lambda_1", Lambda_1)):
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{name} must be a floating-point tensor, got {type(value).__name__}.")
         self.transition, self.observation = transition, observation
         z, x = mu_1.shape[-1], Sigma.shape[-1]
         # A linear model of the same sizes checks everything but the functions, and carries the noise.
@@ -97,7 +111,7 @@ class NonlinearGaussianSSM:
     def sample(
         self,
         num_steps: int,
-        u: Tensor | None = None,
+        u: Series | None = None,
         *,
         sample_shape: tuple[int, ...] = (),
         generator: torch.Generator | None = None,
@@ -118,18 +132,22 @@ class NonlinearGaussianSSM:
         """
         if num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, got {num_steps}.")
-        _check_steps(self, u, num_steps)
-        shape = (*sample_shape, *(() if u is None else u.shape[:-2]))
-        z = self.mu_1 + gaussian_noise(self.Lambda_1, shape, generator)
+        dtype, linear = self.mu_1.dtype, in_double(self._linear)
+        inputs = None if u is None else as_series(u, "u", dtype, self.mu_1.device, padding=0.0)
+        _check_steps(self, inputs, num_steps)
+        transition, observation = _wide_functions(self, inputs)
+        shape = (*sample_shape, *(() if inputs is None else inputs.shape[:-2]))
+        z = linear.mu_1 + gaussian_noise(linear.Lambda_1, shape, generator, dtype)
         states = [z]
-        state_noise = gaussian_noise(self._linear.stepwise("Lambda"), (*shape, num_steps), generator)
+        state_noise = gaussian_noise(linear.stepwise("Lambda"), (*shape, num_steps), generator, dtype)
         for t in range(1, num_steps):
-            arguments = (z,) if u is None else (z, u[..., t, :].expand(*shape, -1))
-            z = _over_batch(self.transition, *arguments) + state_noise[..., t, :]
+            arguments = (z,) if inputs is None else (z, inputs[..., t, :].expand(*shape, -1))
+            z = _over_batch(transition, *arguments, size=self.z_dim) + state_noise[..., t, :]
             states.append(z)
         z = torch.stack(states, dim=-2)
-        x = _over_batch(self.observation, z)
-        return StateSpaceSample(z, x + gaussian_noise(self._linear.stepwise("Sigma"), (*shape, num_steps), generator))
+        x = _over_batch(observation, z, size=self.x_dim)
+        x = x + gaussian_noise(linear.stepwise("Sigma"), (*shape, num_steps), generator, dtype)
+        return StateSpaceSample(z.to(dtype), x.to(dtype))
 
 
 class SigmaPoints(NamedTuple):
@@ -146,10 +164,10 @@ class SigmaPoints(NamedTuple):
 
 def extended_kalman_filter(
     ssm: NonlinearGaussianSSM,
-    x: Float[Tensor, "*batch time x_dim"],
-    u: Float[Tensor, "*u_batch u_time u_dim"] | None = None,
+    x: Series,
+    u: Series | None = None,
     *,
-    mask: Bool[Tensor, "..."] | None = None,
+    mask: Series | None = None,
 ) -> FilterResult:
     """The extended Kalman filter: the model expanded to first order, its Jacobians by automatic differentiation.
 
@@ -166,18 +184,18 @@ def extended_kalman_filter(
 
     Raises:
         TypeError: as `kalman_filter`.
-        ValueError: as `kalman_filter`, and if a function returns a wrong shape.
+        ValueError: as `kalman_filter`, and if a function returns a wrong shape, or a value or a derivative that is not
+            finite.
     """
-    linear, x, observed = _linearise(ssm, x, u, mask, _expansion)
-    return kalman_filter(linear, x, mask=observed)
+    return _filtered(ssm, *_linearise(ssm, x, u, mask, _expansion))
 
 
 def extended_kalman_smoother(
     ssm: NonlinearGaussianSSM,
-    x: Float[Tensor, "*batch time x_dim"],
-    u: Float[Tensor, "*u_batch u_time u_dim"] | None = None,
+    x: Series,
+    u: Series | None = None,
     *,
-    mask: Bool[Tensor, "..."] | None = None,
+    mask: Series | None = None,
 ) -> SmootherResult:
     """The extended Kalman smoother: the smoother of the model that `extended_kalman_filter` expanded.
 
@@ -186,16 +204,15 @@ def extended_kalman_smoother(
     Returns:
         Approximate smoothed means, covariances and cross-covariances.
     """
-    linear, x, observed = _linearise(ssm, x, u, mask, _expansion)
-    return kalman_smoother(linear, x, mask=observed)
+    return _smoothed(ssm, *_linearise(ssm, x, u, mask, _expansion))
 
 
 def unscented_kalman_filter(
     ssm: NonlinearGaussianSSM,
-    x: Float[Tensor, "*batch time x_dim"],
-    u: Float[Tensor, "*u_batch u_time u_dim"] | None = None,
+    x: Series,
+    u: Series | None = None,
     *,
-    mask: Bool[Tensor, "..."] | None = None,
+    mask: Series | None = None,
     sigma_points: SigmaPoints | None = None,
 ) -> FilterResult:
     """The unscented Kalman filter (Wan and van der Merwe, 2000): moments of 2 L + 1 points instead of Jacobians.
@@ -215,19 +232,18 @@ def unscented_kalman_filter(
 
     Raises:
         TypeError: as `kalman_filter`.
-        ValueError: as `kalman_filter`, if a function returns a wrong shape, and if `alpha^2 (L + kappa)` is not
-            positive.
+        ValueError: as `kalman_filter`, if a function returns a wrong shape or a value that is not finite, and if
+            `alpha^2 (L + kappa)` is not positive.
     """
-    linear, x, observed = _linearise(ssm, x, u, mask, _regression(sigma_points or SigmaPoints()))
-    return kalman_filter(linear, x, mask=observed)
+    return _filtered(ssm, *_linearise(ssm, x, u, mask, _regression(sigma_points or SigmaPoints())))
 
 
 def unscented_kalman_smoother(
     ssm: NonlinearGaussianSSM,
-    x: Float[Tensor, "*batch time x_dim"],
-    u: Float[Tensor, "*u_batch u_time u_dim"] | None = None,
+    x: Series,
+    u: Series | None = None,
     *,
-    mask: Bool[Tensor, "..."] | None = None,
+    mask: Series | None = None,
     sigma_points: SigmaPoints | None = None,
 ) -> SmootherResult:
     """The unscented Rauch-Tung-Striebel smoother (Särkkä, 2008). Arguments and errors as `unscented_kalman_filter`.
@@ -235,8 +251,7 @@ def unscented_kalman_smoother(
     Returns:
         Approximate smoothed means, covariances and cross-covariances.
     """
-    linear, x, observed = _linearise(ssm, x, u, mask, _regression(sigma_points or SigmaPoints()))
-    return kalman_smoother(linear, x, mask=observed)
+    return _smoothed(ssm, *_linearise(ssm, x, u, mask, _regression(sigma_points or SigmaPoints())))
 
 
 # ---- one linear model along the way ------------------------------------------------------------------------------
@@ -246,12 +261,26 @@ def unscented_kalman_smoother(
 Linearisation = Callable[[Function, tuple[Tensor, ...], Tensor, Tensor, int], tuple[Tensor, Tensor, Tensor]]
 
 
+def _filtered(ssm: NonlinearGaussianSSM, linear: LinearGaussianSSM, x: Tensor, observed: Tensor | None) -> FilterResult:
+    result = kalman_filter(linear, x, mask=observed)
+    return FilterResult(*(value.to(ssm.mu_1.dtype) for value in result))
+
+
+def _smoothed(
+    ssm: NonlinearGaussianSSM, linear: LinearGaussianSSM, x: Tensor, observed: Tensor | None
+) -> SmootherResult:
+    result = kalman_smoother(linear, x, mask=observed)
+    return SmootherResult(*(value.to(ssm.mu_1.dtype) for value in result))
+
+
 def _linearise(
-    ssm: NonlinearGaussianSSM, x: Tensor, u: Tensor | None, mask: Tensor | None, rule: Linearisation
+    ssm: NonlinearGaussianSSM, x: Series, u: Series | None, mask: Series | None, rule: Linearisation
 ) -> tuple[LinearGaussianSSM, Tensor, Tensor | None]:
-    """Filters along the series and collects the linear models met on the way."""
-    if x.dtype != ssm.mu_1.dtype or (u is not None and u.dtype != x.dtype):
-        raise TypeError(f"x (and u) must be {ssm.mu_1.dtype}, as the model is; convert with .to(...).")
+    """Filters along the series and collects the linear models met on the way, in float64."""
+    dtype, device = ssm.mu_1.dtype, ssm.mu_1.device
+    x = as_series(x, "x", dtype, device)
+    u = None if u is None else as_series(u, "u", dtype, device, padding=0.0)
+    mask = as_mask(mask, device)
     if x.ndim < 2 or x.shape[-1] != ssm.x_dim or x.shape[-2] == 0:
         raise ValueError(f"x must have shape (*batch, T, {ssm.x_dim}) with T >= 1, got {tuple(x.shape)}.")
     T = x.shape[-2]
@@ -263,18 +292,22 @@ def _linearise(
     series = batch.numel()
     values, weights = (v.reshape(series, T, -1) for v in (torch.where(known, x, 0), known.to(x)))
     inputs = None if u is None else u.expand(*batch, T, -1).reshape(series, T, -1)
-    Lambda, Sigma = (ssm._linear.stepwise(name).expand(T, -1, -1) for name in ("Lambda", "Sigma"))
+    noise = in_double(ssm._linear)
+    Lambda, Sigma = (noise.stepwise(name).expand(T, -1, -1) for name in ("Lambda", "Sigma"))
+    transition, observation = _wide_functions(ssm, u)
 
-    mean, P = ssm.mu_1.expand(series, -1), ssm.Lambda_1.expand(series, -1, -1)
+    mean, P = noise.mu_1.expand(series, -1), noise.Lambda_1.expand(series, -1, -1)
     steps: dict[str, list[Tensor]] = {name: [] for name in ("A", "m", "Lambda", "C", "n", "Sigma")}
     for t in range(T):
         if t == 0:
             A, offset, Q = P.new_zeros(P.shape), mean, P
         else:
-            A, predicted, Q = rule(ssm.transition, () if inputs is None else (inputs[:, t],), mean, P, ssm.z_dim)
+            A, predicted, Q = rule(transition, () if inputs is None else (inputs[:, t],), mean, P, ssm.z_dim)
+            _check_finite("transition", A, predicted, t)
             offset, Q = predicted - (A @ mean.unsqueeze(-1)).squeeze(-1), Q + Lambda[t]
             mean, P = predicted, symmetric(A @ P @ A.mT + Q)
-        C, expected, R = rule(ssm.observation, (), mean, P, ssm.x_dim)
+        C, expected, R = rule(observation, (), mean, P, ssm.x_dim)
+        _check_finite("observation", C, expected, t)
         R = R + Sigma[t]
         n = expected - (C @ mean.unsqueeze(-1)).squeeze(-1)
         for name, value in zip(steps, (A, offset, Q, C, n, R), strict=True):
@@ -286,7 +319,7 @@ def _linearise(
             [v.expand(series, *v.shape[-(1 if name in ("m", "n") else 2) :]) for v in values_of_steps], dim=1
         )
         stacked[name] = value.reshape(*batch, *value.shape[1:])
-    mu_1, Lambda_1 = ssm.mu_1.expand(*batch, -1), ssm.Lambda_1.expand(*batch, -1, -1)
+    mu_1, Lambda_1 = noise.mu_1.expand(*batch, -1), noise.Lambda_1.expand(*batch, -1, -1)
     return LinearGaussianSSM(**stacked, mu_1=mu_1, Lambda_1=Lambda_1, validate_args=False), x, observed
 
 
@@ -294,7 +327,10 @@ def _update(mean: Tensor, P: Tensor, C: Tensor, R: Tensor, innovation: Tensor, w
     """The filter's update in Joseph's form; components of weight zero are missing."""
     C = C * weight.unsqueeze(-1)
     R = R * weight.unsqueeze(-1) * weight.unsqueeze(-2) + torch.diag_embed(1 - weight)
-    gain = torch.linalg.solve(C @ P @ C.mT + R, C @ P).mT
+    solution, info = torch.linalg.solve_ex(C @ P @ C.mT + R, C @ P)
+    if holds((info != 0).any()):
+        raise ValueError(SINGULAR_INNOVATION)
+    gain = solution.mT
     keep = torch.eye(P.shape[-1], dtype=P.dtype, device=P.device) - gain @ C
     mean = mean + (gain @ (innovation * weight).unsqueeze(-1)).squeeze(-1)
     return mean, symmetric(keep @ P @ keep.mT + gain @ R @ gain.mT)
@@ -324,7 +360,7 @@ def _regression(points: SigmaPoints) -> Linearisation:
         scale = points.alpha**2 * (L + points.kappa)
         if scale <= 0:
             raise ValueError(f"alpha^2 (z_dim + kappa) must be positive, got {scale:g} with {points} and z_dim={L}.")
-        U = _differentiable_factor(P)
+        U, regular = _factor(P)
         step = scale**0.5 * U.mT  # (S, L, L), one direction per row
         centre = mean.unsqueeze(-2)
         at = torch.cat([centre, centre + step, centre - step], dim=-2)
@@ -336,7 +372,12 @@ def _regression(points: SigmaPoints) -> Linearisation:
         value = centre_weight * middle + (forward + backward).sum(dim=-2, keepdim=True) / (2 * scale)
         # Covariance of the values with the standardised state, (S, size, L)
         cross = (forward - backward).mT / (2 * scale**0.5)
-        A = torch.linalg.solve_triangular(U, cross, upper=False, left=False)
+        # Where the state is known exactly in some direction, all points agree there, and A says nothing of it.
+        A = (
+            torch.linalg.solve_triangular(U, cross, upper=False, left=False)
+            if regular
+            else cross @ torch.linalg.pinv(U)
+        )
         weights = torch.full((2 * L + 1,), 1 / (2 * scale), dtype=P.dtype, device=P.device)
         weights[0] = centre_weight + 1 - points.alpha**2 + points.beta
         deviation = values - value
@@ -345,16 +386,52 @@ def _regression(points: SigmaPoints) -> Linearisation:
     return rule
 
 
-def _differentiable_factor(P: Tensor) -> Tensor:
-    factor: Tensor
+def _factor(P: Tensor) -> tuple[Tensor, bool]:
+    """A factor of the covariances, which may be singular, and whether all are regular, so that it is triangular."""
     factor, info = torch.linalg.cholesky_ex(P)
-    if bool((info != 0).any()):
+    if not holds((info != 0).any()):
+        return factor, True
+    variances = torch.linalg.eigvalsh(P.detach())
+    if holds((variances[..., 0] < -1e-10 * variances[..., -1].abs()).any()):
         raise ValueError(
-            "A predicted or filtered covariance is singular, so it has no sigma points. Give Lambda and Lambda_1 "
-            "positive variances, or compute in float64. Where alpha is far below 1, the centre has a large negative "
-            "weight: try the default SigmaPoints()."
+            "A predicted or filtered covariance has a negative variance, so it has no sigma points: where alpha is far "
+            "below 1, the centre has a large negative weight. Try the default SigmaPoints()."
         )
-    return factor
+    return covariance_factor(P), False
+
+
+def _wide_functions(ssm: NonlinearGaussianSSM, u: Tensor | None) -> tuple[Function, Function]:
+    """Transition and observation as functions of float64 with values in float64."""
+    state = ssm.mu_1.detach().double()
+    inputs = () if u is None else (u.detach().reshape(-1, u.shape[-1])[0],)
+    return _in_double(ssm.transition, ssm.mu_1.dtype, state, *inputs), _in_double(
+        ssm.observation, ssm.mu_1.dtype, state
+    )
+
+
+def _in_double(function: Function, dtype: torch.dtype, *example: Tensor) -> Function:
+    narrow = False
+    if dtype != torch.float64:
+        try:
+            with torch.no_grad():
+                function(*example)
+        except RuntimeError:  # it holds tensors of the model's dtype; what else is wrong will be met again
+            narrow = True
+
+    def evaluated(*arguments: Tensor) -> Tensor:
+        value = function(*([argument.to(dtype) for argument in arguments] if narrow else arguments))
+        return value.double() if isinstance(value, Tensor) else value
+
+    return evaluated
+
+
+def _check_finite(name: str, matrix: Tensor, value: Tensor, t: int) -> None:
+    for what, numbers in (("value", value), ("derivative", matrix)):
+        if not holds(torch.isfinite(numbers).all()):
+            raise ValueError(
+                f"The {what} of {name} is not finite where step {t + 1} (of 1 to T) needs it: keep its argument in the "
+                "range where it is defined, or start nearer, with mu_1 and Lambda_1."
+            )
 
 
 def _over_batch(function: Function, *arguments: Tensor, size: int | None = None) -> Tensor:

@@ -10,6 +10,10 @@ Time is the first axis throughout. Four recursions carry the whole package:
 None of them records its steps for automatic differentiation. Their derivatives are again affine or Lyapunov
 recursions, run backwards with the transposed matrices, and are written down as such: a long series costs one more
 recursion and no tape, and singular covariances, whose factors have no derivative, do no harm.
+
+These derivatives are made of the recursions themselves, so they can be differentiated again (`create_graph=True`).
+Forward mode and the transforms of `torch.func`, which nest in ways that a derivative written by hand does not see, get
+plain recorded steps instead.
 """
 
 from collections.abc import Callable
@@ -18,7 +22,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd import forward_ad
 
 __all__ = ["Method", "affine_recursion", "lyapunov_recursion", "triangular_factor"]
 
@@ -63,9 +67,8 @@ def scan(
     pairs = combine(tuple(e[0:-1:2] for e in elements), tuple(e[1::2] for e in elements))
     every_second = scan(first, pairs, apply, combine)
     between = apply(every_second[: (steps + 1) // 2], tuple(e[0::2] for e in elements))
-    states = first.new_empty(steps + 1, *every_second.shape[1:])
-    states[0::2], states[1::2] = every_second, between
-    return states
+    pairs_of_states = torch.stack([every_second[: len(between)], between], dim=1).flatten(0, 1)
+    return pairs_of_states if steps % 2 else torch.cat([pairs_of_states, every_second[-1:]])
 
 
 def scan_constant(
@@ -160,10 +163,7 @@ def affine_recursion(
         F = F.reshape(time - 1, *(1,) * (len(batch) - len(own)), *own, n, n)
         F = F.expand(time - 1, *batch, n, n).reshape(time - 1, batch.numel(), n, n)
         b = b.expand(time, *batch, n, columns).reshape(time, batch.numel(), n, columns)
-    if torch.is_grad_enabled() and (F.requires_grad or b.requires_grad):
-        y: Tensor = _Affine.apply(F, b, method)  # type: ignore[no-untyped-call]
-    else:
-        y = _affine(F, b, method)
+    y = _affine_differentiable(F, b, method)
     if own.numel() == 1:
         y = y.reshape(time, n, batch.numel(), columns).permute(0, 2, 1, 3)
     return y.reshape(time, *batch, n, columns)
@@ -189,6 +189,13 @@ def _affine_combine(earlier: Element, later: Element) -> Element:
     return later[0] @ earlier[0], _affine_apply(earlier[1], later)
 
 
+def _affine_differentiable(F: Tensor, b: Tensor, method: Method) -> Tensor:
+    if not is_differentiated(F, b) or records_steps(F, b):
+        return _affine(F, b, method)
+    y: Tensor = _Affine.apply(F, b, method)  # type: ignore[no-untyped-call]
+    return y
+
+
 class _Affine(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, F: Tensor, b: Tensor, method: Method) -> Tensor:
@@ -198,10 +205,9 @@ class _Affine(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, None]:
         F, y = ctx.saved_tensors
-        adjoint = _affine(F.mT.flip(0), gradient.flip(0), ctx.method).flip(0)
+        adjoint = _affine_differentiable(F.mT.flip(0), gradient.flip(0), ctx.method).flip(0)
         return adjoint[1:] @ y[:-1].mT if ctx.needs_input_grad[0] else None, adjoint, None
 
 
@@ -250,23 +256,28 @@ def _lyapunov_factor_combine(earlier: Element, later: Element) -> Element:
     return later[0] @ earlier[0], _lyapunov_factor_apply(earlier[1], later)
 
 
-class LyapunovGradient(torch.autograd.Function):
-    """Gives Y_1..Y_T, worked out elsewhere in square-root form, its derivatives with respect to F and Q."""
+def lyapunov_differentiable(F: Tensor, Q: Tensor, method: Method) -> Tensor:
+    """`lyapunov_recursion` with derivatives, for symmetric Q."""
+    if not is_differentiated(F, Q) or records_steps(F, Q):
+        return lyapunov_recursion(F, Q, method)
+    Y: Tensor = _Lyapunov.apply(F, Q, method)  # type: ignore[no-untyped-call]
+    return Y
 
+
+class _Lyapunov(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, F: Tensor, Q: Tensor, Y: Tensor, method: Method) -> Tensor:
-        """Returns Y."""
+    def forward(ctx: Any, F: Tensor, Q: Tensor, method: Method) -> Tensor:
+        Y = lyapunov_recursion(F, Q, method)
         ctx.save_for_backward(F, Y)
         ctx.method = method
-        return Y.clone()
+        return Y
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         """The adjoint is a Lyapunov recursion with F transposed, from the last step to the first."""
         F, Y = ctx.saved_tensors
-        adjoint = lyapunov_recursion(F.mT.flip(0), symmetric(gradient).flip(0), ctx.method).flip(0)
-        return 2 * adjoint[1:] @ F @ Y[:-1], adjoint, None, None
+        adjoint = lyapunov_differentiable(F.mT.flip(0), symmetric(gradient).flip(0), ctx.method).flip(0)
+        return 2 * adjoint[1:] @ F @ Y[:-1], adjoint, None
 
 
 # ---- Riccati ---------------------------------------------------------------------------------------------------
@@ -353,32 +364,61 @@ def _riccati_combine(earlier: Element, later: Element) -> Element:
     )
 
 
-class RiccatiGradient(torch.autograd.Function):
-    """Gives the filtered covariances, worked out elsewhere in square-root form, their derivatives.
+def riccati_with_gradient(
+    A: Tensor, C: Tensor, Q: Tensor, R: Tensor, first: Tensor, filtered: Tensor, whitening: Tensor, gain: Tensor,
+    method: Method,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gives what was worked out in square-root form its derivatives.
+
+    Arguments:
+        A: transition matrices of steps 2..T, `(T - 1, N, n, n)`; so is Q.
+        C: observation matrices of steps 1..T, `(T, N, d, n)`; so is R.
+        Q: covariances of the state noise, not factors.
+        R: covariances of the observation noise.
+        first: covariance of the first state, `(N, n, n)`.
+        filtered: covariances of the filtered states, `(T, N, n, n)`; of the other values too there are T.
+        whitening: as `condition` returns it.
+        gain: as `condition` returns it.
+        method: as in `affine_recursion`.
+
+    Returns:
+        Filtered and predicted covariances, whitenings, gains.
+    """
+    if records_steps(A, C, Q, R, first):
+        return _recorded_riccati(A, C, Q, R, first, filtered, whitening, gain)
+    filtered = _RiccatiGradient.apply(A, C, Q, R, first, filtered, whitening, gain, method)  # type: ignore[no-untyped-call]
+    predicted = torch.cat([first.unsqueeze(0), A @ filtered[:-1] @ A.mT + Q])
+    return filtered, predicted, *_gain_with_gradient(predicted, C, R, whitening, gain)
+
+
+class _RiccatiGradient(torch.autograd.Function):
+    """The derivatives of the filtered covariances.
 
     The gain minimises the covariance, so its own derivative drops out: a change of the covariance at one step moves
     the next by :math:`F_t\\,dP\\,F_t^T`, with the closed-loop matrix :math:`F_t = (I - K_t C_t) A_t`, and the adjoint
-    is a Lyapunov recursion with its transpose. The closed loop is stable, and so are the gradients.
+    is a Lyapunov recursion with its transpose. The closed loop is stable, and so are the gradients. In the second
+    derivative the gain does move, which is why the first is worked out from a gain with derivatives of its own.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, A: Tensor, C: Tensor, Q: Tensor, R: Tensor, first: Tensor, gain: Tensor, predicted: Tensor,
-        filtered: Tensor, method: Method,
+        ctx: Any, A: Tensor, C: Tensor, Q: Tensor, R: Tensor, first: Tensor, filtered: Tensor, whitening: Tensor,
+        gain: Tensor, method: Method,
     ) -> Tensor:  # fmt: skip
-        """Returns the filtered covariances. A and Q have T - 1 steps, the others T."""
-        ctx.save_for_backward(A, C, gain, predicted, filtered)
+        filtered = filtered.clone()
+        ctx.save_for_backward(A, C, Q, R, first, filtered, whitening, gain)
         ctx.method = method
-        return filtered.clone()
+        return filtered
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """The adjoint recursion, and the derivatives of each step with it."""
-        A, C, gain, predicted, filtered = ctx.saved_tensors
+        A, C, Q, R, first, filtered, whitening, gain = ctx.saved_tensors
+        predicted = torch.cat([first.unsqueeze(0), A @ filtered[:-1] @ A.mT + Q])
+        _, gain = _gain_with_gradient(predicted, C, R, whitening, gain)
         keep = _identity_like(predicted) - gain @ C
         closed_loop = keep[1:] @ A
-        adjoint = lyapunov_recursion(closed_loop.mT.flip(0), symmetric(gradient).flip(0), ctx.method).flip(0)
+        adjoint = lyapunov_differentiable(closed_loop.mT.flip(0), symmetric(gradient).flip(0), ctx.method).flip(0)
         to_predicted = keep.mT @ adjoint @ keep
         to_gain = gain.mT @ adjoint
         return (
@@ -389,6 +429,57 @@ class RiccatiGradient(torch.autograd.Function):
             to_predicted[0],
             None, None, None, None,
         )  # fmt: skip
+
+
+def _gain_with_gradient(P: Tensor, C: Tensor, R: Tensor, whitening: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
+    if not is_differentiated(P, C, R):
+        return whitening, gain
+    result: tuple[Tensor, Tensor] = _GainGradient.apply(P, C, R, whitening, gain)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _GainGradient(torch.autograd.Function):
+    """The derivatives of whitening and gain. P and R are covariances, not factors."""
+
+    @staticmethod
+    def forward(ctx: Any, P: Tensor, C: Tensor, R: Tensor, whitening: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
+        whitening, gain = whitening.clone(), gain.clone()
+        ctx.save_for_backward(P, C, whitening, gain)
+        return whitening, gain
+
+    @staticmethod
+    def backward(ctx: Any, to_whitening: Tensor, to_gain: Tensor) -> tuple[Tensor | None, ...]:
+        """Through S = C P C^T + R and K = P C^T S^{-1}."""
+        P, C, W, gain = ctx.saved_tensors
+        solved = to_gain @ W.mT @ W
+        inner = (to_whitening @ W.mT).tril()
+        inner = inner - 0.5 * torch.diag_embed(inner.diagonal(dim1=-2, dim2=-1))
+        to_S = -symmetric(W.mT @ inner @ W + gain.mT @ solved)
+        to_P = symmetric(solved @ C) + C.mT @ to_S @ C
+        return to_P, solved.mT @ P + 2 * to_S @ C @ P, to_S, None, None
+
+
+def _recorded_riccati(
+    A: Tensor, C: Tensor, Q: Tensor, R: Tensor, first: Tensor, filtered: Tensor, whitening: Tensor, gain: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The covariance form in plain steps, for the derivatives alone: the values are those given."""
+    P, steps = first, []
+    for t in range(len(C)):
+        P = P if t == 0 else symmetric(A[t - 1] @ P @ A[t - 1].mT) + symmetric(Q[t - 1])
+        factor = torch.linalg.cholesky(C[t] @ P @ C[t].mT + symmetric(R[t]))
+        W = torch.linalg.solve_triangular(factor, _identity_like(factor), upper=False)
+        K = P @ C[t].mT @ W.mT @ W
+        predicted, P = P, symmetric(P - K @ C[t] @ P)
+        # A factor from an orthogonal transformation may have negative pivots.
+        W = W * whitening[t].detach().diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-1)
+        steps.append((P, predicted, W, K))
+    moving = [torch.stack(values) for values in zip(*steps, strict=True)]
+    ahead = torch.cat([first.unsqueeze(0), A @ filtered[:-1] @ A.mT + Q]).detach()
+    filtered, predicted, whitening, gain = (
+        value.detach() + (own - own.detach())
+        for value, own in zip((filtered, ahead, whitening, gain), moving, strict=True)
+    )
+    return filtered, predicted, whitening, gain
 
 
 # ---- one Gaussian conditioned on another ---------------------------------------------------------------------
@@ -426,28 +517,6 @@ def condition(U: Tensor, C: Tensor, R: Tensor, *, singular: str | None = None) -
     return whitening, gain, triangular_factor(beside(U - gain @ (C @ U), -gain @ R))
 
 
-class GainGradient(torch.autograd.Function):
-    """Gives the whitening and the gain of `condition`, worked out elsewhere, their derivatives."""
-
-    @staticmethod
-    def forward(ctx: Any, P: Tensor, C: Tensor, R: Tensor, whitening: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns whitening and gain. P and R are covariances, not factors."""
-        ctx.save_for_backward(P, C, whitening, gain)
-        return whitening.clone(), gain.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, to_whitening: Tensor, to_gain: Tensor) -> tuple[Tensor | None, ...]:
-        """Through S = C P C^T + R and K = P C^T S^{-1}."""
-        P, C, W, gain = ctx.saved_tensors
-        solved = to_gain @ W.mT @ W
-        inner = (to_whitening @ W.mT).tril()
-        inner = inner - 0.5 * torch.diag_embed(inner.diagonal(dim1=-2, dim2=-1))
-        to_S = -symmetric(W.mT @ inner @ W + gain.mT @ solved)
-        to_P = symmetric(solved @ C) + C.mT @ to_S @ C
-        return to_P, solved.mT @ P + 2 * to_S @ C @ P, to_S, None, None
-
-
 # ---- matrices --------------------------------------------------------------------------------------------------
 
 
@@ -467,6 +536,19 @@ def joint_factor(noise: Tensor, cross: Tensor, own: Tensor) -> Tensor:
     joint = cross.new_zeros(*batch, d + n, d + n)
     joint[..., :d, :d], joint[..., :d, d:], joint[..., d:, d:] = noise, cross, own
     return joint
+
+
+def is_differentiated(*values: Tensor) -> bool:
+    """Whether a derivative with respect to any of the values may be asked for."""
+    return (torch.is_grad_enabled() and any(value.requires_grad for value in values)) or records_steps(*values)
+
+
+def records_steps(*values: Tensor) -> bool:
+    """Whether a derivative may be asked for in another way than by `backward` and `torch.autograd.grad`."""
+    # Within a transform of torch.func a tensor does not show what the outer transforms ask of it.
+    if torch._C._are_functorch_transforms_active():
+        return True
+    return any(forward_ad.unpack_dual(value).tangent is not None for value in values)
 
 
 def symmetric(P: Tensor) -> Tensor:

@@ -185,3 +185,30 @@ def test_refuses(as_a_user):
         model.impute(data(), torch.ones(3, 9, dtype=torch.bool), method="guess")
     with pytest.raises(ValueError, match="mixture must be at least 1"):
         KVAE(6, 3, mixture=0)
+
+
+@pytest.mark.parametrize("mixture", [1, 2])
+def test_a_penalty_on_the_gradient_has_the_right_gradient(mixture):
+    """`autograd.grad(create_graph=True)` goes through the filter twice."""
+    torch.manual_seed(0)
+    model = KVAE(3, 2, a_dim=2, mixture=mixture, encoder=(4,), decoder=(4,), weights_dim=3).double()
+    x = torch.randn(2, 6, 3, dtype=torch.float64, requires_grad=True)
+
+    def penalty() -> torch.Tensor:
+        value = model.vlb(x, generator=torch.Generator().manual_seed(1)).value.sum()
+        (gradient,) = torch.autograd.grad(value, x, create_graph=True)
+        return gradient.square().sum()
+
+    parameters = dict(model.named_parameters())
+    gradients = torch.autograd.grad(penalty(), list(parameters.values()), allow_unused=True)
+    h = 1e-5
+    for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
+        direction = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+        values = []
+        for sign in (1, -1):
+            parameter.data.add_(sign * h * direction)
+            values.append(penalty().item())
+            parameter.data.sub_(sign * h * direction)
+        expected = (values[0] - values[1]) / (2 * h)
+        got = 0.0 if gradient is None else float((gradient * direction).sum())
+        assert abs(got - expected) < 1e-5 * max(1.0, abs(expected)), name

@@ -5,7 +5,7 @@ import pytest
 import torch
 from brute_force import random_ssm
 
-from dvae_lib.statespace import LinearGaussianSSM, fit_em, log_likelihood, sample
+from dvae_lib.statespace import LinearGaussianSSM, fit_em, local_level, log_likelihood, sample
 
 
 def start(ssm: LinearGaussianSSM, **changes: torch.Tensor) -> LinearGaussianSSM:
@@ -162,3 +162,140 @@ def test_em_refuses_models_it_cannot_fit():
         fit_em(random_ssm(2, 2, steps=5), x, update=("A",))
     with pytest.raises(ValueError, match="first input"):
         fit_em(random_ssm(2, 2, u_dim=1), x, torch.ones(5, 1, dtype=torch.float64), update=("B",))
+
+
+# ---- offsets, float32, data without noise ------------------------------------------------------------------------
+
+
+def noisy_level() -> torch.Tensor:
+    g = torch.Generator().manual_seed(3)
+    level = torch.randn(300, 1, generator=g, dtype=torch.float64).cumsum(0) * 0.3
+    return level + 0.5 * torch.randn(300, 1, generator=g, dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def without_offset():
+    one = torch.eye(1, dtype=torch.float64)
+    start = LinearGaussianSSM(one, one, one, one, mu_1=torch.zeros(1).double(), Lambda_1=1e4 * one)
+    return fit_em(start, noisy_level(), update=("Lambda", "Sigma"), num_iterations=200)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("offset", [0.0, 300.0, 1e3, 3e3, 1e4, 1e6])
+def test_an_offset_changes_no_variance(without_offset, offset, dtype):
+    one = torch.eye(1, dtype=dtype)
+    start = LinearGaussianSSM(one, one, one, one, mu_1=torch.full((1,), offset, dtype=dtype), Lambda_1=1e4 * one)
+    x = (noisy_level() + offset).to(dtype)
+    fitted = fit_em(start, x, update=("Lambda", "Sigma"), num_iterations=200)
+    assert fitted.converged
+    assert fitted.ssm.dtype == dtype
+    assert bool((fitted.log_likelihoods.diff() > 0).all())
+    # Rounding the data to float32 is a noise of its own, of variance (spacing of the numbers)^2 / 12.
+    spacing = float(np.spacing(np.float32(offset + 10))) if dtype == torch.float32 else 0.0
+    for name in ("Lambda", "Sigma"):
+        got, expected = (float(getattr(ssm, name)) for ssm in (fitted.ssm, without_offset.ssm))
+        assert abs(got - expected) < 1e-5 + 2 * spacing**2 + 0.02 * spacing, name
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_offsets_in_all_parameters(offset):
+    """Slopes and offsets of both regressions are fitted together; C z + n can hold an offset in n alone."""
+    ssm = random_ssm(2, 3, seed=1)
+    x = sample(ssm, 60, sample_shape=(4,), generator=torch.Generator().manual_seed(0)).x
+    plain = fit_em(start(ssm), x, num_iterations=30, tolerance=0.0)
+    moved = fit_em(start(ssm, n=ssm.n + offset), x + offset, num_iterations=30, tolerance=0.0)
+    torch.testing.assert_close(moved.log_likelihoods, plain.log_likelihoods, atol=1e-5, rtol=0)
+    for name, value in plain.ssm.parameters():
+        expected = value + offset if name == "n" else value
+        torch.testing.assert_close(getattr(moved.ssm, name), expected, atol=1e-6, rtol=1e-9)
+
+
+def repeated_sensor() -> tuple[LinearGaussianSSM, torch.Tensor]:
+    g = torch.Generator().manual_seed(1)
+    e2, e3 = torch.eye(2, dtype=torch.float64), torch.eye(3, dtype=torch.float64)
+    C = torch.randn(3, 2, generator=g, dtype=torch.float64)
+    ssm = LinearGaussianSSM(0.8 * e2, C, e2, e3, mu_1=torch.zeros(2).double(), Lambda_1=e2)
+    return ssm, sample(ssm, 200, generator=torch.Generator().manual_seed(2)).x[:, [0, 0, 2]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("data", ["one sensor twice", "constant"])
+def test_data_without_noise_end_with_a_model_and_a_reason(data, dtype):
+    ssm, x = repeated_sensor()
+    ssm, x = ssm.to(dtype), (x if data == "one sensor twice" else torch.ones_like(x)).to(dtype)
+    fitted = fit_em(ssm, x, num_iterations=200)
+    assert not fitted.converged
+    assert "min_variance" in fitted.reason
+    assert bool(torch.isfinite(log_likelihood(fitted.ssm.replace(), x)))
+    floor = fit_em(ssm, x, num_iterations=200, min_variance=1e-4)
+    assert bool((floor.log_likelihoods.diff() >= 0).all())
+    assert float(floor.log_likelihoods[-1]) > float(fitted.log_likelihoods[-1]) + 100
+    for name in ("Lambda", "Sigma"):
+        assert float(torch.linalg.eigvalsh(getattr(floor.ssm, name).double()).min()) > 0.99e-4
+    assert abs(float(log_likelihood(floor.ssm, x)) / float(floor.log_likelihoods[-1]) - 1) < 1e-3
+
+
+def test_a_start_below_the_floor_is_raised():
+    ssm = local_level(1e-8, 1.0)
+    fitted = fit_em(ssm, noisy_level(), min_variance=0.3, num_iterations=50)
+    assert abs(float(fitted.ssm.Lambda) - 0.3) < 1e-12
+    assert bool((fitted.log_likelihoods.diff() >= 0).all())
+    with pytest.raises(ValueError, match="min_variance must be positive"):
+        fit_em(ssm, noisy_level(), min_variance=0.0)
+
+
+def test_a_fall_is_no_convergence(monkeypatch):
+    """An M step that goes wrong ends the iterations with the better model."""
+    from dvae_lib.statespace import em
+
+    right = em._changes
+    calls = []
+
+    def spoilt(*arguments):
+        calls.append(None)
+        changes = right(*arguments)
+        return {name: 5 * value for name, value in changes.items()} if len(calls) == 4 else changes
+
+    monkeypatch.setattr(em, "_changes", spoilt)
+    fitted = fit_em(local_level(1.0, 1.0), noisy_level(), update=("Lambda", "Sigma"))
+    assert not fitted.converged
+    assert "lower the log-likelihood" in fitted.reason
+    assert len(fitted.log_likelihoods) == 4
+    torch.testing.assert_close(log_likelihood(fitted.ssm, noisy_level()), fitted.log_likelihoods[-1])
+
+
+def test_a_local_level_stays_one():
+    start = local_level(1.0, 1.0)
+    fitted = fit_em(start, noisy_level()).ssm
+    assert torch.equal(fitted.A, start.A)
+    assert torch.equal(fitted.C, start.C)
+    assert float(fitted.Lambda) < 0.2
+    asked = fit_em(start, noisy_level(), update=("A", "Lambda", "Sigma")).ssm
+    assert not torch.equal(asked.A, start.A)
+    with pytest.raises(ValueError, match="fixed names unknown parameters"):
+        LinearGaussianSSM(*(start.A,) * 4, mu_1=start.mu_1, Lambda_1=start.Lambda_1, fixed=("F",))
+
+
+def test_one_name_needs_no_list():
+    x = noisy_level()
+    one, several = (
+        fit_em(local_level(1.0, 1.0), x, update=names, num_iterations=3).ssm for names in ("Sigma", ["Sigma"])
+    )
+    assert torch.equal(one.Sigma, several.Sigma)
+    assert torch.equal(one.Lambda, torch.eye(1, dtype=torch.float64))
+    ssm = random_ssm(1, 2, seed=3)
+    x = sample(ssm, 20).x
+    fitted = fit_em(ssm, x, update="Sigma", diagonal="Sigma", num_iterations=2).ssm
+    assert torch.equal(fitted.Sigma, fitted.Sigma.diagonal().diag())
+
+
+def test_a_list_of_series_is_a_padded_batch():
+    ssm = random_ssm(2, 2, seed=3)
+    series = [sample(ssm, T, generator=torch.Generator().manual_seed(T)).x for T in (9, 14, 5)]
+    padded = torch.full((3, 14, 2), torch.nan, dtype=torch.float64)
+    for i, values in enumerate(series):
+        padded[i, : len(values)] = values
+    expected = fit_em(start(ssm), padded, num_iterations=3)
+    for given in (series, [values.numpy() for values in series]):
+        got = fit_em(start(ssm), given, num_iterations=3)
+        assert torch.equal(got.log_likelihoods, expected.log_likelihoods)

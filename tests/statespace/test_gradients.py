@@ -126,10 +126,129 @@ def test_gradients_of_a_long_float32_series_are_finite():
         assert bool(torch.isfinite(value.grad).all()), name
 
 
-def test_a_second_derivative_is_refused_rather_than_wrong():
-    ssm = random_ssm(2, 1, seed=6)
-    A = ssm.A.clone().requires_grad_()
-    value = log_likelihood(ssm.replace(A=A), torch.zeros(5, 1, dtype=torch.float64))
-    (gradient,) = torch.autograd.grad(value, A, create_graph=True)
-    with pytest.raises(RuntimeError, match="differentiate twice"):
-        gradient.sum().backward()
+# Forward mode makes PyTorch compile its decompositions in a way of which it warns itself.
+FORWARD_MODE = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+
+# ---- second derivatives ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", INFERENCES)
+@pytest.mark.parametrize("case", ["constant", "batch of models", "missing"])
+def test_second_derivatives(method, name, case):
+    T = 3
+    batch = (2,) if case == "batch of models" else ()
+    ssm = random_ssm(2, 2, steps=T if case == "missing" else None, u_dim=1, batch=batch, seed=2)
+    g = torch.Generator().manual_seed(1)
+    x = torch.randn(2, T, 2, generator=g, dtype=torch.float64)
+    u = torch.randn(T, 1, generator=g, dtype=torch.float64)
+    if case == "missing":
+        x[0, 1] = x[1, 2, 0] = torch.nan
+    mask = ~x.isnan()
+    function, inputs = as_function(ssm, INFERENCES[name](method), x, u)
+    hidden = lambda x, *rest: function(torch.where(mask, x, torch.nan), *rest)  # noqa: E731
+    inputs[0] = x.nan_to_num().requires_grad_()
+    torch.autograd.gradgradcheck(hidden, inputs, fast_mode=True, atol=1e-5)
+
+
+def noisy_walk(method: str = "sequential"):
+    """The log-likelihood of a walk as a function of the log-variances of its two noises."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(60, 1, generator=g, dtype=torch.float64).cumsum(0)
+    x = x + torch.randn(60, 1, generator=g, dtype=torch.float64)
+    one = torch.eye(1, dtype=torch.float64)
+
+    def value(logvar: Tensor) -> Tensor:
+        q, r = logvar.exp()
+        ssm = LinearGaussianSSM(0.9 * one, one, q * one, r * one, mu_1=0 * one[0], Lambda_1=2 * one)
+        return log_likelihood(ssm, x, method=method)
+
+    return value
+
+
+def numerical_hessian(value, at: Tensor, h: float = 1e-3) -> Tensor:
+    e = h * torch.eye(len(at), dtype=at.dtype)
+    rows = [[value(at + a + b) - value(at + a - b) - value(at - a + b) + value(at - a - b) for b in e] for a in e]
+    return torch.tensor([[float(entry) for entry in row] for row in rows], dtype=at.dtype) / (4 * h * h)
+
+
+@FORWARD_MODE
+@pytest.mark.parametrize("method", METHODS)
+def test_every_way_to_the_hessian(method, as_a_user):
+    """`torch.func` nests forward and backward mode in each other, in both orders."""
+    value, at = noisy_walk(method), torch.tensor([0.3, -0.2], dtype=torch.float64)
+    expected = numerical_hessian(value, at)
+    assert float(torch.linalg.eigvalsh(expected).max()) < 0  # so there are standard errors
+    f = torch.func
+    ways = {
+        "torch.autograd.functional.hessian": lambda: torch.autograd.functional.hessian(value, at),
+        "hessian": lambda: f.hessian(value)(at),
+        "reverse over reverse": lambda: f.jacrev(f.grad(value))(at),
+        "forward over forward": lambda: f.jacfwd(f.jacfwd(value))(at),
+        "reverse over forward": lambda: f.jacrev(f.jacfwd(value))(at),
+    }
+    for name, way in ways.items():
+        torch.testing.assert_close(way(), expected, atol=1e-4, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@FORWARD_MODE
+def test_transforms_do_not_hide_each_other(as_a_user):
+    """The inner transform sees the first mean alone, of which the covariances know nothing."""
+    x = torch.randn(8, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    one = torch.eye(1, dtype=torch.float64)
+
+    def value(both: Tensor) -> Tensor:
+        ssm = LinearGaussianSSM(one, one, both[1].exp() * one, one, mu_1=both[:1], Lambda_1=one)
+        return log_likelihood(ssm, x) + kalman_smoother(ssm, x).mean.square().sum()
+
+    split = lambda mean, logvar: value(torch.stack([mean, logvar]))  # noqa: E731
+    at = torch.tensor([0.5, -0.5], dtype=torch.float64)
+    expected = numerical_hessian(value, at)[0, 1]
+    for outer in (torch.func.jacrev, torch.func.jacfwd):
+        for inner in (torch.func.jacrev, torch.func.jacfwd):
+            torch.testing.assert_close(outer(inner(split, 0), 1)(*at), expected, atol=1e-5, rtol=1e-5)
+
+
+@FORWARD_MODE
+def test_forward_mode_through_all_that_is_inferred(as_a_user):
+    ssm = random_ssm(2, 1, batch=(3,), seed=6)
+    x = torch.randn(3, 5, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def everything(scale: Tensor) -> Tensor:
+        model = ssm.replace(A=scale * ssm.A, Lambda=scale * ssm.Lambda, validate_args=False)
+        parts = [*kalman_filter(model, x), *kalman_smoother(model, x)]
+        return torch.cat([part.flatten() for part in parts])
+
+    one = torch.ones((), dtype=torch.float64)
+    h = 1e-5
+    numerical = (everything(one + h) - everything(one - h)) / (2 * h)
+    torch.testing.assert_close(torch.func.jacfwd(everything)(one), numerical, atol=1e-7, rtol=1e-7)
+    torch.testing.assert_close(torch.func.jacrev(everything)(one), numerical, atol=1e-7, rtol=1e-7)
+
+
+def test_vmap_is_answered_with_a_sentence(as_a_user):
+    ssm = random_ssm(1, 1, seed=6)
+    x = torch.zeros(3, 5, 1, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match="take batches themselves"):
+        torch.func.vmap(lambda x: log_likelihood(ssm, x))(x)
+    with pytest.raises(RuntimeError, match="take batches themselves"):
+        torch.func.vmap(lambda v: log_likelihood(ssm.replace(Sigma=v * ssm.Sigma, validate_args=False), x))(x[:, 0, 0])
+    with pytest.raises(RuntimeError, match="take batches themselves"):
+        torch.func.vmap(lambda v: ssm.replace(Sigma=v * ssm.Sigma))(x[:, 0, 0])
+
+
+def test_second_derivatives_after_the_covariances_have_become_steady():
+    ssm = random_ssm(2, 1, seed=4)
+    x = sample(ssm, 200, generator=torch.Generator().manual_seed(0)).x
+    zero, eye = torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64)
+
+    def ours(scale: Tensor) -> Tensor:
+        model = LinearGaussianSSM(scale * ssm.A, ssm.C, ssm.Lambda, ssm.Sigma, mu_1=zero, Lambda_1=eye)
+        return log_likelihood(model, x)
+
+    def textbook(scale: Tensor) -> Tensor:
+        return textbook_log_likelihood(scale * ssm.A, ssm.C, ssm.Lambda, ssm.Sigma, x)
+
+    one = torch.ones((), dtype=torch.float64)
+    hessian = torch.autograd.functional.hessian
+    torch.testing.assert_close(hessian(ours, one), hessian(textbook, one), rtol=1e-8, atol=1e-8)

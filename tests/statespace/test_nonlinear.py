@@ -16,6 +16,7 @@ from dvae_lib.statespace import (
     unscented_kalman_filter,
     unscented_kalman_smoother,
 )
+from dvae_lib.statespace.nonlinear import _factor
 
 FILTERS = (extended_kalman_filter, unscented_kalman_filter)
 SMOOTHERS = (extended_kalman_smoother, unscented_kalman_smoother)
@@ -230,8 +231,58 @@ def test_what_is_wrong_is_said(as_a_user):
             infer(ssm, x.float())
     with pytest.raises(ValueError, match="must be positive"):
         unscented_kalman_filter(ssm, x, sigma_points=SigmaPoints(kappa=-2.0))
-    known = NonlinearGaussianSSM(swing, ssm.observation, 0 * eye, ssm.Sigma, mu_1=ssm.mu_1, Lambda_1=0 * eye)
-    with pytest.raises(ValueError, match="no sigma points"):
-        unscented_kalman_filter(known, x)
+    with pytest.raises(TypeError, match="Sigma must be a floating-point tensor, got ndarray"):
+        NonlinearGaussianSSM(swing, ssm.observation, ssm.Lambda, ssm.Sigma.numpy(), **moments)
+    for infer in (*FILTERS, *SMOOTHERS):
+        broken = NonlinearGaussianSSM(lambda z: z * torch.nan, ssm.observation, ssm.Lambda, ssm.Sigma, **moments)
+        with pytest.raises(ValueError, match=r"value of transition is not finite where step 2"):
+            infer(broken, x)
+        broken = NonlinearGaussianSSM(swing, lambda z: (z[:1] - 9).log(), ssm.Lambda, ssm.Sigma, **moments)
+        with pytest.raises(ValueError, match=r"value of observation is not finite where step 1"):
+            infer(broken, x)
+    at_zero = {"mu_1": 0 * ssm.mu_1, "Lambda_1": ssm.Lambda_1}
+    steep = NonlinearGaussianSSM(swing, lambda z: z[:1].square().sqrt().sqrt(), ssm.Lambda, ssm.Sigma, **at_zero)
+    with pytest.raises(ValueError, match="derivative of observation is not finite"):
+        extended_kalman_filter(steep, x)
+    with pytest.raises(ValueError, match=r"negative variance.*alpha"):
+        _factor(torch.tensor([1.0, -1e-3], dtype=torch.float64).diag())
+    blind = NonlinearGaussianSSM(swing, ssm.observation, 0 * eye, 0 * ssm.Sigma, mu_1=ssm.mu_1, Lambda_1=0 * eye)
+    with pytest.raises(ValueError, match="covariance of an innovation"):
+        unscented_kalman_filter(blind, x)
     with pytest.raises(ValueError, match="num_steps must be at least 1"):
         ssm.sample(0)
+
+
+@pytest.mark.parametrize("known", ["first state", "one coordinate", "everything"])
+def test_a_state_that_is_known_exactly(known):
+    """Sigma points of a singular covariance: on a linear model both filters are exact."""
+    ssm = random_ssm(3, 2, seed=1)
+    zeros = torch.zeros(3, 3, dtype=torch.float64)
+    partly = torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64).diag()
+    ssm = ssm.replace(Lambda_1=partly if known == "one coordinate" else zeros)
+    if known == "everything":
+        ssm = ssm.replace(Lambda=zeros)
+    x = sample(ssm, 12, sample_shape=(2,)).x
+    for infer, exact in zip((*FILTERS, *SMOOTHERS), [kalman_filter] * 2 + [kalman_smoother] * 2, strict=True):
+        for a, b in zip(infer(linear_as_nonlinear(ssm), x), exact(ssm, x), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-8, rtol=1e-8)
+
+
+@pytest.mark.parametrize("infer", [*FILTERS, *SMOOTHERS])
+def test_functions_of_another_precision(infer, swings):
+    """A network has weights of the model's dtype; another function may compute in float64 whatever it is given."""
+    torch.manual_seed(0)
+    network = torch.nn.Linear(2, 2)
+    exact = pendulum()
+    moments = {"mu_1": exact.mu_1.float(), "Lambda_1": exact.Lambda_1.float()}
+    matrix = network.weight.detach().double()
+    wide = NonlinearGaussianSSM(
+        lambda z: matrix @ z.double() + network.bias.double(), lambda z: z[:1],
+        exact.Lambda.float(), exact.Sigma.float(), **moments,
+    )  # fmt: skip
+    narrow = NonlinearGaussianSSM(network, lambda z: z[:1], exact.Lambda.float(), exact.Sigma.float(), **moments)
+    x = swings.float()
+    for a, b in zip(infer(narrow, x), infer(wide, x), strict=True):
+        assert a.dtype == torch.float32
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+    assert narrow.sample(4).x.dtype == torch.float32
