@@ -953,7 +953,7 @@ def _draw_report(records: list[dict[str, Any]], lines: list[Any], stem: Path) ->
 # --- info ---------------------------------------------------------------------------------------------------------
 
 _OPTIONAL = {
-    "speech": ("librosa", "soundfile", "soxr", "G722", "pesq", "pystoi", "torchmetrics"),
+    "speech": ("soundfile", "soxr", "G722", "pesq", "pystoi", "torchmetrics"),
     "music": ("music21",),
 }
 

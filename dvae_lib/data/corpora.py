@@ -261,20 +261,18 @@ def _any_speech(fetch: bool, progress: bool) -> str:
     """The name of a free speech corpus that is here now, fetched if need be."""
     first = default_corpus()
     names = [first, *(name for name in ("prompts", "librispeech") if name != first)]
-    if corpus_info(first).find() is not None:
-        return first
     if not fetch:
         return next((name for name in names if corpus_info(name).find() is not None), first)
     problems: list[str] = []
     for name in names:
         info = corpus_info(name)
         try:
+            check_packages(info)
             if info.find() is None:
-                check_packages(info)
                 fetch_corpus(name, progress=progress)
-        except DownloadError as error:
+        except (DownloadError, ImportError) as error:
             problems.append(f"{name}: {error}")
-            tell(f"The corpus {name!r} could not be fetched. {error}")
+            tell(f"The corpus {name!r} is not to be had. {error}")
             continue
         if problems:
             tell(f"Using the corpus {name!r} instead.")

@@ -458,8 +458,16 @@ class TestAnySpeech:
         monkeypatch.setattr(corpora, "fetch_corpus", self.broken)
         assert load_corpus(progress=False).name == "librispeech"
         said = capsys.readouterr().out
-        assert "'prompts' could not be fetched. no prompts today." in said
+        assert "'prompts' is not to be had. no prompts today." in said
         assert "Using the corpus 'librispeech' instead." in said
+
+    def test_what_is_here_where_the_other_could_not_be_read(self, shelf, monkeypatch, capsys):
+        """G.722 is decoded by a package that is compiled where there is no wheel."""
+        monkeypatch.setattr(catalogue.shutil, "which", lambda tool: f"/usr/bin/{tool}")
+        monkeypatch.setattr(catalogue, "find_spec", lambda package: None if package == "G722" else object())
+        monkeypatch.setattr(corpora, "fetch_corpus", None)
+        assert load_corpus(progress=False).name == "librispeech"
+        assert "read with G722, which is not installed" in capsys.readouterr().out
 
     def test_what_is_here_where_nothing_may_be_fetched(self, shelf, monkeypatch):
         monkeypatch.setattr(catalogue.shutil, "which", lambda tool: f"/usr/bin/{tool}")
