@@ -147,3 +147,11 @@ def test_every_reference_to_the_book_is_answered():
                 if "." in number and label.split("-")[1] in complete and label not in index.targets:
                     missing.add(f"{name}: ({number})")
     assert missing == set()
+
+
+@each_notebook
+def test_speech_is_asked_for_and_not_one_corpus_of_it(path):
+    """`prompts` needs apt: a chapter that asks for it by name runs on no other machine. Chapter 13 is about corpora."""
+    if not path.stem.startswith("13"):
+        for cell in cells_of(path, "code"):
+            assert not re.search(r"load_(corpus|source)\(\s*\"prompts\"", "".join(cell["source"])), cell["id"]
