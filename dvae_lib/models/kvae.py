@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 from torch.distributions import Distribution, MultivariateNormal
 
@@ -26,6 +26,7 @@ from dvae_lib.statespace import (
     log_likelihood,
 )
 from dvae_lib.statespace.model import covariance_factor
+from dvae_lib.statespace.series import Series, as_mask
 
 __all__ = ["KVAE", "Imputation"]
 
@@ -326,7 +327,7 @@ class KVAE(DVAE):
     def impute(
         self,
         x: Float[Tensor, "batch time x_dim"],
-        observed: Bool[Tensor, "batch time"],
+        observed: Series,
         u: Float[Tensor, "batch time u_dim"] | None = None,
         *,
         method: Literal["smooth", "filter"] = "smooth",
@@ -335,16 +336,23 @@ class KVAE(DVAE):
 
         Arguments:
             x: The sequences; what stands in missing frames is not looked at.
-            observed: True where a frame is there.
+            observed: True where a frame is there, `(B, T)`; a tensor or an array.
             u: The input sequences of a driven model.
             method: "smooth" uses the frames before and after a gap, "filter" only those before.
 
         Returns:
             p(x_t | a_t) for all frames, at the posterior mean of the features: in observed frames that of the
             encoder, in missing ones that of the state-space model.
+
+        Raises:
+            TypeError: Where `observed` is not boolean.
+            ValueError: Where the shape of `observed` or the name of the method is another.
         """
         if method not in ("smooth", "filter"):
             raise ValueError(f"method must be 'smooth' or 'filter'; got {method!r}")
+        observed = as_mask(observed, x.device)
+        if observed.shape != x.shape[:2]:
+            raise ValueError(f"observed must have shape {tuple(x.shape[:2])}, by frame; got {tuple(observed.shape)}")
         x = torch.where(observed[..., None], x, x.new_zeros(()))
         self.check(x, u)
         encoded = self.a_head(self.e_a(x)).mean

@@ -89,7 +89,7 @@ def fit_em(
     dtype, device = ssm.dtype, ssm.device
     x = as_series(x, "x", dtype, device)
     u = None if u is None else as_series(u, "u", dtype, device, padding=0.0)
-    mask = as_mask(mask, device)
+    mask = None if mask is None else as_mask(mask, device)
     diagonal = {diagonal} if isinstance(diagonal, str) else set(diagonal)
     names = _checked_names(ssm, x, u, update, diagonal)
     if min_variance is not None and not min_variance > 0:

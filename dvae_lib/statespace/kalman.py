@@ -392,7 +392,7 @@ def _data(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Observations and inputs in float64, and the mask."""
     inputs = None if u is None else as_series(u, "u", ssm.dtype, ssm.device, padding=0.0)
-    return as_series(x, "x", ssm.dtype, ssm.device), inputs, as_mask(mask, ssm.device)
+    return as_series(x, "x", ssm.dtype, ssm.device), inputs, (None if mask is None else as_mask(mask, ssm.device))
 
 
 def observed_components(x: Tensor, mask: Tensor | None) -> Tensor | None:

@@ -280,7 +280,7 @@ def _linearise(
     dtype, device = ssm.mu_1.dtype, ssm.mu_1.device
     x = as_series(x, "x", dtype, device)
     u = None if u is None else as_series(u, "u", dtype, device, padding=0.0)
-    mask = as_mask(mask, device)
+    mask = None if mask is None else as_mask(mask, device)
     if x.ndim < 2 or x.shape[-1] != ssm.x_dim or x.shape[-2] == 0:
         raise ValueError(f"x must have shape (*batch, T, {ssm.x_dim}) with T >= 1, got {tuple(x.shape)}.")
     T = x.shape[-2]

@@ -54,14 +54,12 @@ def as_series(
     return _real(value, name).to(device)
 
 
-def as_mask(mask: Series | None, device: torch.device) -> Tensor | None:
+def as_mask(mask: Series, device: torch.device) -> Tensor:
     """A mask as a boolean tensor; what a list of masks of different lengths lacks is not observed.
 
     Raises:
         TypeError: if it is not boolean.
     """
-    if mask is None:
-        return None
     if _is_list_of_series(mask):
         parts = [as_tensor(item, f"mask[{i}]") for i, item in enumerate(mask)]
         flags = _padded(parts, "mask", False) if all(part.dtype == torch.bool for part in parts) else parts[0]

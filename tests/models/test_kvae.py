@@ -212,3 +212,16 @@ def test_a_penalty_on_the_gradient_has_the_right_gradient(mixture):
         expected = (values[0] - values[1]) / (2 * h)
         got = 0.0 if gradient is None else float((gradient * direction).sum())
         assert abs(got - expected) < 1e-5 * max(1.0, abs(expected)), name
+
+
+def test_the_mask_of_a_gap_is_checked(as_a_user):
+    torch.manual_seed(0)
+    model, x = KVAE(3, 2), torch.randn(2, 6, 3)
+    observed = torch.arange(6).expand(2, 6) != 3
+    expected = model.impute(x, observed).a
+    assert torch.equal(model.impute(x, observed.numpy()).a, expected)
+    assert torch.equal(model.impute(x, observed.tolist()).a, expected)
+    with pytest.raises(ValueError, match=r"observed must have shape \(2, 6\)"):
+        model.impute(x, observed[..., None].expand(2, 6, 3))
+    with pytest.raises(TypeError, match="mask must be a boolean tensor"):
+        model.impute(x, observed.long())
