@@ -9,7 +9,7 @@ returns ``(B, T)``, in nats. What samples takes a keyword `generator`.
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -33,10 +33,14 @@ __all__ = [
 ]
 
 
+Family = TypeVar("Family", bound="FactorisedDistribution")
+
+
 class FactorisedDistribution(Distribution):
     r"""A vector with independent entries: :math:`p(\mathbf{x}) = \prod_d p(x_d)`.
 
-    Subclasses give `log_prob_per_dim`, `mean` and `sample`; what follows from independence stands here.
+    A subclass gives `outputs_per_dim`, `parameters`, `log_prob_per_dim`, `mean` and `sample` (or `rsample`); what
+    follows from independence stands here.
     """
 
     outputs_per_dim: ClassVar[int]
@@ -47,14 +51,21 @@ class FactorisedDistribution(Distribution):
         super().__init__(parameter.shape[:-1], parameter.shape[-1:], validate_args=False)
 
     @classmethod
-    @abstractmethod
-    def from_output(cls, output: Float[Tensor, "*batch outputs"]) -> "FactorisedDistribution":
-        """The distribution whose parameters are a network's output of size `outputs_per_dim` times the event."""
+    def from_output(cls: type[Family], output: Float[Tensor, "*batch outputs"]) -> Family:
+        """The distribution whose parameters are a network's output of size `outputs_per_dim` times the event.
+
+        The output is cut into `outputs_per_dim` equal parts along its last dimension, one for each parameter in the
+        constructor's order.
+        """
+        return cls(*output.chunk(cls.outputs_per_dim, dim=-1))
 
     @property
-    @abstractmethod
     def parameters(self) -> tuple[Tensor, ...]:
         """The tensors that the distribution is built from, in the constructor's order."""
+        raise NotImplementedError(
+            f"{type(self).__name__} needs a property `parameters`: the tensors it is built from, in the order of its "
+            "constructor; frames are taken out of it and batches expanded by building it anew from parts of them"
+        )
 
     @abstractmethod
     def log_prob_per_dim(self, value: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
@@ -77,9 +88,9 @@ class FactorisedDistribution(Distribution):
         """Entropy of the vector, in nats, summed over the last dimension."""
         return self.entropy_per_dim().sum(-1)
 
-    @abstractmethod
     def entropy_per_dim(self) -> Tensor:
-        """Entropy of each entry, in nats."""
+        """Entropy of each entry, in nats, of families that have a closed form."""
+        raise NotImplementedError(f"{type(self).__name__} has no closed form for its entropy")
 
     def expand(self, batch_shape: Sequence[int], _instance: None = None) -> "FactorisedDistribution":
         """The same distribution with its batch dimensions expanded."""
@@ -118,12 +129,6 @@ class DiagonalGaussian(FactorisedDistribution):
         self._mean = mean
         self.logvar = logvar
         super().__init__(mean)
-
-    @classmethod
-    def from_output(cls, output: Float[Tensor, "*batch outputs"]) -> "DiagonalGaussian":
-        """First half of the last dimension: mean; second half: log-variance."""
-        mean, logvar = output.chunk(2, dim=-1)
-        return cls(mean, logvar)
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
@@ -180,11 +185,6 @@ class UnitGaussian(DiagonalGaussian):
 
     def __init__(self, mean: Float[Tensor, "*batch dim"]) -> None:
         super().__init__(mean, mean.new_full((), 2 * math.log(self.scale)).expand(mean.shape))
-
-    @classmethod
-    def from_output(cls, output: Float[Tensor, "*batch outputs"]) -> "UnitGaussian":
-        """The output is the mean."""
-        return cls(output)
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
@@ -244,11 +244,6 @@ class Gamma(FactorisedDistribution):
         self.logvar = logvar
         super().__init__(logvar)
 
-    @classmethod
-    def from_output(cls, output: Float[Tensor, "*batch outputs"]) -> "Gamma":
-        """The output is the log-variance."""
-        return cls(output)
-
     @property
     def parameters(self) -> tuple[Tensor, ...]:
         """The log-variance."""
@@ -294,11 +289,6 @@ class Bernoulli(FactorisedDistribution):
     def __init__(self, logits: Float[Tensor, "*batch dim"]) -> None:
         self.logits = logits
         super().__init__(logits)
-
-    @classmethod
-    def from_output(cls, output: Float[Tensor, "*batch outputs"]) -> "Bernoulli":
-        """The output is the log-odds."""
-        return cls(output)
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:

@@ -13,6 +13,7 @@ from dvae_lib.distributions import (
     Bernoulli,
     CentimetreGaussian,
     DiagonalGaussian,
+    FactorisedDistribution,
     Gamma,
     UnitGaussian,
     itakura_saito,
@@ -237,3 +238,27 @@ def test_standard_normal():
         .max()
         == 0
     )
+
+
+class Halved(FactorisedDistribution):
+    """Two outputs per entry and no closed form for the entropy; says nothing of its parameters."""
+
+    outputs_per_dim = 2
+
+    def __init__(self, rate, scale):
+        self.rate, self.scale = rate, scale
+        super().__init__(rate)
+
+
+def test_a_family_of_ones_own_takes_its_parameters_from_the_output_in_order():
+    p = Halved.from_output(torch.tensor([[1.0, 2.0, 3.0, 4.0]]))
+    assert p.rate.tolist() == [[1.0, 2.0]]
+    assert p.scale.tolist() == [[3.0, 4.0]]
+
+
+def test_a_family_without_parameters_or_entropy_says_so():
+    p = Halved.from_output(torch.zeros(1, 4))
+    with pytest.raises(NotImplementedError, match="Halved needs a property `parameters`"):
+        p[0]
+    with pytest.raises(NotImplementedError, match="Halved has no closed form"):
+        p.entropy()
