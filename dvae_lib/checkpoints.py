@@ -1,10 +1,11 @@
 """Checkpoints: tensors and JSON in one safetensors file, which is there as a whole or not at all."""
 
+import errno
 import json
 import os
 import zlib
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-__all__ = ["CheckpointError", "load_checkpoint", "save_checkpoint", "write_atomically"]
+from dvae_lib.locks import lock
+
+__all__ = ["CheckpointError", "in_hand", "load_checkpoint", "save_checkpoint", "write_atomically"]
 
 FORMAT = 1
 
@@ -43,11 +46,36 @@ def write_atomically(path: str | Path, data: bytes) -> None:
             partial.unlink(missing_ok=True)
         raise
     if os.name == "posix":  # the new name must reach the disk, too; elsewhere a folder cannot be opened
-        folder = os.open(path.parent, os.O_RDONLY)
+        _flush_folder(path.parent)
+
+
+def _flush_folder(path: Path) -> None:
+    """Let the names in a folder reach the disk, on file systems that know how to."""
+    try:
+        folder = os.open(path, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
+    except OSError as error:
+        # Network shares, shared folders of virtual machines and file systems of user space flush by themselves.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EACCES):
+            raise
+
+
+@contextmanager
+def in_hand(folder: Path) -> Iterator[None]:
+    """Keep other processes from training in a folder meanwhile.
+
+    Raises:
+        BlockingIOError: another one is at it.
+    """
+    with lock(folder / ".lock", wait=False) as mine:
+        if not mine:
+            raise BlockingIOError(
+                f"Another process is training in {folder}. Wait until it has ended, or choose another folder."
+            )
+        yield
 
 
 def save_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:

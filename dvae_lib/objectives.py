@@ -133,7 +133,8 @@ def variational_lower_bound(
     if kl not in ("analytic", "sampled"):
         raise ValueError(f"kl must be 'analytic' or 'sampled'; got {kl!r}")
     mask = frame_mask(lengths, x.shape[1])
-    reconstruction = _sum_frames(output.observation.log_prob(x), mask)
+    # Of what stands beyond the lengths a density may be infinite, and infinity has no gradient that a mask could undo.
+    reconstruction = _sum_frames(output.observation.log_prob(_masked(x, mask)), mask)
     terms: dict[str, Tensor] = {}
     per_dim: dict[str, Tensor] = {}
     for name, latent in output.latents.items():
@@ -165,7 +166,7 @@ def log_weights(
     Latents with one value per sequence are counted in the first frame. Padded frames hold zero.
     """
     mask = frame_mask(lengths, x.shape[1])
-    weights = output.observation.log_prob(x)
+    weights = output.observation.log_prob(_masked(x, mask))
     for name, latent in output.latents.items():
         if latent.prior is None:
             raise ValueError(f"the output holds no prior of {name!r}; pass what `forward` returns")

@@ -10,15 +10,21 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.accelerators.accelerator import Accelerator
 from lightning_fabric.loggers.logger import Logger
 from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.strategies.single_device import SingleDeviceStrategy
 from torch import Generator, Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from dvae_lib.data.sequences import Batch, SequenceDataset
+from dvae_lib.devices import accelerator as this_machines
 
-__all__ = ["Share", "SharedNoise", "check_precision", "load_share", "training_fabric"]
+__all__ = ["PRECISIONS", "Share", "SharedNoise", "check_precision", "load_share", "training_fabric"]
+
+PRECISIONS = ("32-true", "64-true", "bf16-mixed", "bf16-true")
+"""What every model can be trained in."""
 
 
 def training_fabric(
@@ -28,16 +34,21 @@ def training_fabric(
 
     Arguments:
         accelerator: "auto" takes a GPU where there is one; or "cpu", "cuda", "mps".
-        precision: "32-true", "64-true", "bf16-mixed" or "bf16-true".
+        precision: of the weights and, where it says "mixed", of what the layers compute with: one of `PRECISIONS`.
         loggers: Fabric loggers that receive every epoch's record.
 
     Raises:
-        ValueError: for 16-bit floats, whose gradients overflow as a matter of course, or a GPU that is not there.
+        ValueError: for other precisions, such as 16-bit floats, whose gradients overflow as a matter of course, or a
+            GPU that is not there.
     """
     check_precision(precision)
     missing = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
     if missing.get(accelerator, False):
         raise ValueError(f"PyTorch {torch.__version__} finds no {accelerator} device here; use 'auto' or 'cpu'.")
+    here = this_machines()
+    if accelerator == "auto" and here.type not in ("cuda", "mps", "cpu"):
+        strategy = SingleDeviceStrategy(here, _Other())
+        return Fabric(strategy=strategy, devices=1, precision=precision, loggers=list(loggers or []))  # type: ignore[arg-type]
     torchrun = torch.distributed.is_available() and torch.distributed.is_torchelastic_launched()
     devices = int(os.environ["LOCAL_WORLD_SIZE"]) if torchrun else 1
     num_nodes = int(os.environ["WORLD_SIZE"]) // devices if torchrun else 1
@@ -55,13 +66,50 @@ def training_fabric(
     return fabric
 
 
+class _Other(Accelerator):
+    """An accelerator that torch knows and Fabric does not: one device, which this process computes on."""
+
+    def setup_device(self, device: torch.device) -> None:
+        """There is nothing to do."""
+
+    def teardown(self) -> None:
+        """There is nothing to do."""
+
+    @staticmethod
+    def parse_devices(devices: Any) -> Any:
+        """The number asked for."""
+        return devices
+
+    @staticmethod
+    def get_parallel_devices(devices: Any) -> list[torch.device]:
+        """The one that there is."""
+        return [this_machines()]
+
+    @staticmethod
+    def auto_device_count() -> int:
+        """One."""
+        return 1
+
+    @staticmethod
+    def is_available() -> bool:
+        """It is: torch has said so."""
+        return True
+
+    @staticmethod
+    def name() -> str:
+        """What torch calls it."""
+        return this_machines().type
+
+
 def check_precision(precision: str) -> None:
-    """Refuse 16-bit floats, whose gradients overflow as a matter of course."""
+    """Refuse what no model can be trained in, above all 16-bit floats, whose gradients overflow."""
     if precision.startswith("16"):
         raise ValueError(
             f"precision {precision!r} needs loss scaling, under which gradients overflow as a matter of course, and "
             "the guard against non-finite gradients could not work; use 'bf16-mixed', which has float32's range."
         )
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
 
 
 class Share(NamedTuple):

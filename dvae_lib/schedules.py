@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+
 __all__ = ["Number", "Schedule"]
 
 Number = int | float
@@ -97,10 +99,11 @@ class Schedule:
         """A schedule from a number (constant), from pairs as `to_json` gives them, or from itself."""
         if isinstance(value, Schedule):
             return value
-        if isinstance(value, bool | str) or value is None:
+        plain = value.item() if isinstance(value, np.generic) else value
+        if isinstance(plain, bool | str) or plain is None:
             raise ValueError(f"Expected a number, a Schedule or pairs (epoch, value); got {value!r}")
-        if isinstance(value, int | float):
-            return cls.constant(value)
+        if isinstance(plain, int | float):
+            return cls.constant(plain)
         return cls(tuple((epoch, v) for epoch, v in value))
 
     def to_json(self) -> Number | list[list[Number]]:

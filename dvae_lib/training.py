@@ -7,10 +7,13 @@ run which was killed and resumed, or spread over several processes, draws the sa
 
 import csv
 import dataclasses
+import inspect
 import io
 import json
 import math
+import operator
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -21,14 +24,16 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Generator, Tensor, nn
 
 import dvae_lib
-from dvae_lib.checkpoints import CheckpointError, load_checkpoint, save_checkpoint, write_atomically
+from dvae_lib.checkpoints import CheckpointError, in_hand, load_checkpoint, save_checkpoint, write_atomically
 from dvae_lib.data.sequences import Batch, SequenceDataset
 from dvae_lib.denormals import flush_denormals
+from dvae_lib.devices import brought_back
 from dvae_lib.models.base import DVAE
 from dvae_lib.models.replay import Replay, replay_recursion
 from dvae_lib.parallel import Share, SharedNoise, check_precision, load_share, training_fabric
@@ -135,15 +140,15 @@ class TrainingConfig:
             ("patience", True),
             ("checkpoint_steps", True),
         ):
-            _check_number(name, getattr(self, name), whole=True, optional=optional, least=1)
-        _check_number("seed", self.seed, whole=True, least=0)
-        _check_number("gradient_clip", self.gradient_clip, optional=True, above=0.0)
-        _check_number("checkpoint_seconds", self.checkpoint_seconds, least=0.0)
+            put(name, _number(name, getattr(self, name), whole=True, optional=optional, least=1))
+        put("seed", _number("seed", self.seed, whole=True, least=0))
+        put("gradient_clip", _number("gradient_clip", self.gradient_clip, optional=True, above=0.0))
+        put("checkpoint_seconds", _number("checkpoint_seconds", self.checkpoint_seconds, least=0.0))
         for name, value in (("schedules", self.schedules), ("freeze", self.freeze)):
             if not isinstance(value, Mapping):
                 raise TypeError(f"{name} maps names to values; got {value!r}")
-        for name, epochs in self.freeze.items():
-            _check_number(f"freeze[{name!r}]", epochs, whole=True, least=1)
+        frozen = {name: _number(f"freeze[{name!r}]", n, whole=True, least=1) for name, n in self.freeze.items()}
+        put("freeze", frozen)
         put("learning_rate", Schedule.of(self.learning_rate))
         if any(rate <= 0 for _, rate in self.rate.points):
             raise ValueError(f"learning_rate must be positive; got {self.rate.to_json()}")
@@ -153,7 +158,6 @@ class TrainingConfig:
             raise ValueError(f"beta weighs the KL terms and cannot be negative; got {beta.to_json()}")
         if any(not 0 <= value <= 1 for _, value in feedback.points):
             raise ValueError(f"feedback is a probability between 0 and 1; got {feedback.to_json()}")
-        put("freeze", dict(self.freeze))
 
     @property
     def rate(self) -> Schedule:
@@ -326,30 +330,35 @@ def fit(
     On a GPU, ``replay=True`` records the loop over frames of a recursive inference as a CUDA graph in the first step,
     compares it with the plain loop, and replays it from then on (`dvae_lib.models.replay`).
 
-    A batch is one gather from memory or a memory map, on the CPU. For a GPU, which computes a step in less time
-    than the batch takes to reach it, put the frames there once: ``train.to("cuda")``.
+    The training takes a GPU where there is one; afterwards the model is on the device where it was found, and of the
+    dtype, also where the training was interrupted or failed. A batch is one gather from memory or a memory map, on the
+    CPU. For a GPU, which computes a step in less time than the batch takes to reach it, put the frames there once:
+    ``train.to("cuda")``.
 
     Arguments:
-        model: the model; it is trained in place and moved to Fabric's device.
+        model: the model; it is trained in place.
         train: the training sequences.
         validation: the validation sequences; without them there is no early stopping, and the last epoch counts as
             the best.
         config: how to train.
         objective: what is maximised, and what is recorded beside it. Early stopping looks at the term called
             ``vlb``, or at the first where there is none of that name.
-        folder: where the run is kept; None keeps it in memory.
+        folder: where the run is kept, for one process at a time; None keeps it in memory. ``~`` is the home folder.
         resume: True goes on with the run in the folder and insists that there is one, False insists that there is
             none; None goes on if there is one. A run that is complete is not repeated.
         fabric: devices, precision and loggers, launched; by default `training_fabric()`.
         callback: called after each epoch with the model and the epoch's record, on every process.
         replay: replay the loop of a recursive inference from a CUDA graph; on one CUDA device, in 32-bit precision.
-        progress: show a progress bar; None shows one in notebooks and terminals, not in files.
+        progress: show a progress bar; None shows one in notebooks and terminals, and elsewhere, as in a log file,
+            writes a line for the first epoch, then one a minute, and one at the end.
         tensorboard: write the history for TensorBoard, too, into the folder.
 
     Raises:
-        ValueError, TypeError: data, model and configuration that do not fit together.
+        ValueError, TypeError: data, model and configuration that do not fit together, or a model that could not be
+            saved in the folder, or not loaded again.
         dvae_lib.checkpoints.CheckpointError: the folder holds a damaged checkpoint or another run.
         FileExistsError, FileNotFoundError: the folder is not as `resume` demands, or is in use for something else.
+        BlockingIOError: another process is training in the folder.
         NonFiniteError: the objective or its gradient is not finite.
 
     Examples:
@@ -361,10 +370,14 @@ def fit(
     """
     config = TrainingConfig() if config is None else config
     _check_fit(model, train, validation, config)
+    _check_objective(model, objective, config)
     if tensorboard and folder is None:
         raise ValueError("tensorboard=True needs a folder to write to.")
     if resume and folder is None:
         raise ValueError("resume=True needs the folder of the run to go on with.")
+    place = None if folder is None else Path(folder).expanduser()
+    if place is not None and isinstance(model, DVAE):
+        model.configuration()  # refuses what could not be saved
     fabric = training_fabric() if fabric is None else fabric
     precision = str(fabric.strategy.precision.precision)
     check_precision(precision)
@@ -374,15 +387,22 @@ def fit(
             f"{fabric.world_size} process(es) on {fabric.device} in {precision}: leave it out."
         )
     with ExitStack() as stack:
+        # Also where the caller wants no gradients of what he does himself.
+        for outside in (torch.inference_mode(False), torch.enable_grad(), flush_denormals()):
+            stack.enter_context(outside)
+        stack.enter_context(brought_back(model))
         seed = derive_seed(config.seed, "global", fabric.global_rank)
         stack.enter_context(isolated_randomness(seed, fabric.device))
-        stack.enter_context(flush_denormals())
+        if fabric.world_size > 1:
+            # Whether any parameter is unused depends on the objective and on what is frozen, epoch by epoch.
+            stack.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
         run = _Run(model, train, validation, config, objective, fabric, callback)
         run.rehearse()
-        if folder is not None:
-            run.open(Path(folder), resume)
+        if place is not None:
+            run.open(place, resume, stack)
         if tensorboard and fabric.is_global_zero:
-            run.writer = _summary_writer(Path(folder or ""), run.epoch)
+            run.writer = _summary_writer(place or Path(), run.epoch)
             stack.callback(run.writer.close)
         run.bar = _progress_bar(
             total=config.max_epochs * run.batches_per_epoch,
@@ -390,6 +410,8 @@ def fit(
             disable=True if not fabric.is_global_zero else None if progress is None else not progress,
         )
         stack.callback(run.bar.close)
+        if progress is None and run.bar.disable and fabric.is_global_zero:
+            run.log = _Log(config.max_epochs)
         run.signals = stack.enter_context(_Signals())
         run.replay = stack.enter_context(replay_recursion(model, replay))
         stopped = run.train()
@@ -428,6 +450,7 @@ class _Run:
     writer: Any = None
     bar: Any = None
     replay: Replay | None = None
+    log: "_Log | None" = None
     signals: "_Signals"
 
     def __init__(
@@ -442,6 +465,8 @@ class _Run:
     ) -> None:
         self.model, self.train_data, self.validation_data = model, train, validation
         self.config, self.objective, self.fabric, self.callback = config, objective, fabric, callback
+        # Before anything holds the parameters: of some devices, moving a model makes new ones.
+        model.to(fabric.device)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.Adam(self.parameters.values(), lr=config.rate(0))
         self.module, self.fabric_optimizer = fabric.setup(_Terms(model, objective), self.optimizer)
@@ -461,7 +486,7 @@ class _Run:
     @torch.no_grad()
     def rehearse(self) -> None:
         """Evaluate the objective once, so that a mistake in it shows before anything is written."""
-        indices = torch.arange(min(len(self.train_data), self.fabric.world_size))
+        indices = torch.arange(min(len(self.train_data), self.fabric.world_size), device="cpu")
         share = Share.of(len(indices), self.fabric.global_rank, self.fabric.world_size)
         batch = self._load(self.train_data, indices, share)
         self.module.eval()
@@ -492,6 +517,7 @@ class _Run:
         order = torch.randperm(
             len(self.train_data),
             generator=Generator().manual_seed(derive_seed(config.seed, "order", epoch)),
+            device="cpu",
         )
         self.bar.set_description(f"epoch {epoch + 1}/{config.max_epochs}", refresh=False)
         self.module.train()
@@ -581,7 +607,7 @@ class _Run:
         sums: dict[str, float] = {}
         self.module.eval()
         with isolated_randomness(seed, self.fabric.device):
-            for i, indices in enumerate(torch.arange(len(data)).split(self.config.batch_size)):
+            for i, indices in enumerate(torch.arange(len(data), device="cpu").split(self.config.batch_size)):
                 self.generator.manual_seed(derive_seed(seed, i))
                 share = Share.of(len(indices), self.fabric.global_rank, self.fabric.world_size)
                 batch = self._load(data, indices, share)
@@ -629,6 +655,8 @@ class _Run:
         self.bar.set_postfix(
             {"vlb/frame": f"{value:.4g}", "best": f"{self.best_value:.4g} in {self.best_epoch}"}, refresh=False
         )
+        if self.log is not None:
+            self.log.note(self.epoch, f"vlb/frame {value:.4g}, best {self.best_value:.4g} in epoch {self.best_epoch}")
         if not self.fabric.is_global_zero:
             return
         metrics = {name: v for name, v in record.items() if name != "epoch"}
@@ -654,11 +682,20 @@ class _Run:
         bad_terms = [name for name, value in totals.items() if not math.isfinite(value)]
         parameters = [name for name, p in self.parameters.items() if not bool(torch.isfinite(p).all())]
         if bad_terms:
-            bad = torch.zeros(share.stop - share.start, dtype=torch.bool)
+            bad = torch.zeros(share.stop - share.start, dtype=torch.bool, device="cpu")
             for name in bad_terms:
                 bad |= ~torch.isfinite(terms[name]).cpu()
             at_fault = indices[share.start : share.stop][bad].tolist()
             what = f"{', '.join(bad_terms)} not finite, sequences"
+            if not at_fault and self.fabric.world_size == 1:
+                # Each sequence has a value, and their sum is beyond the largest number of the format.
+                largest = terms[bad_terms[0]].detach().abs()
+                at_fault = [int(indices[int(largest.argmax())])]
+                what = (
+                    f"the sum of {' and of '.join(bad_terms)} over the batch overflows, with values of up to "
+                    f"{largest.max().item():.1e}. Data or inputs u of that size want to be standardised first. The "
+                    "largest is of sequence"
+                )
         else:
             at_fault, what = indices.tolist(), "the gradient is not finite, though the objective is; batch of"
             parameters += [
@@ -693,6 +730,8 @@ class _Run:
     def finish(self, stopped: Literal["max_epochs", "patience", "callback", "interrupted"]) -> TrainingResult:
         """Save, put the best weights into the model, and export it."""
         self.save()
+        if self.log is not None:
+            self.log.end(stopped)
         last = self._copy_weights("cpu")
         self.model.load_state_dict(self.best_weights)
         self.model.eval()
@@ -715,10 +754,11 @@ class _Run:
 
     # ---------------------------------------------------------------- files
 
-    def open(self, folder: Path, resume: bool | None) -> None:
-        """Begin a run in the folder, or take up the one that it holds."""
+    def open(self, folder: Path, resume: bool | None, stack: ExitStack) -> None:
+        """Begin a run in the folder, or take up the one that it holds. The stack keeps others out until it ends."""
         path = folder / CHECKPOINT
         if path.exists():
+            self._lock(folder, stack)
             if resume is False:
                 raise FileExistsError(
                     f"{folder} already holds a run: resume=True goes on with it; choose another folder for a new one."
@@ -738,11 +778,16 @@ class _Run:
                 )
             folder.mkdir(parents=True, exist_ok=True)
             self.folder = folder
+            self._lock(folder, stack)
             # All must have looked before the first one writes.
             self.fabric.barrier()
             self.save()
         if self.fabric.is_global_zero:
             write_atomically(folder / CONFIG, self.config.to_json().encode())
+
+    def _lock(self, folder: Path, stack: ExitStack) -> None:
+        if self.fabric.is_global_zero:
+            stack.enter_context(in_hand(folder))
 
     def save(self) -> None:
         """Write the checkpoint, if the run has a folder."""
@@ -828,11 +873,13 @@ class _Run:
                     "Choose another folder."
                 )
         for part, described in now["data"].items():
-            if not _same_data(saved["data"][part], described):
-                raise CheckpointError(
-                    f"{path} belongs to other {part} data: {_summary(saved['data'][part])}, and here are "
-                    f"{_summary(described)}. Choose another folder."
-                )
+            before = saved["data"][part]
+            if not _same_data(before, described):
+                difference = f"{_summary(before)}, and here are {_summary(described)}"
+                if before is not None and described is not None and before[0] == described[0]:
+                    which = "the names or lengths" if before[1] != described[1] else "the values"
+                    difference = f"{which} of the sequences differ ({_summary(described)} in both)"
+                raise CheckpointError(f"{path} belongs to other {part} data: {difference}. Choose another folder.")
 
     def _gather(self, value: Any) -> list[Any]:
         if self.fabric.world_size == 1:
@@ -849,6 +896,29 @@ class _Run:
         table.writeheader()
         table.writerows(self.history)
         write_atomically(self.folder / HISTORY, text.getvalue().encode())
+
+
+class _Log:
+    """A line now and then for whoever reads a log file: of the first epoch, then once a minute, and of the last."""
+
+    def __init__(self, epochs: int, seconds: float = 60.0) -> None:
+        self.epochs, self.seconds = epochs, seconds
+        self._told, self._last = -math.inf, ""
+
+    def note(self, epoch: int, text: str) -> None:
+        """Of an epoch that has ended."""
+        self._last = f"epoch {epoch}/{self.epochs}: {text}"
+        if time.monotonic() - self._told >= self.seconds:
+            self._write(self._last)
+
+    def end(self, stopped: str) -> None:
+        """Of the last one, with what ended the training."""
+        if self._last:
+            self._write(f"{self._last}; ended by {stopped}")
+
+    def _write(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+        self._told = time.monotonic()
 
 
 class _Signals:
@@ -901,7 +971,7 @@ def _summary_writer(folder: Path, epoch: int) -> Any:
     return SummaryWriter(str(folder / "tensorboard"), purge_step=epoch + 1)
 
 
-def _check_number(
+def _number(
     name: str,
     value: Any,
     *,
@@ -909,15 +979,26 @@ def _check_number(
     optional: bool = False,
     least: Number | None = None,
     above: Number | None = None,
-) -> None:
+) -> Number | None:
+    """A number of Python, also from one of NumPy, within its bounds."""
     kind = "a whole number" if whole else "a number"
     if value is None and optional:
-        return
-    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        return None
+    number = _plain_number(value, whole)
+    if number is None:
         raise TypeError(f"{name} must be {kind}{' or None' if optional else ''}; got {value!r}")
-    if not math.isfinite(value) or (least is not None and value < least) or (above is not None and value <= above):
+    if not math.isfinite(number) or (least is not None and number < least) or (above is not None and number <= above):
         bound = f"of at least {least}" if least is not None else f"above {above}"
         raise ValueError(f"{name} must be {kind} {bound}; got {value}")
+    return number
+
+
+def _plain_number(value: Any, whole: bool) -> Number | None:
+    if isinstance(value, bool | np.bool_ | Tensor):
+        return None
+    if isinstance(value, int | np.integer):
+        return operator.index(value)
+    return float(value) if isinstance(value, float | np.floating) and not whole else None
 
 
 def _check_fit(
@@ -931,6 +1012,8 @@ def _check_fit(
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not parameters:
         raise ValueError(f"{type(model).__name__} has no parameter that could be trained.")
+    if any(p.is_inference() for p in parameters.values()):
+        raise ValueError("The model was built under torch.inference_mode and can have no gradients: build it outside.")
     for prefix in config.freeze:
         if not any(name.startswith(prefix) for name in parameters):
             raise ValueError(
@@ -961,6 +1044,32 @@ def _check_fit(
             )
 
 
+def _check_objective(model: nn.Module, objective: Objective, config: TrainingConfig) -> None:
+    """Refuse a model without the bound that is maximised, and schedules of arguments that the objective has not."""
+    taker: Any = objective
+    if objective is vlb_terms:
+        taker = getattr(model, "vlb", None)
+        if taker is None:
+            raise TypeError(
+                f"{type(model).__name__} has no method vlb, which is what is maximised by default: pass an objective, "
+                "a function of model and batch that returns terms of shape (B,)."
+            )
+    try:
+        parameters = inspect.signature(taker).parameters.values()
+    except (TypeError, ValueError):  # a callable that does not tell
+        return
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    own = ("model", "batch", "x", "u", "lengths", "generator", "kl", "num_samples")
+    known = [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name not in own]
+    for name in config.schedule:
+        if name not in known:
+            raise ValueError(
+                f"schedules names {name!r}, which is no argument of the objective that could change over the epochs; "
+                f"it has {', '.join(known) or 'none'}."
+            )
+
+
 def _check_weights(path: Path, saved: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
     for name in sorted({*saved, *wanted}):
         here = tuple(f"{tuple(t[name].shape)} {t[name].dtype}" if name in t else "absent" for t in (saved, wanted))
@@ -974,7 +1083,7 @@ def _describe(data: SequenceDataset) -> list[Any]:
     """A fingerprint: sizes, a digest of names and lengths, and the mean magnitude of a few sequences."""
     sizes = {"sequences": len(data), "frames": data.num_frames, "x_dim": data.x_dim, "u_dim": data.u_dim}
     digest = derive_seed(0, *data.names, *data.lengths.tolist())
-    some = torch.linspace(0, len(data) - 1, min(len(data), 16)).long().tolist()
+    some = torch.linspace(0, len(data) - 1, min(len(data), 16), device="cpu").long().tolist()
     return [sizes, digest, [float(data[i].abs().mean()) for i in some]]
 
 

@@ -15,7 +15,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Generator, nn
 
-from dvae_lib import checkpoints
+from dvae_lib import checkpoints, training
 from dvae_lib.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from dvae_lib.data.sequences import SequenceDataset, Standardizer
 from dvae_lib.models import MODELS, VAE, build_model
@@ -399,8 +399,21 @@ def test_progress_bar(capsys):
     assert "12/12" in shown
     assert "epoch 3/3" in shown
     assert "best" in shown
-    fit(small_vae(), TRAIN, VALIDATION, CONFIG)  # the output is captured, so it is no terminal
+    fit(small_vae(), TRAIN, VALIDATION, CONFIG, progress=False)
     assert capsys.readouterr().err == ""
+
+
+def test_a_log_file_gets_a_line_now_and_then(capsys):
+    """The output is captured, so it is no terminal."""
+    fit(small_vae(), TRAIN, VALIDATION, changed(max_epochs=40))
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("epoch 1/40: vlb/frame ")
+    assert last.startswith("epoch 40/40: vlb/frame ")
+    assert last.endswith("; ended by max_epochs")
+    log = training._Log(9, seconds=0.0)
+    log.note(1, "a")
+    log.note(2, "b")
+    assert capsys.readouterr().err == "epoch 1/9: a\nepoch 2/9: b\n"
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
@@ -408,7 +421,8 @@ def test_precision(precision):
     usual = fit(small_vae(), TRAIN, VALIDATION, CONFIG)
     result = fit(small_vae(), TRAIN, VALIDATION, CONFIG, fabric=training_fabric("cpu", precision))
     dtype = torch.float64 if precision == "64-true" else torch.float32
-    assert {p.dtype for p in result.best_model.parameters()} == {dtype}
+    assert {p.dtype for p in result.last_weights.values()} == {dtype}
+    assert {p.dtype for p in result.best_model.parameters()} == {torch.float32}
     tolerance = 0.05 if precision == "bf16-mixed" else 0.3  # other noise: drawn in double precision
     assert result.best_value == pytest.approx(usual.best_value, abs=tolerance)
 
@@ -627,7 +641,7 @@ class NoParameters(nn.Module):
         ({"validation": SequenceDataset([torch.ones(3, 5)])}, ValueError, "validation data have x_dim=5"),
         ({"config": {"batch_size": 3}}, TypeError, "TrainingConfig"),
         ({"config": changed(freeze={"decoder": 2})}, ValueError, "no parameter's name begins like that.*e_z"),
-        ({"config": changed(schedules={"gamma": 1.0})}, TypeError, "gamma"),
+        ({"config": changed(schedules={"gamma": 1.0})}, ValueError, "'gamma'.* it has beta, feedback"),
         ({"config": changed(schedules={"feedback": 0.5})}, ValueError, "nothing can be fed back"),
         ({"objective": lambda *_, **__: {}}, ValueError, "no term"),
         ({"objective": lambda *_, **__: {"loss": torch.ones(())}}, ValueError, "'loss' must have one value"),

@@ -21,6 +21,7 @@ from dvae_lib.benchmark.protocol import Protocol, Run
 from dvae_lib.benchmark.records import FORMAT, RECORD, Record, read_records, write_records
 from dvae_lib.benchmark.scores import judge
 from dvae_lib.checkpoints import write_atomically
+from dvae_lib.locks import lock
 from dvae_lib.models.base import DVAE
 from dvae_lib.schedules import Number
 from dvae_lib.training import NonFiniteError, TrainingResult, fit
@@ -250,19 +251,9 @@ def single_device(accelerator: str = "auto") -> Fabric:
 @contextmanager
 def _claim(folder: Path) -> Iterator[bool]:
     """Whether this process has the run for itself. The claim ends with the process, however that ends."""
-    try:
-        import fcntl
-    except ImportError:  # where files cannot be locked, start one process
-        yield True
-        return
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".claim").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+    with lock(folder / ".claim", wait=False) as mine:
+        yield mine
 
 
 # ------------------------------------------------------------------------------------------------------- training

@@ -1,7 +1,6 @@
 """Where data is looked for and where it is kept: the search path ``DVAE_DATA`` and the cache ``DVAE_CACHE``."""
 
 import errno
-import importlib.util
 import os
 import shutil
 import uuid
@@ -9,10 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["cache_folder", "find_folder", "search_path"]
+from dvae_lib.locks import CAN_LOCK, lock
 
-# Not on Windows. There two processes may do the same work; whole_or_nothing keeps the result right.
-_CAN_LOCK = importlib.util.find_spec("fcntl") is not None
+__all__ = ["cache_folder", "find_folder", "search_path"]
 
 
 def cache_folder() -> Path:
@@ -68,7 +66,7 @@ def whole_or_nothing(folder: Path) -> Iterator[Path]:
     with disk_errors_explained(folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
         prefix = f".{folder.name}-unfinished-"
-        for leftover in folder.parent.glob(f"{prefix}*") if _CAN_LOCK else ():
+        for leftover in folder.parent.glob(f"{prefix}*") if CAN_LOCK else ():
             shutil.rmtree(leftover, ignore_errors=True)
         draft = folder.parent / f"{prefix}{uuid.uuid4().hex}"
         draft.mkdir()  # with the permissions that the umask says: what one fetches, others may read
@@ -110,16 +108,13 @@ def _touches(filename: object, folder: Path) -> bool:
 
 
 @contextmanager
-def one_at_a_time(lock: Path) -> Iterator[None]:
-    """Only one process of this machine is inside at a time; the others wait (where the platform has flock)."""
-    if not _CAN_LOCK:
-        yield
-        return
-    import fcntl
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Only one process of this machine is inside at a time; the others wait.
 
-    with disk_errors_explained(lock.parent):
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        handle = lock.open("w")
-    with handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    Where files cannot be locked, two may do the same work, and `whole_or_nothing` keeps the result right.
+    """
+    with disk_errors_explained(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a").close()  # says now whether it can be written
+    with lock(path, wait=True):
         yield

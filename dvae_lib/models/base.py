@@ -4,21 +4,26 @@ import difflib
 import inspect
 import json
 import math
+import operator
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Generator, Tensor, nn
 from torch.distributions import Distribution
 from torch.nn import functional as F
 
+from dvae_lib.arrays import as_tensor
 from dvae_lib.checkpoints import write_atomically
+from dvae_lib.devices import Device, computed_on
 from dvae_lib.graphs import DependencySpec
 from dvae_lib.graphs.links import links
 from dvae_lib.objectives import (
@@ -33,13 +38,16 @@ from dvae_lib.objectives import (
 )
 from dvae_lib.resources import resource_path
 
-__all__ = ["DVAE", "Draw", "Sample", "State", "StepOutput", "check_sequences", "noise"]
+__all__ = ["DVAE", "Draw", "Lengths", "Sample", "State", "StepOutput", "check_sequences", "noise"]
 
 State = dict[str, Tensor]
 """What a generator carries from one frame to the next, by name; every tensor has the batch first."""
 
 Draw = Literal["sample", "mean"]
 """How a posterior is turned into a value that the rest is conditioned on."""
+
+Lengths = Int[Tensor, " batch"] | Sequence[int] | NDArray[Any]
+"""The number of frames of each sequence of a padded batch, as people have it."""
 
 Model = TypeVar("Model", bound="DVAE")
 
@@ -110,8 +118,13 @@ class DVAE(nn.Module):
         bound.apply_defaults()
         options: dict[str, Any] = {}
         for name, value in list(bound.arguments.items())[1:]:
-            collects = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
-            options.update(value if collects else {name: value})
+            kind = signature.parameters[name].kind
+            if kind is inspect.Parameter.VAR_KEYWORD:
+                options.update(value)
+            elif kind is inspect.Parameter.VAR_POSITIONAL:
+                options.update(_named(cls, value))
+            else:
+                options[name] = value
         object.__setattr__(model, "options", options)
         object.__setattr__(model, "metadata", {})
         return model
@@ -119,9 +132,10 @@ class DVAE(nn.Module):
     def __init__(self, x_dim: int, z_dim: int, *, observation: str = "gaussian", u_dim: int = 0) -> None:
         super().__init__()
         for name, size, least in (("x_dim", x_dim, 1), ("z_dim", z_dim, 1), ("u_dim", u_dim, 0)):
-            if not isinstance(size, int) or size < least:
+            if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < least:
                 raise ValueError(f"{name} must be an integer of at least {least}; got {size!r}")
-        self.x_dim, self.z_dim, self.u_dim, self.observation = x_dim, z_dim, u_dim, observation
+        self.x_dim, self.z_dim, self.u_dim = (operator.index(size) for size in (x_dim, z_dim, u_dim))
+        self.observation = observation
 
     # ---------------------------------------------------------------- what a model defines
 
@@ -218,13 +232,13 @@ class DVAE(nn.Module):
         x: Float[Tensor, "batch time x_dim"],
         u: Float[Tensor, "batch time u_dim"] | None = None,
         *,
-        lengths: Int[Tensor, " batch"] | None = None,
+        lengths: Lengths | None = None,
         feedback: float = 0.0,
         draw: Draw = "sample",
         generator: Generator | None = None,
     ) -> DVAEOutput:
         """Infer the latents, then generate from them: what the training objectives are computed from."""
-        self.check(x, u, lengths, feedback)
+        x, u, lengths = self.admit(x, u, lengths, feedback)
         both_directions = type(self).infer_and_generate if _is_up_to_date(type(self)) else DVAE.infer_and_generate
         latents, generated = both_directions(
             self, x, u, lengths=lengths, feedback=feedback, draw=draw, generator=generator
@@ -327,7 +341,7 @@ class DVAE(nn.Module):
         x: Float[Tensor, "batch time x_dim"],
         u: Float[Tensor, "batch time u_dim"] | None = None,
         *,
-        lengths: Int[Tensor, " batch"] | None = None,
+        lengths: Lengths | None = None,
         beta: float = 1.0,
         num_samples: int = 1,
         feedback: float = 0.0,
@@ -348,6 +362,7 @@ class DVAE(nn.Module):
         """
         if num_samples < 1:
             raise ValueError(f"num_samples must be at least 1; got {num_samples}")
+        lengths = as_lengths(lengths, x)
         if num_samples == 1:
             output = self(x, u, lengths=lengths, feedback=feedback, generator=generator)
             return variational_lower_bound(output, x, lengths=lengths, beta=beta, kl=kl)
@@ -372,11 +387,12 @@ class DVAE(nn.Module):
         x: Float[Tensor, "batch time x_dim"],
         u: Float[Tensor, "batch time u_dim"] | None = None,
         *,
-        lengths: Int[Tensor, " batch"] | None = None,
+        lengths: Lengths | None = None,
         num_samples: int = 100,
         chunk_size: int = 10,
         feedback: float = 0.0,
         generator: Generator | None = None,
+        device: Device = None,
     ) -> Float[Tensor, " batch"]:
         r"""The importance-weighted bound of :math:`\log p_\theta(\mathbf{x}_{1:T})`, in nats per sequence.
 
@@ -389,11 +405,18 @@ class DVAE(nn.Module):
             feedback: As in `vlb`: 0 bounds the likelihood of the model under teacher forcing, 1 that of the model in
                 generation mode, in which frames are independent given the latents.
             generator: Source of randomness.
+            device: Where to compute: "auto" takes the machine's GPU where it has one; by default where the model is.
+                The result lies where the model lies.
 
         Source: Burda, Grosse and Salakhutdinov (2016), "Importance weighted autoencoders".
         """
         if num_samples < 1 or chunk_size < 1:
             raise ValueError(f"num_samples and chunk_size must be at least 1; got {num_samples} and {chunk_size}")
+        if device is not None:
+            method, sizes = type(self).importance_weighted_bound, {"num_samples": num_samples, "chunk_size": chunk_size}
+            options: dict[str, Any] = {**sizes, "lengths": lengths, "feedback": feedback, "generator": generator}
+            return computed_on(device, method, self, x, u, **options)
+        lengths = as_lengths(lengths, x)
         weights = []
         for start in range(0, num_samples, chunk_size):
             repeats = min(chunk_size, num_samples - start)
@@ -413,10 +436,11 @@ class DVAE(nn.Module):
         x: Float[Tensor, "batch time x_dim"],
         u: Float[Tensor, "batch time u_dim"] | None = None,
         *,
-        lengths: Int[Tensor, " batch"] | None = None,
+        lengths: Lengths | None = None,
         num_particles: int = 100,
         threshold: float = 0.5,
         generator: Generator | None = None,
+        device: Device = None,
     ) -> Float[Tensor, " batch"]:
         r"""A particle bound of :math:`\log p_\theta(\mathbf{x}_{1:T})`, in nats per sequence.
 
@@ -434,6 +458,7 @@ class DVAE(nn.Module):
             num_particles: Number of particles.
             threshold: Resample where the effective sample size falls below this fraction of the particles.
             generator: Source of randomness.
+            device: See `importance_weighted_bound`.
 
         Raises:
             NotImplementedError: If generation is not causal: the weight of a frame would need future latents.
@@ -445,9 +470,12 @@ class DVAE(nn.Module):
                 "num_particles must be at least 1 and threshold lie between 0 and 1; "
                 f"got {num_particles} and {threshold}"
             )
-        self.check(x, u, lengths)
         if not self.is_causal:
             raise NotImplementedError(f"{type(self).__name__} does not generate frame by frame: no particle filter")
+        if device is not None:
+            options = {"num_particles": num_particles, "threshold": threshold, "generator": generator}
+            return computed_on(device, type(self).smc_bound, self, x, u, lengths=lengths, **options)
+        x, u, lengths = self.admit(x, u, lengths)
         batch_size, num_steps = x.shape[:2]
         k = num_particles
         x_k, u_k, lengths_k = _repeat_all(x, u, lengths, k)
@@ -495,7 +523,7 @@ class DVAE(nn.Module):
         x: Float[Tensor, "batch time x_dim"],
         u: Float[Tensor, "batch time u_dim"] | None = None,
         *,
-        lengths: Int[Tensor, " batch"] | None = None,
+        lengths: Lengths | None = None,
         feedback: float = 0.0,
         latents: Draw = "sample",
         generator: Generator | None = None,
@@ -526,6 +554,7 @@ class DVAE(nn.Module):
         u: Float[Tensor, "batch time u_dim"] | None = None,
         emission: Literal["sample", "mean"] = "sample",
         generator: Generator | None = None,
+        device: Device = None,
     ) -> Sample:
         """New sequences from the prior, or the continuation of sequences that were analysed (Section 13.3.2).
 
@@ -537,11 +566,15 @@ class DVAE(nn.Module):
             u: The inputs of a driven model, over the prefix (if any) and the new frames.
             emission: What x_t is, and what is fed back: a sample of p(x_t | .) or its mean.
             generator: Source of randomness.
+            device: See `importance_weighted_bound`.
         """
         if num_steps < 1 or batch_size < 1:
             raise ValueError(f"num_steps and batch_size must be at least 1; got {num_steps} and {batch_size}")
         if emission not in ("sample", "mean"):
             raise ValueError(f"emission must be 'sample' or 'mean'; got {emission!r}")
+        if device is not None:
+            options: dict[str, Any] = {"prefix": prefix, "u": u, "emission": emission, "generator": generator}
+            return computed_on(device, type(self).generate, self, num_steps, batch_size, **options)
         parameter = next(self.parameters())
         start = 0
         if prefix is not None:
@@ -562,8 +595,8 @@ class DVAE(nn.Module):
             return self._generate_together(start + num_steps, batch_size, inferred, u, emission, generator)
         # A latent of the whole sequence stands in the state: inferred from the prefix, or drawn from its prior.
         of_sequence = [name for name in self.spec.latents if not self.spec.is_framewise(name)]
-        options: dict[str, Any] = {name: inferred[name] for name in of_sequence if name in inferred}
-        state = self.initial_state(batch_size, **options, **({"generator": generator} if of_sequence else {}))
+        given: dict[str, Any] = {name: inferred[name] for name in of_sequence if name in inferred}
+        state = self.initial_state(batch_size, **given, **({"generator": generator} if of_sequence else {}))
         whole = {name: state[name] for name in of_sequence}
         x_prev = parameter.new_zeros(batch_size, self.x_dim)
         new, latents, steps = [], [], []
@@ -641,7 +674,7 @@ class DVAE(nn.Module):
                     f"u must have as many sequences and frames as x, {tuple(x.shape[:2])}; got {tuple(u.shape[:2])}"
                 )
         if lengths is not None:
-            if lengths.shape != x.shape[:1] or lengths.dtype.is_floating_point:
+            if lengths.shape != x.shape[:1] or not _holds_integers(lengths):
                 raise ValueError(
                     f"lengths must hold one integer per sequence, {x.shape[0]} in all; "
                     f"got {lengths.dtype} of shape {tuple(lengths.shape)}"
@@ -655,6 +688,26 @@ class DVAE(nn.Module):
         check_probability(feedback)
         if feedback > 0.0:
             self.check_feedback()
+
+    def admit(
+        self, x: Tensor, u: Tensor | None = None, lengths: Lengths | None = None, feedback: float = 0.0
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """What the model is run on: checked, `lengths` as a tensor, and zeros in the frames beyond them.
+
+        What stands there, such as the 1e20 of a masked array, would overflow in a layer or a density, and infinity
+        times the mask's zero is no gradient.
+
+        Raises:
+            ValueError, TypeError: See `check`.
+        """
+        lengths = as_lengths(lengths, x)
+        self.check(x, u, lengths, feedback)
+        inside = frame_mask(lengths, x.shape[1])
+        if inside is None:
+            return x, u, None
+        zero = x.new_zeros(())
+        blanked = None if u is None else torch.where(inside[..., None], u, zero)
+        return torch.where(inside[..., None], x, zero), blanked, lengths
 
     def check_feedback(self) -> None:
         """Refuse a model without a predictive link.
@@ -680,22 +733,13 @@ class DVAE(nn.Module):
 
         Returns:
             The folder, created if need be.
-        """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        import dvae_lib
 
-        configuration = {
-            "format": FORMAT,
-            "class": type(self).__name__,
-            "options": self.options,
-            "metadata": self.metadata,
-            "dvae_lib": dvae_lib.__version__,
-        }
-        try:
-            text = json.dumps(configuration, indent=2)
-        except TypeError as error:
-            raise TypeError(f"options and metadata of a saved model must be JSON data: {error}") from error
+        Raises:
+            TypeError: Options or metadata that are no JSON data, or a constructor that could not be called with them.
+        """
+        text = self.configuration()
+        folder = Path(folder).expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
         weights = {
             name: (value.half() if half and value.is_floating_point() else value).detach().contiguous()
             for name, value in self.state_dict().items()
@@ -703,6 +747,38 @@ class DVAE(nn.Module):
         write_atomically(folder / WEIGHTS, save(weights))
         write_atomically(folder / CONFIGURATION, text.encode())
         return folder
+
+    def configuration(self) -> str:
+        """The JSON text that stands beside the weights of a saved model: its class, its options, its metadata.
+
+        Numbers and arrays of NumPy become those of JSON.
+
+        Raises:
+            TypeError: What `from_pretrained` could not build again.
+        """
+        import dvae_lib
+
+        kind = type(self)
+        values = {
+            "format": FORMAT,
+            "class": kind.__name__,
+            "options": self.options,
+            "metadata": self.metadata,
+            "dvae_lib": dvae_lib.__version__,
+        }
+        try:
+            inspect.signature(kind.__init__).bind(self, **self.options)
+            if any(name.startswith("*") for name in self.options):
+                raise TypeError("it takes unnamed arguments")
+        except TypeError as error:
+            raise TypeError(
+                f"A saved {kind.__name__} could not be built again from its options, {', '.join(self.options)}: "
+                f"{error}. Give the arguments of {kind.__name__}.__init__ names, or let it take **options as well."
+            ) from error
+        try:
+            return json.dumps(values, indent=2, default=_as_json)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"options and metadata of a saved model must be JSON data: {error}") from error
 
     @classmethod
     def from_pretrained(cls: type[Model], folder: str | Path) -> Model:
@@ -737,10 +813,33 @@ class DVAE(nn.Module):
         return model
 
 
+def as_lengths(lengths: Lengths | None, x: Tensor) -> Int[Tensor, " batch"] | None:
+    """Lengths as people have them, as a tensor of 64-bit integers beside x; what no integers are is left for `check`.
+
+    Raises:
+        TypeError: Not numbers.
+    """
+    check_tensor(x, "x")
+    if lengths is None:
+        return None
+    given = lengths if isinstance(lengths, Tensor) else as_tensor(lengths, "lengths").to(x.device)
+    return given.long() if _holds_integers(given) else given  # narrow ones cannot be indices
+
+
+def _holds_integers(values: Tensor) -> bool:
+    return not (values.dtype.is_floating_point or values.dtype.is_complex or values.dtype == torch.bool)
+
+
 def check_probability(feedback: float) -> None:
     """Refuse a feedback that is no probability, NaN included."""
     if not 0.0 <= feedback <= 1.0:
         raise ValueError(f"feedback is a probability between 0 and 1; got {feedback}")
+
+
+def check_tensor(x: object, name: str) -> None:
+    """Refuse what is no tensor."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor; got {type(x).__name__}: use torch.as_tensor({name})")
 
 
 def check_sequences(x: Tensor, name: str, dim: int, like: Tensor | None = None) -> None:
@@ -752,8 +851,7 @@ def check_sequences(x: Tensor, name: str, dim: int, like: Tensor | None = None) 
         dim: The expected size of the vectors.
         like: A tensor whose dtype and device they must have.
     """
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor; got {type(x).__name__}: use torch.as_tensor({name})")
+    check_tensor(x, name)
     if x.ndim != 3:
         raise ValueError(f"{name} must have shape (batch, time, {dim}); got {tuple(x.shape)}")
     if x.shape[2] != dim:
@@ -814,6 +912,7 @@ def _repeat_all(
     x: Tensor, u: Tensor | None, lengths: Tensor | None, times: int
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The whole batch again and again along the first dimension."""
+    check_tensor(x, "x")
     return (
         x.repeat(times, 1, 1),
         None if u is None else u.repeat(times, 1, 1),
@@ -821,15 +920,43 @@ def _repeat_all(
     )
 
 
+def _named(cls: type[Any], values: tuple[Any, ...]) -> dict[str, Any]:
+    """What a constructor takes as ``*args`` by the names that the next class's constructor gives it.
+
+    Where that is not known, or where the constructor takes no such names, a name says so that no constructor has.
+    """
+    own = inspect.signature(cls.__init__).parameters.values()
+    by_name = any(p.kind is p.VAR_KEYWORD for p in own)
+    for base in cls.__mro__[1:] if by_name else ():
+        constructor = vars(base).get("__init__")
+        if constructor is None:
+            continue
+        parameters = list(inspect.signature(constructor).parameters.values())[1:]
+        if not any(p.kind is p.VAR_POSITIONAL for p in parameters):
+            names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+            if len(values) <= len(names):
+                return dict(zip(names, values, strict=False))
+    return {"*args": list(values)} if values else {}
+
+
+def _as_json(value: object) -> Any:
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{value!r} of type {type(value).__name__} is not")
+
+
 def _subclasses(cls: type[Any]) -> list[type[Any]]:
     return [s for c in cls.__subclasses__() for s in (c, *_subclasses(c))]
 
 
 def _locate(folder: str | Path) -> Path:
-    path = Path(folder)
+    path = Path(folder).expanduser()
     if path.is_dir():
-        best = path / "best"  # of a run of `fit`, whose own configuration is that of the training
-        return best if (best / CONFIGURATION).is_file() else path
+        # The folder of a run of `fit`, whose own configuration is that of the training, holds its best model.
+        best = path / "best"
+        return best if (best / CONFIGURATION).is_file() and not (path / WEIGHTS).exists() else path
     shelf = resource_path() / "pretrained"
     shipped = {p.parent.name: p.parent for p in sorted(shelf.glob(f"*/{CONFIGURATION}"))}
     if str(folder) in shipped:

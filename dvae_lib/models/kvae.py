@@ -6,6 +6,7 @@ unsupervised learning".
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from torch.distributions import Distribution, MultivariateNormal
 
 from dvae_lib.distributions import DiagonalGaussian
 from dvae_lib.graphs import DependencySpec
-from dvae_lib.models.base import DVAE, Draw, State, StepOutput, noise
+from dvae_lib.models.base import DVAE, Draw, Lengths, State, StepOutput, noise
 from dvae_lib.networks import MLP, GaussianHead, ObservationHead, shift
 from dvae_lib.objectives import VLB, Generated, Latent, frame_mask
 from dvae_lib.statespace import (
@@ -139,12 +140,14 @@ class KVAE(DVAE):
         """The model for given mixture weights, one set of matrices for each."""
 
         def mixed(name: str) -> Tensor:
-            bank = self.dynamics[name]
+            bank = self.dynamics[name].to(self._precision)
             mixture: Tensor = bank[0] if weights is None else torch.tensordot(weights, bank, 1)
             return mixture
 
-        noise = {name: torch.diag(self.dynamics[f"logvar_{name}"].exp()) for name in ("z", "a", "1")}
-        mu_1 = self.dynamics["mu_1"]
+        noise = {
+            name: torch.diag(self.dynamics[f"logvar_{name}"].to(self._precision).exp()) for name in ("z", "a", "1")
+        }
+        mu_1 = self.dynamics["mu_1"].to(self._precision)
         # A mixture has one model a sequence: the batch dimension of mu_1 says so.
         start = mu_1 if weights is None else mu_1.expand(*weights.shape[:-2], -1)
         return LinearGaussianSSM(
@@ -162,8 +165,31 @@ class KVAE(DVAE):
         """The weights of the mixture at each frame, from the features before it."""
         if self.weights_network is None or self.weights_head is None:
             return None
-        weights: Tensor = self.weights_head(self.weights_network(shift(a))[0]).softmax(-1)
-        return weights
+        past = shift(a).to(self.dynamics["mu_1"].dtype)
+        weights: Tensor = self.weights_head(self.weights_network(past)[0]).softmax(-1)
+        return weights.to(self._precision)
+
+    # Sums and factorisations of covariances want single precision at least, also where the networks around them
+    # are trained in a shorter one. Features and states have it; layers are given what their weights have.
+
+    @property
+    def _precision(self) -> torch.dtype:
+        return torch.promote_types(self.dynamics["mu_1"].dtype, torch.float32)
+
+    def _in_full(self) -> AbstractContextManager[object]:
+        """Within it, the automatic casts of mixed precision rest."""
+        try:
+            return torch.autocast(self.dynamics["mu_1"].device.type, enabled=False)
+        except RuntimeError:  # a device without such casts
+            return nullcontext()
+
+    def _encoded(self, x: Tensor) -> DiagonalGaussian:
+        """The posterior of the features (6.14)."""
+        q_a: DiagonalGaussian = self.a_head(self.e_a(x))  # (6.15)
+        return DiagonalGaussian(*(parameter.to(self._precision) for parameter in q_a.parameters))
+
+    def _full(self, value: Tensor | None) -> Tensor | None:
+        return None if value is None else value.to(self._precision)
 
     # ---------------------------------------------------------------- the contract
 
@@ -183,23 +209,24 @@ class KVAE(DVAE):
         :math:`p(\mathbf{z}_t | \mathbf{z}_{t-1}, \mathbf{a}_{t:T}, \mathbf{u}_{t:T})`.
         """
         given = latents or {}
-        q_a = self.a_head(self.e_a(x))  # (6.15)
-        a = given.get("a")
+        q_a = self._encoded(x)
+        a, u = self._full(given.get("a")), self._full(u)
         if a is None:
             a = q_a.mean + q_a.stddev * noise(q_a.mean, draw, generator)
-        smoothed = kalman_smoother(self.state_space(a), a, u, mask=frame_mask(lengths, x.shape[1]))
-        gain, mean, factor = _chain(smoothed)
-        z = given.get("z")
-        if z is None:
-            deviation = factor @ noise(smoothed.mean, draw, generator)[..., None]
-            z_t = (mean[:, 0, :, None] + deviation[:, 0]).squeeze(-1)
-            samples = [z_t]
-            for t in range(1, x.shape[1]):
-                z_t = mean[:, t] + (gain[:, t] @ z_t[..., None] + deviation[:, t]).squeeze(-1)
-                samples.append(z_t)
-            z = torch.stack(samples, 1)
-        conditional = mean + (gain @ shift(z)[..., None]).squeeze(-1)
-        q_z = MultivariateNormal(conditional, scale_tril=factor, validate_args=False)
+        with self._in_full():
+            smoothed = kalman_smoother(self.state_space(a), a, u, mask=frame_mask(lengths, x.shape[1]))
+            gain, mean, factor = _chain(smoothed)
+            z = self._full(given.get("z"))
+            if z is None:
+                deviation = factor @ noise(smoothed.mean, draw, generator)[..., None]
+                z_t = (mean[:, 0, :, None] + deviation[:, 0]).squeeze(-1)
+                samples = [z_t]
+                for t in range(1, x.shape[1]):
+                    z_t = mean[:, t] + (gain[:, t] @ z_t[..., None] + deviation[:, t]).squeeze(-1)
+                    samples.append(z_t)
+                z = torch.stack(samples, 1)
+            conditional = mean + (gain @ shift(z)[..., None]).squeeze(-1)
+            q_z = MultivariateNormal(conditional, scale_tril=factor, validate_args=False)
         return {"a": Latent(a, q_a), "z": Latent(z, q_z)}
 
     def generation(
@@ -211,23 +238,24 @@ class KVAE(DVAE):
         lengths: Int[Tensor, " batch"] | None = None,
     ) -> Generated:
         r"""The state (6.2), the features (6.4) and the frames (6.6), for all frames at once."""
-        a, z = latents["a"], latents["z"]
-        ssm = self.state_space(a)
-        state = (ssm.stepwise("A") @ shift(z)[..., None]).squeeze(-1)
-        state = torch.cat([ssm.mu_1.expand_as(z[:, 0])[:, None], state[:, 1:]], 1)
-        if u is not None:
-            state = state + (ssm.stepwise("B") @ u[..., None]).squeeze(-1)
-        logvar_1, logvar_z = self.dynamics["logvar_1"], self.dynamics["logvar_z"]
-        logvar = torch.cat([logvar_1[None], logvar_z.expand(z.shape[1] - 1, -1)])
-        p_z = DiagonalGaussian(state, logvar.expand_as(state))  # (6.2)
-        p_a = self._features((ssm.stepwise("C") @ z[..., None]).squeeze(-1))  # (6.4)
+        a, z = latents["a"].to(self._precision), latents["z"].to(self._precision)
+        with self._in_full():
+            ssm = self.state_space(a)
+            state = (ssm.stepwise("A") @ shift(z)[..., None]).squeeze(-1)
+            state = torch.cat([ssm.mu_1.expand_as(z[:, 0])[:, None], state[:, 1:]], 1)
+            if u is not None:
+                state = state + (ssm.stepwise("B") @ u.to(self._precision)[..., None]).squeeze(-1)
+            logvar_1, logvar_z = self.dynamics["logvar_1"], self.dynamics["logvar_z"]
+            logvar = torch.cat([logvar_1[None], logvar_z.expand(z.shape[1] - 1, -1)]).to(self._precision)
+            p_z = DiagonalGaussian(state, logvar.expand_as(state))  # (6.2)
+            p_a = self._features((ssm.stepwise("C") @ z[..., None]).squeeze(-1))  # (6.4)
         return Generated({"z": p_z, "a": p_a}, self._observation(a))  # (6.6)
 
     def _features(self, mean: Tensor) -> DiagonalGaussian:
-        return DiagonalGaussian(mean, self.dynamics["logvar_a"].expand_as(mean))
+        return DiagonalGaussian(mean, self.dynamics["logvar_a"].to(self._precision).expand_as(mean))
 
     def _observation(self, a: Tensor) -> Distribution:
-        observation: Distribution = self.x_head(self.d_x(a))  # (6.5)
+        observation: Distribution = self.x_head(self.d_x(a.to(self.dynamics["mu_1"].dtype)))  # (6.5)
         return observation
 
     def vlb(
@@ -235,7 +263,7 @@ class KVAE(DVAE):
         x: Float[Tensor, "batch time x_dim"],
         u: Float[Tensor, "batch time u_dim"] | None = None,
         *,
-        lengths: Int[Tensor, " batch"] | None = None,
+        lengths: Lengths | None = None,
         beta: float = 1.0,
         num_samples: int = 1,
         feedback: float = 0.0,
@@ -257,15 +285,16 @@ class KVAE(DVAE):
             )
         if kl not in ("analytic", "sampled"):
             raise ValueError(f"kl must be 'analytic' or 'sampled'; got {kl!r}")
-        self.check(x, u, lengths, feedback)
+        x, u, lengths = self.admit(x, u, lengths, feedback)
         mask = frame_mask(lengths, x.shape[1])
-        q_a = self.a_head(self.e_a(x))  # (6.15)
+        q_a = self._encoded(x)
         a = q_a.mean + q_a.stddev * noise(q_a.mean, "sample", generator)
-        frames = torch.stack([self._observation(a).log_prob(x), q_a.log_prob(a)])
+        frames = torch.stack([self._observation(a).log_prob(x).to(a.dtype), q_a.log_prob(a)])
         if mask is not None:
             frames = torch.where(mask, frames, 0.0)
         reconstruction, log_q = frames.sum(-1)
-        log_p = log_likelihood(self.state_space(a), a, u, mask=mask)
+        with self._in_full():
+            log_p = log_likelihood(self.state_space(a), a, self._full(u), mask=mask)
         term = log_q - log_p
         return VLB(reconstruction - beta * term, reconstruction, {"a, z": term}, beta=beta)
 
@@ -281,10 +310,11 @@ class KVAE(DVAE):
     def initial_state(self, batch_size: int) -> State:
         """Before the first frame: no state yet, no feature read."""
         parameter = self.dynamics["mu_1"]
-        state = {"z": parameter.new_zeros(batch_size, self.z_dim), "begun": parameter.new_zeros(batch_size, 1)}
+        z = parameter.new_zeros(batch_size, self.z_dim, dtype=self._precision)
+        state = {"z": z, "begun": parameter.new_zeros(batch_size, 1)}
         if self.weights_network is not None:
             size = self.weights_network.hidden_size
-            state["a"] = parameter.new_zeros(batch_size, self.a_dim)
+            state["a"] = z.new_zeros(batch_size, self.a_dim)
             state["h"], state["c"] = parameter.new_zeros(2, batch_size, size)
         return state
 
@@ -302,16 +332,17 @@ class KVAE(DVAE):
         following: State = {}
         weights = None
         if self.weights_network is not None and self.weights_head is not None:
-            out, (h, c) = self.weights_network(state["a"][:, None], (state["h"][None], state["c"][None]))
-            weights = self.weights_head(out).softmax(-1)
+            past = state["a"].to(state["h"].dtype)
+            out, (h, c) = self.weights_network(past[:, None], (state["h"][None], state["c"][None]))
+            weights = self.weights_head(out).softmax(-1).to(self._precision)
             following = {"h": h[0], "c": c[0]}
         ssm = self._ssm(weights)
         mean = (ssm.stepwise("A")[..., 0, :, :] @ state["z"][..., None]).squeeze(-1)
         first = state["begun"] == 0
-        mean = torch.where(first, self.dynamics["mu_1"], mean)
+        mean = torch.where(first, ssm.mu_1, mean)
         if u_t is not None:
-            mean = mean + (ssm.stepwise("B")[..., 0, :, :] @ u_t[..., None]).squeeze(-1)
-        logvar = torch.where(first, self.dynamics["logvar_1"], self.dynamics["logvar_z"])
+            mean = mean + (ssm.stepwise("B")[..., 0, :, :] @ u_t.to(mean)[..., None]).squeeze(-1)
+        logvar = torch.where(first, self.dynamics["logvar_1"], self.dynamics["logvar_z"]).to(mean)
         prior = DiagonalGaussian(mean, logvar)
         z_t = prior.sample(generator=generator) if z_t is None else z_t
         p_a = self._features((ssm.stepwise("C")[..., 0, :, :] @ z_t[..., None]).squeeze(-1))
@@ -355,7 +386,7 @@ class KVAE(DVAE):
             raise ValueError(f"observed must have shape {tuple(x.shape[:2])}, by frame; got {tuple(observed.shape)}")
         x = torch.where(observed[..., None], x, x.new_zeros(()))
         self.check(x, u)
-        encoded = self.a_head(self.e_a(x)).mean
+        encoded, u = self._encoded(x).mean, self._full(u)
         a = torch.where(observed[..., None], encoded, encoded.new_zeros(()))
         # The weights of a mixture look at past features, missing ones among them, for which the filter's estimates
         # stand in. Each round makes one more of every run of missing frames right, hence the number of rounds.

@@ -4,6 +4,7 @@ import copy
 import json
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
@@ -151,6 +152,53 @@ def test_padding_is_never_read(name, options):
         results.append([bound.value.detach(), *(p.grad.clone() for p in model.parameters())])
     for first, second in zip(*results, strict=True):
         torch.testing.assert_close(first, second)
+
+
+@of_every_model
+def test_padding_of_any_size_leaves_the_gradients_finite(name, options):
+    """A masked array holds 1e20 where it holds nothing, and its square is infinite in single precision."""
+    model, x = make(name, **options).float(), data().float()
+    lengths = [6, 1, 4, 2]
+    outside = (torch.arange(6) >= torch.tensor(lengths)[:, None])[..., None]
+    results = []
+    for filling in (0.0, 1e20):
+        model.zero_grad()
+        bound = model.vlb(torch.where(outside, filling, x), lengths=lengths, generator=seeded())
+        bound.value.sum().backward()
+        results.append([bound.value.detach(), *(p.grad.clone() for p in model.parameters())])
+    for first, second in zip(*results, strict=True):
+        assert torch.isfinite(second).all()
+        torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+def test_a_bound_from_a_forward_pass_has_finite_gradients_too():
+    model, x = make("vae").float(), data().float()
+    lengths = torch.tensor([6, 1, 4, 2])
+    padded = torch.where((torch.arange(6) < lengths[:, None])[..., None], x, 1e20)
+    output = model(padded, lengths=lengths)
+    for value in (
+        variational_lower_bound(output, padded, lengths=lengths).value,
+        log_weights(output, padded, lengths=lengths),
+    ):
+        model.zero_grad()
+        value.sum().backward(retain_graph=True)
+        assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@of_every_model
+def test_lengths_may_be_a_list_or_an_array(name, options):
+    model, x = make(name, **options), data()
+    doors = [model.vlb, model.importance_weighted_bound] + ([model.smc_bound] if name != "kvae" else [])
+    small = {"importance_weighted_bound": {"num_samples": 2}, "smc_bound": {"num_particles": 2}}
+    for door in doors:
+        if door == model.smc_bound and not model.is_causal:
+            continue
+        values = []
+        for lengths in (torch.tensor([6, 1, 4, 2]), [6, 1, 4, 2], np.array([6, 1, 4, 2], "i2")):
+            bound = door(x, lengths=lengths, generator=seeded(), **small.get(door.__name__, {}))
+            values.append(bound if isinstance(bound, torch.Tensor) else bound.value)
+        assert torch.equal(values[0], values[1])
+        assert torch.equal(values[0], values[2])
 
 
 @of_every_model
@@ -308,6 +356,12 @@ class TestBadInput:
             model.vlb(x, lengths=torch.tensor([4, 5]))
         with pytest.raises(ValueError, match="one integer per sequence, 2"):
             model.vlb(x, lengths=torch.tensor([4]))
+        for wrong in (torch.tensor([True, True]), torch.tensor([4.0, 2.0]), [True, False], [4.0, 2.0]):
+            with pytest.raises(ValueError, match="one integer per sequence, 2"):
+                model.vlb(x, lengths=wrong)
+        for several in ({}, {"num_samples": 2}):
+            with pytest.raises(TypeError, match=r"x must be a torch\.Tensor; got ndarray"):
+                model.vlb(x.numpy(), lengths=[4, 2], **several)
         with pytest.raises(ValueError, match="takes no input u"):
             model.vlb(x, x)
 
