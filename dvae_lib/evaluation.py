@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from dvae_lib.data.sequences import SequenceDataset, Standardizer
 from dvae_lib.data.speech import FrontEndSettings, SpeechFrontEnd
+from dvae_lib.devices import Device, brought_back, chosen_device, generator_on
 from dvae_lib.metrics import ScoreTable, mpjpe, speech_metrics
 from dvae_lib.models.base import DVAE, Draw
 
@@ -64,6 +65,7 @@ def resynthesise(
     latents: Draw = "sample",
     batch_size: int = 16,
     generator: Generator | None = None,
+    device: Device = None,
 ) -> Iterator[Resynthesis]:
     """Analyse utterances and synthesise them from the model's spectrograms and the original phases.
 
@@ -76,6 +78,8 @@ def resynthesise(
         latents: a sample of the posterior, as in training, or its mean.
         batch_size: utterances that are run side by side.
         generator: source of the latents' noise.
+        device: where the model is run: "auto" takes the machine's GPU where it has one; by default where the model is.
+            Afterwards the model is where it was; results are on the CPU.
 
     Yields:
         One result per utterance, in order.
@@ -91,7 +95,7 @@ def resynthesise(
     named = [(str(u) if isinstance(u, str | Path) else str(i), u) for i, u in enumerate(utterances)]
     for start in range(0, len(named), batch_size):
         yield from _resynthesise_batch(
-            model, named[start : start + batch_size], front_end, feedback, latents, generator
+            model, named[start : start + batch_size], front_end, feedback, latents, generator, device
         )
 
 
@@ -103,6 +107,7 @@ def _resynthesise_batch(
     feedback: float,
     latents: Draw,
     generator: Generator | None,
+    device: Device,
 ) -> list[Resynthesis]:
     originals = [
         front_end.prepare(u.cpu().float(), name=f"Utterance {name}") if isinstance(u, Tensor) else front_end.read(u)
@@ -114,7 +119,7 @@ def _resynthesise_batch(
         names=[name for name, _ in named],
         standardizer=_standardizer_of(model),
     )
-    means, bounds = _run(model, dataset, range(len(dataset)), feedback, latents, generator)
+    means, bounds = _run(model, dataset, range(len(dataset)), feedback, latents, generator, device)
     results = []
     for (name, _), original, (power, phase, length), mean, bound in zip(
         named, originals, analyses, means, bounds, strict=True
@@ -139,6 +144,7 @@ def analysis_resynthesis(
     num_workers: int | None = None,
     progress: bool = False,
     generator: Generator | None = None,
+    device: Device = None,
 ) -> ScoreTable:
     """The experiment behind Table 13.1: SI-SDR, PESQ and ESTOI of resynthesised utterances, and the VLB.
 
@@ -154,6 +160,7 @@ def analysis_resynthesis(
         num_workers: see `dvae_lib.metrics.speech_metrics`.
         progress: show progress bars.
         generator: source of the latents' noise; with the same one the table is the same.
+        device: see `resynthesise`.
 
     Returns:
         One row per utterance; the columns are the measures and ``bound``, in nats per frame.
@@ -166,6 +173,7 @@ def analysis_resynthesis(
         latents=latents,
         batch_size=batch_size,
         generator=generator,
+        device=device,
     )
     kept = [
         (result.name, result.original, result.resynthesised, result.bound)
@@ -195,6 +203,7 @@ def score_sequences(
     latents: Draw = "sample",
     batch_size: int = 16,
     generator: Generator | None = None,
+    device: Device = None,
 ) -> ScoreTable:
     """Bound and reconstruction error of sequences that are no speech.
 
@@ -206,6 +215,7 @@ def score_sequences(
         latents: see `resynthesise`.
         batch_size: see `resynthesise`.
         generator: source of the latents' noise.
+        device: see `resynthesise`.
 
     Returns:
         One row per sequence: ``bound`` in nats per frame of what the model sees (standardised data, where they are),
@@ -227,7 +237,7 @@ def score_sequences(
     columns: dict[str, list[float]] = {"bound": [], "rmse": []}
     for start in range(0, len(dataset), batch_size):
         indices = range(start, min(start + batch_size, len(dataset)))
-        means, bounds = _run(model, dataset, indices, feedback, latents, generator)
+        means, bounds = _run(model, dataset, indices, feedback, latents, generator, device)
         columns["bound"] += bounds
         for i, estimate in zip(indices, means, strict=True):
             original = dataset[i] if used is None else used.inverse(dataset[i])
@@ -246,20 +256,25 @@ def _run(
     feedback: float,
     latents: Draw,
     generator: Generator | None,
+    device: Device,
 ) -> tuple[list[Tensor], list[float]]:
     """For each sequence the mean of p(x_t | .) in the data's units, on the CPU, and the bound in nats per frame."""
-    parameter = next(model.parameters())
+    there, parameter = chosen_device(device, model), next(model.parameters())
+    generator = generator_on(there, generator)
     cpu = dataset.batch(list(indices))
-    x, lengths, u = cpu._replace(x=cpu.x.to(parameter), u=None if cpu.u is None else cpu.u.to(parameter)).to(
-        parameter.device
-    )
+    x, lengths, u = cpu._replace(
+        x=cpu.x.to(parameter.dtype), u=None if cpu.u is None else cpu.u.to(parameter.dtype)
+    ).to(there)
     training = model.training
-    model.eval()
-    try:
-        observation = model.reconstruct(x, u, lengths=lengths, feedback=feedback, latents=latents, generator=generator)
-        bound = model.vlb(x, u, lengths=lengths, feedback=feedback, generator=generator)
-    finally:
-        model.train(training)
+    with brought_back(model):
+        model.to(there).eval()
+        try:
+            observation = model.reconstruct(
+                x, u, lengths=lengths, feedback=feedback, latents=latents, generator=generator
+            )
+            bound = model.vlb(x, u, lengths=lengths, feedback=feedback, generator=generator)
+        finally:
+            model.train(training)
     mean, value = observation.mean.to("cpu", cpu.x.dtype), bound.reconstruction - bound.total_kl
     if dataset.standardizer is not None:
         mean = dataset.standardizer.inverse(mean)

@@ -99,12 +99,12 @@ class Schedule:
         """A schedule from a number (constant), from pairs as `to_json` gives them, or from itself."""
         if isinstance(value, Schedule):
             return value
-        plain = value.item() if isinstance(value, np.generic) else value
+        plain: object = value.item() if isinstance(value, np.generic) else value
         if isinstance(plain, bool | str) or plain is None:
             raise ValueError(f"Expected a number, a Schedule or pairs (epoch, value); got {value!r}")
         if isinstance(plain, int | float):
             return cls.constant(plain)
-        return cls(tuple((epoch, v) for epoch, v in value))
+        return cls(tuple((epoch, v) for epoch, v in value))  # type: ignore[union-attr]  # a number is none
 
     def to_json(self) -> Number | list[list[Number]]:
         """A number where the value is constant, otherwise the list of points."""

@@ -10,6 +10,8 @@
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 
+#include <algorithm>
+#include <cstring>
 #include <set>
 #include <string>
 #include <utility>
@@ -234,6 +236,12 @@ void refuse_two_devices(const c10::OperatorHandle& op, c10::ArrayRef<c10::IValue
         foreign = true;
       }
     });
+  }
+  for (const c10::IValue& value : arguments) {
+    const bool ours = value.isGenerator() && value.toGenerator().device().type() == SECOND;
+    TORCH_CHECK(
+        !(ours && foreign), "Expected a 'cpu' device type for generator but found '", HERE.type(), "' (when calling ",
+        name, ")");
   }
   TORCH_CHECK(
       !(here && foreign), "Expected all tensors to be on the same device, but found at least two devices, ", HERE,
