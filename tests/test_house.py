@@ -1,7 +1,9 @@
 """The files around the code agree with each other, and none tells where it was written."""
 
 import re
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -108,6 +110,43 @@ def test_make_help_names_the_targets():
     text = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for target in ("book", "test", "test-fast", "lab", "serve"):
         assert re.search(rf"^make {target} ", text, re.MULTILINE)
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """The Makefile with an environment whose pip does as it is told."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\n[ "$1" = -m ] || exit 0\necho "pip: $*"\ntest -e network\n')
+    python.chmod(0o755)
+
+    def setup():
+        command = ["make", "setup", f"PYTHON={sys.executable}"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    return tmp_path, setup
+
+
+def test_without_network_the_environment_of_before_serves(environment):
+    folder, setup = environment
+    done = setup()
+    assert done.returncode != 0
+    assert "They come from the network, the first time" in done.stdout
+    (folder / "network").touch()
+    assert setup().returncode == 0
+    (first,) = (folder / ".venv").glob("made-from-*")
+    assert "pip" not in setup().stdout  # up to date
+    (folder / "network").unlink()
+    (folder / "pyproject.toml").write_text("# one more package\n")
+    done = setup()
+    assert done.returncode == 0
+    assert "going on with the packages that are there" in done.stdout
+    assert first.exists()
+    (folder / "network").touch()
+    assert "pip" in setup().stdout
+    assert not first.exists()
 
 
 def made(text: str) -> list[str]:
