@@ -75,7 +75,6 @@ def build_pages(output: Path, cache: Path) -> int:
         quiet=True,
         warningiserror=True,
         keep_going=True,
-        jobs=min(2, os.cpu_count() or 1),
     )
     cause = getattr(status, "orig_exc", status)  # Sphinx wraps what its extensions raise
     if isinstance(cause, OSError | KeyboardInterrupt):
