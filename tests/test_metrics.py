@@ -420,3 +420,20 @@ def test_an_interrupt_reaches_a_process_that_is_just_being_started(monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", interrupted)
     assert isinstance(worker.ask(0.1), ProcessDied)
     worker.close()
+
+
+def test_a_page_can_show_its_other_measures_where_one_has_no_package(monkeypatch):
+    from dvae_lib.metrics import speech
+
+    original = speech.find_spec
+    monkeypatch.setattr(speech, "find_spec", lambda package: None if package == "pesq" else original(package))
+    noise = np.random.default_rng(0).standard_normal((2, 16_000))
+    asked = ("si_sdr", "pesq_nb")
+    with pytest.raises(ImportError, match="PESQ narrow-band needs the package pesq"):
+        speech_metrics([noise[0]], [noise.sum(0)], metrics=asked, num_workers=0)
+    with pytest.warns(UserWarning, match=r"NaN in the table. PESQ narrow-band needs the package pesq"):
+        table = speech_metrics([noise[0]], [noise.sum(0)], metrics=asked, num_workers=0, missing="nan")
+    assert list(table.columns) == list(asked)
+    assert math.isnan(table.columns["pesq_nb"][0])
+    assert not math.isnan(table.columns["si_sdr"][0])
+    assert "needs the package pesq" in table.reasons["recording 0", "pesq_nb"]

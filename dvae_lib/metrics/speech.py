@@ -211,6 +211,7 @@ def speech_metrics(
     names: Sequence[str] | None = None,
     num_workers: int | None = None,
     progress: bool = False,
+    missing: Literal["error", "nan"] = "error",
 ) -> ScoreTable:
     """SI-SDR, PESQ and ESTOI of many recordings, in parallel processes.
 
@@ -228,6 +229,8 @@ def speech_metrics(
         names: Names for the table and for errors. Default: the file of the estimate, or ``"recording 0"``.
         num_workers: Processes; 0 computes here. Default: one per core, but none for a handful of recordings.
         progress: Whether to show a progress bar.
+        missing: What a measure becomes that was asked for and whose package is not installed: an error, or a column of
+            NaN with a warning, for pages that show several measures.
 
     Returns:
         One row per recording. Undefined scores are NaN; :attr:`ScoreTable.reasons` says why.
@@ -244,11 +247,19 @@ def speech_metrics(
         names = [str(e) if isinstance(e, str | Path) else f"recording {i}" for i, e in enumerate(estimates)]
     elif len(names) != len(references):
         raise ValueError(f"There are {len(names)} names for {len(references)} recordings.")
-    metrics = _installed() if metrics is None else tuple(metrics)
-    for metric in metrics:
+    asked = _installed() if metrics is None else tuple(metrics)
+    lacking: dict[str, str] = {}
+    for metric in asked:
         if metric not in SPEECH_METRICS:
             raise ValueError(f"metrics: {metric!r} is none of {', '.join(SPEECH_METRICS)}.")
-        _require(metric)
+        try:
+            _require(metric)
+        except ImportError as error:
+            if missing == "error":
+                raise
+            lacking[metric] = str(error).rstrip(".")
+            warnings.warn(f"NaN in the table. {error}", stacklevel=2)
+    metrics = tuple(metric for metric in asked if metric not in lacking)
     if num_workers is None:
         num_workers = min(_cores(), len(references) // _RECORDINGS_PER_PROCESS)
     if num_workers < 0:
@@ -261,11 +272,14 @@ def speech_metrics(
     results = _score_all(tasks, num_workers, progress)
     return ScoreTable(
         tuple(names),
-        {metric: tuple(result.scores[metric] for result in results) for metric in metrics},
+        {
+            metric: tuple(math.nan if metric in lacking else result.scores[metric] for result in results)
+            for metric in asked
+        },
         {
             (task.name, metric): reason
             for task, result in zip(tasks, results, strict=True)
-            for metric, reason in result.reasons.items()
+            for metric, reason in {**lacking, **result.reasons}.items()
         },
     )
 
