@@ -1,12 +1,12 @@
 """Sequences of vectors, cut, padded, standardised and split: what every model here is trained on."""
 
-import csv
 import hashlib
 import logging
+import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -14,11 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dvae_lib.arrays import as_tensor
+from dvae_lib.data.tables import read_csv_folder
+
 __all__ = [
     "Batch",
     "SequenceDataset",
     "Splits",
     "Standardizer",
+    "TwoParts",
     "from_arrays",
     "from_csv_folder",
     "identity",
@@ -27,7 +31,8 @@ __all__ = [
 
 logger = logging.getLogger("dvae_lib.data")
 
-ArrayLike = NDArray[Any] | Tensor
+ArrayLike = NDArray[Any] | Tensor | Any
+"""An array of numbers of any kind that `dvae_lib.arrays.as_tensor` takes, a DataFrame among them."""
 
 
 class Batch(NamedTuple):
@@ -93,7 +98,7 @@ class Standardizer:
         Returns:
             The standardiser, in float64.
         """
-        clips = train._raw_sequences() if isinstance(train, SequenceDataset) else map(torch.as_tensor, train)
+        clips = train._raw_sequences() if isinstance(train, SequenceDataset) else map(as_tensor, train)
         count, mean, sum_of_squares = 0, torch.zeros(()), torch.zeros(())
         for clip in clips:  # Chan's pairwise update: no cancellation, one pass, no copy of the whole
             clip = clip.to("cpu", torch.float64)
@@ -113,8 +118,20 @@ class Standardizer:
         """Standardised x, of the same shape (..., x_dim), dtype and device."""
         return (x - self.mean.to(x)) / self.scale.to(x)
 
+    def transform_in_two(self, x: Tensor, rest: Tensor) -> Tensor:
+        """Standardised x + rest, where rest is what rounding took from x: computed in the precision of rest."""
+        mean = self.mean.to(rest.dtype)
+        mean_rest = (self.mean - mean.to(self.mean.dtype)).to(rest.dtype)
+        # x and the mean are near each other, so that their difference is exact.
+        centred = (x.to(rest.dtype) - mean.to(x.device)) + (rest - mean_rest.to(x.device))
+        return (centred / self.scale.to(rest)).to(x.dtype)
+
     def inverse(self, x: Tensor) -> Tensor:
-        """Back from standardised x to the data's own units."""
+        """Back from standardised x to the data's own units.
+
+        The result has the precision of x. Where the mean is large against the scale (coordinates, times), ask for more:
+        ``inverse(x.double())``.
+        """
         return x * self.scale.to(x) + self.mean.to(x)
 
     def to_dict(self) -> dict[str, list[float]]:
@@ -138,8 +155,11 @@ class SequenceDataset(Dataset[Tensor]):
 
         loader = DataLoader(dataset, batch_size=128, shuffle=True, collate_fn=identity)
 
+    Data of a higher precision than `dtype` are standardised before they are rounded: where rounding alone would cost
+    digits of a standardised value, what it takes away is kept beside the frames.
+
     Arguments:
-        sequences: arrays or tensors of shape (T_i, x_dim). T_i may differ, x_dim may not.
+        sequences: arrays, tensors or DataFrames of shape (T_i, x_dim). T_i may differ, x_dim may not.
         inputs: driving inputs of shape (T_i, u_dim), one for each sequence.
         names: one name for each sequence, used in messages and in :attr:`names`.
         sequence_length: cut every sequence into pieces of that many frames. What remains at the end is left
@@ -148,6 +168,7 @@ class SequenceDataset(Dataset[Tensor]):
         hop: frames from the start of one piece to the start of the next; by default ``sequence_length``.
         min_length: skip sequences with fewer frames, in the same way; by default ``sequence_length``, or 1.
         standardizer: applied to x whenever it is read.
+        input_standardizer: applied to the inputs, likewise.
         dtype: of what is returned.
         report_skipped: say in the log how many sequences were too short.
 
@@ -174,26 +195,36 @@ class SequenceDataset(Dataset[Tensor]):
         hop: int | None = None,
         min_length: int | None = None,
         standardizer: Standardizer | None = None,
+        input_standardizer: Standardizer | None = None,
         dtype: torch.dtype = torch.float32,
         report_skipped: bool = True,
     ) -> None:
-        sequences = list(sequences)
+        sequences = _one_by_one(sequences, "SequenceDataset([x])")
         names = [str(i) for i in range(len(sequences))] if names is None else list(map(str, names))
         if len(names) != len(sequences):
             raise ValueError(f"Each sequence has one name: {len(names)} names for {len(sequences)} sequences.")
         clips = _checked_clips(sequences, names, "sequence", dtype)
         drive = None
         if inputs is not None:
-            drive = _checked_clips(list(inputs), names, "input of sequence", dtype)
+            drive = _checked_clips(_one_by_one(inputs, "[u]"), names, "input of sequence", dtype)
             for name, clip, u in zip(names, clips, drive, strict=True):
                 if len(clip) != len(u):
                     raise ValueError(f"Sequence {name} has {len(clip)} frames, but its input has {len(u)}.")
         lengths = torch.tensor([len(clip) for clip in clips])
-        self._frames = clips[0] if len(clips) == 1 else torch.cat(clips)
-        self._inputs = None if drive is None else torch.cat(drive)
+        self._frames, self._frames_rest = _rounded(clips, dtype)
+        self._inputs: Tensor | None = None
+        self._inputs_rest: Tensor | None = None
+        if drive is not None:
+            self._inputs, self._inputs_rest = _rounded(drive, dtype)
         self._index(
             lengths.cumsum(0) - lengths, lengths, names, sequence_length, hop, min_length, standardizer, report_skipped
         )
+        if input_standardizer is not None and len(input_standardizer.mean) != self.u_dim:
+            raise ValueError(
+                f"The standardiser of the inputs is for {len(input_standardizer.mean)} dimensions, "
+                f"the inputs have {self.u_dim}."
+            )
+        self.input_standardizer = input_standardizer
 
     @classmethod
     def from_frames(
@@ -236,7 +267,8 @@ class SequenceDataset(Dataset[Tensor]):
         if len(first) and (int(first.min()) < 0 or int(count.min()) < 1 or int((first + count).max()) > len(block)):
             raise ValueError(f"Every sequence has a frame at least and lies within the {len(block)} frames given.")
         dataset = cls.__new__(cls)
-        dataset._frames, dataset._inputs = block, None
+        dataset._frames, dataset._inputs, dataset.input_standardizer = block, None, None
+        dataset._frames_rest = dataset._inputs_rest = None
         dataset._index(first, count, names, sequence_length, hop, min_length, standardizer, report_skipped)
         return dataset
 
@@ -367,9 +399,11 @@ class SequenceDataset(Dataset[Tensor]):
         equal = bool(inside.all())
         rows = (starts[:, None] + steps)[inside].to(self._frames.device)  # every frame wanted, in order
 
-        def gather(block: Tensor, standardizer: Standardizer | None) -> Tensor:
+        def gather(block: Tensor, rest: Tensor | None, standardizer: Standardizer | None) -> Tensor:
             frames = block.index_select(0, rows)
-            if standardizer is not None:
+            if standardizer is not None and rest is not None:
+                frames = standardizer.transform_in_two(frames, rest.index_select(0, rows))
+            elif standardizer is not None:
                 frames = standardizer.transform(frames)
             if equal:
                 return frames.view(len(which), longest, -1)
@@ -377,8 +411,9 @@ class SequenceDataset(Dataset[Tensor]):
             padded[inside.to(padded.device)] = frames
             return padded
 
-        u = None if self._inputs is None else gather(self._inputs, None)
-        return Batch(gather(self._frames, self.standardizer), None if equal else lengths.to(rows.device), u)
+        x = gather(self._frames, self._frames_rest, self.standardizer)
+        u = None if self._inputs is None else gather(self._inputs, self._inputs_rest, self.input_standardizer)
+        return Batch(x, None if equal else lengths.to(rows.device), u)
 
     def select(self, indices: Sequence[int]) -> "SequenceDataset":
         """Some of the sequences, in the order given. Nothing is copied."""
@@ -398,53 +433,131 @@ class SequenceDataset(Dataset[Tensor]):
         """
         moved = type(self).__new__(type(self))
         moved.__dict__.update(self.__dict__)
-        moved._frames = self._frames.to(device)
-        moved._inputs = None if self._inputs is None else self._inputs.to(device)
+        for name in ("_frames", "_frames_rest", "_inputs", "_inputs_rest"):
+            block = getattr(self, name)
+            setattr(moved, name, None if block is None else block.to(device))
         return moved
 
+    def first_outside(self, low: float, high: float, *, whole: bool = False) -> tuple[str, int, int, float] | None:
+        """Where the observed values, as a model gets them, first leave an interval.
+
+        Arguments:
+            low: the smallest value that is inside.
+            high: the largest one.
+            whole: whether only whole numbers are inside.
+
+        Returns:
+            Name of the sequence, frame, dimension and value; None where all are inside.
+        """
+        found = []
+        for rows in range(0, len(self._frames), _BLOCK):  # all frames at once, those that no sequence has as well
+            x = self._frames[rows : rows + _BLOCK]
+            x = x if self.standardizer is None else self.standardizer.transform(x)
+            found.append(torch.stack([x.amin(), x.amax(), (x - x.round()).abs().amax() if whole else x.new_zeros(())]))
+        least, _, _ = torch.stack(found).amin(0).tolist()
+        _, largest, fraction = torch.stack(found).amax(0).tolist()
+        if low <= least and largest <= high and math.isfinite(largest - least) and fraction == 0:
+            return None
+        for i, name in enumerate(self.names):
+            x = self[i]
+            outside = ~((x >= low) & (x <= high) & torch.isfinite(x))
+            if whole:
+                outside |= x != x.round()
+            if bool(outside.any()):
+                frame, dim = outside.nonzero()[0].tolist()
+                return name, frame, dim, float(x[frame, dim])
+        return None
+
     def _raw_sequences(self) -> Iterable[Tensor]:
+        return self._raw(self._frames, self._frames_rest)
+
+    def _raw_inputs(self) -> Iterable[Tensor]:
+        return () if self._inputs is None else self._raw(self._inputs, self._inputs_rest)
+
+    def _raw(self, block: Tensor, rest: Tensor | None) -> Iterable[Tensor]:
         for start, length in zip(self._starts.tolist(), self._lengths.tolist(), strict=True):
-            yield self._frames[start : start + length]
+            rows = slice(start, start + length)
+            yield block[rows] if rest is None else block[rows].to("cpu", torch.float64) + rest[rows].to("cpu")
 
 
-def _checked_clips(arrays: list[ArrayLike], names: Sequence[str], what: str, dtype: torch.dtype) -> list[Tensor]:
-    """The arrays as tensors of shape (T_i, dim), or an error that names the one at fault."""
+# Frames that are looked at together.
+_BLOCK = 16_384
+
+
+def _one_by_one(arrays: Iterable[ArrayLike] | ArrayLike, single: str) -> list[ArrayLike]:
+    """The sequences as a list; one array of them all is (N, T, dim), and one sequence alone is refused."""
+    if isinstance(arrays, list | tuple) or not hasattr(arrays, "shape"):
+        if isinstance(arrays, str | bytes | dict):
+            raise TypeError(
+                f"Expected a list of arrays of shape (frames, dimensions), got {type(arrays).__name__}: "
+                "the arrays of a dictionary d are list(d.values()), their names list(d)."
+            )
+        return list(arrays)
+    if len(arrays.shape) < 3:
+        raise ValueError(
+            f"An array of shape {tuple(arrays.shape)} is no list of sequences; expected arrays (frames, dimensions) in "
+            f"a list, or one array (sequences, frames, dimensions). One sequence x alone: {single}."
+        )
+    return list(as_tensor(arrays, "The array"))
+
+
+def _checked_clips(arrays: Iterable[ArrayLike], names: Sequence[str], what: str, dtype: torch.dtype) -> list[Tensor]:
+    """The arrays as tensors of shape (T_i, dim) that can be rounded to dtype, or an error that names one at fault."""
+    arrays = list(arrays)
     if not arrays:
         raise ValueError(f"Expected at least one {what}, got none.")
     if len(arrays) != len(names):
         raise ValueError(f"Expected one {what} each for {len(names)} sequences, got {len(arrays)}.")
     clips: list[Tensor] = []
     for name, array in zip(names, arrays, strict=True):
-        try:
-            # A copy of what cannot be written to, because torch holds no read-only memory.
-            read_only = isinstance(array, np.ndarray) and not array.flags.writeable
-            clip = torch.as_tensor(np.array(array) if read_only else array)
-        except (TypeError, ValueError) as error:
-            raise TypeError(f"{what.capitalize()} {name} is not an array of numbers: {error}.") from error
+        label = f"{what.capitalize()} {name}"
+        clip = as_tensor(array, label).detach()
         if clip.is_complex():
-            raise TypeError(f"{what.capitalize()} {name} is complex; models take real numbers, such as its power.")
+            raise TypeError(f"{label} is complex; models take real numbers, such as its power.")
         if clip.ndim != 2 or 0 in clip.shape:
-            hint = " A scalar series x becomes one by x[:, None]." if clip.ndim == 1 else ""
+            column = "x.to_frame()" if hasattr(array, "to_frame") else "x[:, None]"
+            hint = f" A scalar series x becomes one by {column}." if clip.ndim == 1 else ""
             raise ValueError(
-                f"{what.capitalize()} {name} has shape {tuple(clip.shape)}; expected (frames, dimensions), "
-                f"neither of them empty.{hint}"
+                f"{label} has shape {tuple(clip.shape)}; expected (frames, dimensions), neither of them empty.{hint}"
             )
         if clips and clip.shape[1] != clips[0].shape[1]:
             raise ValueError(
-                f"{what.capitalize()} {name} has {clip.shape[1]} dimensions, "
-                f"{names[0]} has {clips[0].shape[1]}; all must have the same."
+                f"{label} has {clip.shape[1]} dimensions, {names[0]} has {clips[0].shape[1]}; all must have the same."
             )
-        clip = clip.detach().to(dtype)
-        finite = torch.isfinite(clip)
-        if not bool(finite.all()):
-            frame, dim = (~finite).nonzero()[0].tolist()
-            raise ValueError(
-                f"{what.capitalize()} {name} is not finite: {clip[frame, dim].item()} at frame {frame}, "
-                f"dimension {dim} ({int((~finite).sum())} such values). "
-                "Fill or drop these frames before training."
-            )
+        _refuse_non_finite(clip, clip, label, "Fill in or drop these frames before training.")
+        _refuse_non_finite(clip.to(dtype), clip, label, f"{dtype} does not hold it: rescale, or dtype=torch.float64.")
         clips.append(clip)
     return clips
+
+
+def _refuse_non_finite(values: Tensor, clip: Tensor, label: str, advice: str) -> None:
+    finite = torch.isfinite(values)
+    if bool(finite.all()):
+        return
+    frame, dim = (~finite).nonzero()[0].tolist()
+    value = clip[frame, dim].item()
+    what = "is not finite:" if values is clip else "is too large:"
+    missing = " NaN stands for a missing value." if value != value else ""
+    count = int((~finite).sum())
+    raise ValueError(
+        f"{label} {what} {value} at frame {frame}, dimension {dim} ({count} such values).{missing} {advice}"
+    )
+
+
+def _rounded(clips: list[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """All frames in dtype, and what rounding took from them where that would be seen in standardised values."""
+    rounded = [clip.to(dtype) for clip in clips]
+    frames = rounded[0] if len(rounded) == 1 else torch.cat(rounded)
+    pairs = [(c.to("cpu", torch.float64), r) for c, r in zip(clips, rounded, strict=True) if c.dtype != dtype]
+    lost = [exact - r.to("cpu", torch.float64) for exact, r in pairs]
+    if not any(bool(rest.any()) for rest in lost):
+        return frames, None
+    largest = torch.stack([rest.abs().amax(0) for rest in lost]).amax(0)
+    # Values of some standard deviations are rounded by some eps of one: what is far beyond that, an offset has cost.
+    if not bool((largest > 10 * torch.finfo(dtype).eps * Standardizer.fit(clips).scale).any()):
+        return frames, None
+    exact_frames = torch.cat([clip.to(frames.device, torch.float64) for clip in clips])
+    return frames, (exact_frames - frames.to(torch.float64)).to(torch.promote_types(dtype, torch.float32))
 
 
 def split_by_group(
@@ -472,16 +585,14 @@ def split_by_group(
         >>> sorted(train + test)
         [0, 1, 2, 3, 4]
     """
-    shares = np.asarray(fractions, dtype=float)
-    if shares.ndim != 1 or not (shares > 0).all() or not np.isclose(shares.sum(), 1):
-        raise ValueError(f"fractions are positive and add up to 1, not {tuple(fractions)}.")
+    shares = _shares(fractions)
     items: dict[str, list[int]] = {}
     for index, group in enumerate(groups):
         items.setdefault(str(group), []).append(index)
     if len(items) < len(shares):
         raise ValueError(
             f"{len(shares)} parts need {len(shares)} groups at least, and there are {len(items)}. "
-            "Give more groups or fewer fractions."
+            "Give more groups or fewer fractions; a long sequence is cut in time by from_arrays([x], split='time')."
         )
     shuffled = sorted(items, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
     parts: list[list[int]] = []
@@ -500,6 +611,13 @@ def split_by_group(
     return tuple(parts)
 
 
+def _shares(fractions: Sequence[float]) -> NDArray[np.float64]:
+    shares = np.asarray(fractions, dtype=float)
+    if shares.ndim != 1 or not (shares > 0).all() or not np.isclose(shares.sum(), 1):
+        raise ValueError(f"fractions are positive and add up to 1, not {tuple(fractions)}.")
+    return shares
+
+
 class Splits(NamedTuple):
     """Training, validation and test part of one collection of sequences."""
 
@@ -508,23 +626,73 @@ class Splits(NamedTuple):
     test: SequenceDataset
 
 
+class TwoParts(NamedTuple):
+    """Training and validation part of one collection of sequences."""
+
+    train: SequenceDataset
+    validation: SequenceDataset
+
+
+_Two = tuple[float, float]
+_Three = tuple[float, float, float]
+
+
+@overload
+def from_arrays(
+    arrays: Iterable[ArrayLike] | ArrayLike,
+    inputs: Iterable[ArrayLike] | ArrayLike | None = None,
+    *,
+    names: Sequence[str] | None = ...,
+    groups: Sequence[Hashable] | None = ...,
+    split: Literal["group", "time"] = ...,
+    fractions: _Three = ...,
+    seed: int = ...,
+    sequence_length: int | None = ...,
+    hop: int | None = ...,
+    standardize: bool = ...,
+    standardize_inputs: bool = ...,
+    dtype: torch.dtype = ...,
+) -> Splits: ...
+
+
+@overload
+def from_arrays(
+    arrays: Iterable[ArrayLike] | ArrayLike,
+    inputs: Iterable[ArrayLike] | ArrayLike | None = None,
+    *,
+    names: Sequence[str] | None = ...,
+    groups: Sequence[Hashable] | None = ...,
+    split: Literal["group", "time"] = ...,
+    fractions: _Two,
+    seed: int = ...,
+    sequence_length: int | None = ...,
+    hop: int | None = ...,
+    standardize: bool = ...,
+    standardize_inputs: bool = ...,
+    dtype: torch.dtype = ...,
+) -> TwoParts: ...
+
+
 def from_arrays(
     arrays: Iterable[ArrayLike] | ArrayLike,
     inputs: Iterable[ArrayLike] | ArrayLike | None = None,
     *,
     names: Sequence[str] | None = None,
     groups: Sequence[Hashable] | None = None,
-    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    split: Literal["group", "time"] = "group",
+    fractions: _Two | _Three = (0.8, 0.1, 0.1),
     seed: int = 0,
     sequence_length: int | None = None,
     hop: int | None = None,
     standardize: bool = True,
+    standardize_inputs: bool = True,
     dtype: torch.dtype = torch.float32,
-) -> Splits:
+) -> Splits | TwoParts:
     """Your own sequences, split, cut and standardised, ready to train on.
 
-    The standardiser is learned on the training part and stands in each part's ``standardizer``. Training and
-    validation sequences are cut to ``sequence_length``; test sequences stay whole.
+    The standardisers of the observed values and of the inputs are learned on the training part, and stand in each
+    part's ``standardizer`` and ``input_standardizer``. Training and validation sequences are cut to
+    ``sequence_length``; test sequences stay whole.
 
     Arguments:
         arrays: sequences of shape (T_i, x_dim), or one array of shape (N, T, x_dim).
@@ -532,15 +700,19 @@ def from_arrays(
         names: one for each sequence.
         groups: the group of each sequence (a speaker, a day, a machine): no group is split over two parts.
             By default each sequence is its own group.
-        fractions: shares of the three parts; see :func:`split_by_group`.
-        seed: of the split.
+        split: "group" gives each part sequences of its own. "time" cuts every sequence in time, the first frames for
+            training and the last for the last part; that is how forecasts are judged, and a single long series is
+            split: ``from_arrays([x], split="time")``.
+        fractions: shares of the three parts, or of two: training and validation. See :func:`split_by_group`.
+        seed: of the split by group.
         sequence_length: frames of a training sequence; None keeps sequences whole.
         hop: frames between the starts of two training sequences; by default ``sequence_length``.
-        standardize: False leaves the data as they are (counts, binary data, power spectra).
+        standardize: False leaves the observed values as they are (counts, binary data, power spectra).
+        standardize_inputs: False leaves the inputs as they are.
         dtype: of the data.
 
     Returns:
-        The three parts.
+        The parts.
 
     Examples:
         >>> generator = torch.Generator().manual_seed(0)
@@ -548,34 +720,97 @@ def from_arrays(
         >>> train, validation, test = from_arrays(walks, sequence_length=20)
         >>> len(train), len(validation), len(test), train.x_dim
         (16, 2, 1, 3)
+        >>> train, validation = from_arrays(walks[:1], split="time", fractions=(0.75, 0.25))
+        >>> train.names, validation.names
+        (('0[0:30]',), ('0[30:40]',))
     """
-    clips = list(arrays)
-    drive = None if inputs is None else list(inputs)
+    clips = _one_by_one(arrays, 'from_arrays([x], split="time")')
+    drive = None if inputs is None else _one_by_one(inputs, "[u]")
     labels = [str(i) for i in range(len(clips))] if names is None else list(names)
-    by_group = list(range(len(clips))) if groups is None else list(groups)
-    for given, what in ((labels, "names"), (by_group, "groups"), (drive, "inputs")):
+    for given, what in ((labels, "names"), (groups, "groups"), (drive, "inputs")):
         if given is not None and len(given) != len(clips):
             raise ValueError(f"{len(given)} {what} for {len(clips)} sequences; one each was expected.")
     # The door: shapes and NaN are checked on everything, so that messages carry the reader's own numbering.
-    checked = _checked_clips(clips, labels, "sequence", dtype)
-    parts = split_by_group(by_group, fractions, seed=seed)
+    observed = _checked_clips(clips, labels, "sequence", dtype)
+    driving = None if drive is None else _checked_clips(drive, labels, "input of sequence", dtype)
+    everything = _Part(labels, observed, driving)
+    if split == "time":
+        if groups is not None:
+            raise ValueError("groups go to one part each, which split='time' cannot do: leave one of the two out.")
+        parts = _cut_in_time(everything, fractions)
+    elif split == "group":
+        by_group = range(len(clips)) if groups is None else list(groups)
+        parts = [everything.take(part) for part in split_by_group(by_group, fractions, seed=seed)]
+    else:
+        raise ValueError(f"split is 'group' or 'time'; got {split!r}.")
+    if len(parts) not in (2, 3):
+        raise ValueError(f"fractions are those of two or three parts; got {tuple(fractions)}.")
     datasets: list[SequenceDataset] = []
-    standardizer = None
     for number, part in enumerate(parts):
         cut = number < 2
         dataset = SequenceDataset(
-            [checked[i] for i in part],
-            None if drive is None else [drive[i] for i in part],
-            names=[labels[i] for i in part],
+            part.clips,
+            part.drive,
+            names=part.labels,
             sequence_length=sequence_length if cut else None,
             hop=hop if cut else None,
             dtype=dtype,
         )
-        if standardize and standardizer is None:
-            standardizer = Standardizer.fit(dataset)
-        dataset.standardizer = standardizer
+        first = datasets[0] if datasets else dataset
+        if standardize:
+            dataset.standardizer = first.standardizer or Standardizer.fit(first)
+        if standardize_inputs and drive is not None:
+            dataset.input_standardizer = first.input_standardizer or Standardizer.fit(first._raw_inputs())
         datasets.append(dataset)
-    return Splits(*datasets)
+    if not standardize:
+        _warn_of_rounding(datasets[0])
+    return Splits(*datasets) if len(datasets) == 3 else TwoParts(*datasets)
+
+
+class _Part(NamedTuple):
+    """Sequences that belong together: their names, observed values and inputs."""
+
+    labels: list[str]
+    clips: list[Tensor]
+    drive: list[Tensor] | None
+
+    def take(self, which: Iterable[int]) -> "_Part":
+        chosen = list(which)
+        return _Part(*(None if every is None else [every[i] for i in chosen] for every in self))  # type: ignore[arg-type]
+
+
+def _cut_in_time(whole: _Part, fractions: Sequence[float]) -> list[_Part]:
+    """Each sequence cut into consecutive stretches, of which the first go to the first part."""
+    shares = _shares(fractions)
+    parts = [_Part([], [], None if whole.drive is None else []) for _ in shares]
+    for number, (label, clip) in enumerate(zip(whole.labels, whole.clips, strict=True)):
+        if whole.drive is not None and len(whole.drive[number]) != len(clip):
+            raise ValueError(f"Sequence {label} has {len(clip)} frames, but its input has {len(whole.drive[number])}.")
+        ends = [round(float(bound)) for bound in np.cumsum(shares) * len(clip)]
+        for part, start, end in zip(parts, [0, *ends[:-1]], ends, strict=True):
+            if start == end:
+                raise ValueError(
+                    f"Sequence {label} has {len(clip)} frames, too few to be cut in time "
+                    f"into parts of {tuple(fractions)}."
+                )
+            part.labels.append(f"{label}[{start}:{end}]")
+            part.clips.append(clip[start:end])
+            if part.drive is not None and whole.drive is not None:
+                part.drive.append(whole.drive[number][start:end])
+    return parts
+
+
+def _warn_of_rounding(dataset: SequenceDataset) -> None:
+    """Say where values that are not standardised lose what distinguishes them."""
+    if dataset._frames_rest is None:
+        return
+    share = dataset._frames_rest.abs().amax(0).double().cpu() / Standardizer.fit(dataset).scale
+    if float(share.max()) > 1e-3:
+        logger.warning(
+            "Rounding to %s costs up to %.2g standard deviations in dimension %d, because the values are large against "
+            "their differences. Standardise them, subtract an offset, or use dtype=torch.float64.",
+            *(dataset._frames.dtype, float(share.max()), int(share.argmax())),
+        )
 
 
 def from_csv_folder(
@@ -583,30 +818,40 @@ def from_csv_folder(
     *,
     columns: Sequence[str] | None = None,
     input_columns: Sequence[str] | None = None,
-    pattern: str = "*.csv",
+    pattern: str | None = None,
+    header: bool | None = None,
+    decimal: Literal[".", ","] | None = None,
     groups: Sequence[Hashable] | None = None,
-    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    split: Literal["group", "time"] = "group",
+    fractions: _Three = (0.8, 0.1, 0.1),
     seed: int = 0,
     sequence_length: int | None = None,
     hop: int | None = None,
     standardize: bool = True,
+    standardize_inputs: bool = True,
     dtype: torch.dtype = torch.float32,
 ) -> Splits:
     """A folder of CSV files, one sequence each: a row is a time step, a column a dimension.
 
-    The separator (comma, semicolon or tab) and a first line of column names are recognised.
+    How the files are read, what is recognised and what is left out, `dvae_lib.data.tables.read_csv_folder` says.
+    Columns are found by their names, so their order may differ from file to file.
 
     Arguments:
-        folder: where the files are; they are taken in the order of their names.
-        columns: names of the columns to observe; by default all that are not ``input_columns``.
+        folder: where the files are, in subfolders too; they are taken in the order of their names.
+        columns: names of the columns to observe; by default all that hold numbers, but for ``input_columns``, time
+            stamps and row numbers. Columns without names are called "0", "1", ...
         input_columns: names of the columns that drive the sequence.
-        pattern: which files.
+        pattern: which files, as for ``Path.glob``; by default all that end in ``.csv`` or ``.CSV``.
+        header: whether the first line holds names; None finds out.
+        decimal: the decimal sign; None finds out.
         groups: the group of each file, in the order of the names; see :func:`from_arrays`, also for the rest.
+        split: "group" or "time".
         fractions: shares of the three parts.
         seed: of the split.
         sequence_length: frames of a training sequence.
         hop: frames between the starts of two training sequences.
         standardize: learn a standardiser on the training part.
+        standardize_inputs: learn one for the inputs, too.
         dtype: of the data.
 
     Returns:
@@ -614,66 +859,23 @@ def from_csv_folder(
 
     Raises:
         FileNotFoundError: no such folder, or no file that matches.
-        ValueError: a file that is empty, not a table of numbers, or with other columns than the first one;
-            the message names the file and what was wrong with it.
+        ValueError: a file that is empty, not a table of numbers, lacks values, or has other columns than the first
+            one; the message names the file and what was wrong with it.
     """
-    files = sorted(Path(folder).glob(pattern))
-    if not files:
-        what = f"has no file {pattern}" if Path(folder).is_dir() else "does not exist"
-        raise FileNotFoundError(f"The folder {folder} {what}. Expected one CSV file for each sequence.")
-    tables = [_read_table(file) for file in files]
-    header, first = tables[0]
-    for file, (names, table) in zip(files, tables, strict=True):
-        if names != header or table.shape[1] != first.shape[1]:
-            raise ValueError(
-                f"{file} has {table.shape[1]} columns ({', '.join(names) or 'unnamed'}), but {files[0]} has "
-                f"{first.shape[1]} ({', '.join(header) or 'unnamed'}). All files must have the same columns."
-            )
-    asked = [*(columns or ()), *(input_columns or ())]
-    missing = [name for name in asked if name not in header]
-    if missing:
-        raise ValueError(f"No column {', '.join(missing)} in {files[0]}; it has {', '.join(header) or 'no names'}.")
-    driving = [header.index(name) for name in input_columns or ()]
-    observed = [i for i in range(first.shape[1]) if i not in driving]
-    if columns is not None:
-        observed = [header.index(name) for name in columns]
+    tables = read_csv_folder(
+        folder, columns=columns, input_columns=input_columns, pattern=pattern, header=header, decimal=decimal
+    )
     return from_arrays(
-        [table[:, observed] for _, table in tables],
-        [table[:, driving] for _, table in tables] if driving else None,
-        names=[str(file) for file in files],
+        [table.values for table in tables],
+        [table.inputs for table in tables] if input_columns else None,
+        names=[str(table.file) for table in tables],
         groups=groups,
+        split=split,
         fractions=fractions,
         seed=seed,
         sequence_length=sequence_length,
         hop=hop,
         standardize=standardize,
+        standardize_inputs=standardize_inputs,
         dtype=dtype,
     )
-
-
-def _read_table(file: Path) -> tuple[list[str], NDArray[np.float64]]:
-    """Column names (none if the first line has numbers only) and values of a CSV file."""
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not a text file in UTF-8, so it is no CSV file: {error}.") from error
-    rows = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
-    if not rows:
-        raise ValueError(f"{file} is empty; expected a row of numbers for each time step.")
-    delimiter = max(",;\t", key=rows[0][1].count)
-    names: list[str] = []
-    values: list[list[float]] = []
-    for position, (number, line) in enumerate(rows):
-        fields = next(csv.reader([line], delimiter=delimiter))
-        try:
-            values.append([float(field) for field in fields])
-        except ValueError:
-            if position > 0:
-                raise ValueError(f"{file}, line {number}: expected numbers, found {line[:60]!r}.") from None
-            names = [field.strip() for field in fields]
-        expected = len(names) if names else len(values[0])
-        if len(fields) != expected:
-            raise ValueError(f"{file}, line {number}: {len(fields)} fields, but {expected} in the first line.")
-    if not values:
-        raise ValueError(f"{file} has a line of column names and no data.")
-    return names, np.asarray(values)

@@ -138,9 +138,50 @@ class TestTheDoor:
         with pytest.raises(ValueError, match="Input of sequence 1 is not finite"):
             SequenceDataset(ramps(4, 5), clips)
 
-    def test_overflow_in_the_asked_dtype_is_not_finite(self):
-        with pytest.raises(ValueError, match="not finite: inf at frame 0"):
+    def test_what_the_asked_dtype_cannot_hold_is_named_as_it_came(self):
+        with pytest.raises(ValueError, match=r"too large: 1e\+300 at frame 0.*dtype=torch.float64"):
             SequenceDataset([np.full((2, 1), 1e300)])
+        assert SequenceDataset([np.full((2, 1), 1e300)], dtype=torch.float64)[0][0, 0] == 1e300
+
+    def test_masked_values_are_missing_ones(self):
+        walk = np.ma.masked_equal(np.array([[1.0, 2.0], [3.0, -9999.0], [5.0, 6.0]]), -9999.0)
+        with pytest.raises(ValueError, match=r"Sequence 0 holds 1 masked value\(s\), the first at \[1, 1\]"):
+            SequenceDataset([walk])
+        with pytest.raises(ValueError, match="Input of sequence 0 holds 1 masked"):
+            SequenceDataset([np.zeros((3, 2))], [walk])
+        assert torch.equal(SequenceDataset([walk[:1]])[0], torch.tensor([[1.0, 2.0]]))
+
+    @pytest.mark.parametrize("kind", [">f4", ">f8", "<i2", ">u2", "u8", "?", "f2"])
+    def test_arrays_of_every_kind(self, kind):
+        walk = np.array([[0, 1], [1, 0], [1, 1]])
+        for array in (
+            walk.astype(kind)[::-1],
+            np.asfortranarray(walk.astype(kind))[::-1],
+            walk[::-1].astype(kind).tolist(),
+        ):
+            assert torch.equal(SequenceDataset([array])[0], torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]]))
+
+    def test_tables_of_pandas(self):
+        pandas = pytest.importorskip("pandas")
+        table = pandas.DataFrame({"a": [1.0, 2.0, 3.0], "b": [4, 5, 6]}, index=[7, 8, 9])
+        assert torch.equal(SequenceDataset([table])[0], torch.tensor([[1.0, 4.0], [2.0, 5.0], [3.0, 6.0]]))
+        with pytest.raises(ValueError, match=r"One sequence x alone: from_arrays\(\[x\]"):
+            from_arrays(table)
+        with pytest.raises(ValueError, match=r"shape \(3,\).*x\.to_frame\(\)"):
+            from_arrays([table["a"]])
+        with pytest.raises(TypeError, match="Sequence 0 has a column 'when'"):
+            SequenceDataset([table.assign(when=pandas.date_range("2024", periods=3))])
+        table.loc[8, "a"] = None
+        with pytest.raises(ValueError, match=r"nan at frame 1, dimension 0.*missing"):
+            SequenceDataset([table])
+
+    @pytest.mark.parametrize("one", [np.zeros((5, 3)), torch.zeros(5, 3), np.zeros(5)])
+    def test_one_sequence_is_no_list_of_them(self, one):
+        for door in (from_arrays, SequenceDataset):
+            with pytest.raises(ValueError, match=r"is no list of sequences.*One sequence x alone: .*\(\[x\]"):
+                door(one)
+        with pytest.raises(TypeError, match=r"list\(d\.values\(\)\)"):
+            from_arrays({"a": np.zeros((5, 3))})
 
     @pytest.mark.parametrize(
         ("clips", "error", "message"),
@@ -303,7 +344,8 @@ class TestYourOwnData:
 
     def test_inputs_and_groups(self):
         clips, inputs = ramps(*[4] * 6), ramps(*[4] * 6, x_dim=1)
-        parts = from_arrays(clips, inputs, groups=list("aabbcc"), fractions=(0.34, 0.33, 0.33), standardize=False)
+        as_they_are = {"standardize": False, "standardize_inputs": False}
+        parts = from_arrays(clips, inputs, groups=list("aabbcc"), fractions=(0.34, 0.33, 0.33), **as_they_are)
         for part in parts:
             assert part.u_dim == 1
             assert len({("aabbcc")[int(name)] for name in part.names}) == 1
@@ -316,6 +358,109 @@ class TestYourOwnData:
             from_arrays(clips)
         with pytest.raises(ValueError, match="2 groups for 10 sequences"):
             from_arrays(clips, groups=[1, 2])
+
+    def test_in_time(self):
+        clips, inputs = ramps(100, 40), ramps(100, 40, x_dim=1, offset=0.5)
+        parts = from_arrays(
+            clips, inputs, names=["a", "b"], split="time", fractions=(0.5, 0.25, 0.25), sequence_length=5
+        )
+        assert parts.train.names[:2] == ("a[0:50][0:5]", "a[0:50][5:10]")
+        assert parts.test.names == ("a[75:100]", "b[30:40]")
+        raw = parts.test.standardizer.inverse(parts.test[1].double())
+        torch.testing.assert_close(raw, clips[1][30:].double(), rtol=0, atol=1e-3)
+        # Learned on what came before: on nothing of the other parts.
+        past = np.concatenate([clips[0][:50], clips[1][:20]])
+        np.testing.assert_allclose(parts.train.standardizer.mean, past.mean(0), rtol=1e-6)
+        np.testing.assert_allclose(
+            parts.train.input_standardizer.mean, np.concatenate([u[: len(u) // 2] for u in inputs]).mean(0)
+        )
+
+    def test_one_long_series_and_two_parts(self):
+        series = np.arange(30.0)[:, None]
+        parts = from_arrays([series], split="time", fractions=(0.8, 0.2), standardize=False)
+        assert torch.equal(parts.train[0], torch.arange(24.0)[:, None])
+        assert torch.equal(parts.validation[0], torch.arange(24.0, 30.0)[:, None])
+        train, validation = from_arrays([series] * 5, fractions=(0.8, 0.2))
+        assert (len(train), len(validation)) == (4, 1)
+        with pytest.raises(ValueError, match="Sequence 0 has 4 frames, too few to be cut in time"):
+            from_arrays([series[:4]], split="time")
+        with pytest.raises(ValueError, match="groups go to one part each"):
+            from_arrays([series], split="time", groups=["a"])
+        with pytest.raises((ValueError, TypeError), match="'group'"):
+            from_arrays([series], split="day")
+        with pytest.raises(ValueError, match="has 30 frames, but its input has 29"):
+            from_arrays([series], [series[1:]], split="time")
+
+    def test_inputs_are_standardised_like_the_data(self):
+        rng = np.random.default_rng(0)
+        clips = [rng.normal(size=(20, 2)) for _ in range(10)]
+        inputs = [5000 * rng.choice([-1.0, 1.0], size=(20, 1)) + 100 for _ in range(10)]
+        train, validation, test = from_arrays(clips, inputs)
+        everything = train.batch(range(len(train)))
+        torch.testing.assert_close(everything.u.mean(), torch.tensor(0.0), atol=1e-6, rtol=0)
+        torch.testing.assert_close(everything.u.std(unbiased=False), torch.tensor(1.0))
+        assert train.input_standardizer is validation.input_standardizer is test.input_standardizer
+        raw = test.input_standardizer.inverse(test.batch([0]).u[0].double())
+        np.testing.assert_allclose(raw, inputs[int(test.names[0])], rtol=1e-6)
+        plain, *_ = from_arrays(clips, inputs, standardize_inputs=False)
+        assert plain.input_standardizer is None
+        np.testing.assert_array_equal(plain.batch([0]).u[0], inputs[int(plain.names[0])].astype("f4"))
+        with pytest.raises(ValueError, match="standardiser of the inputs is for 2 dimensions, the inputs have 1"):
+            SequenceDataset(clips, inputs, input_standardizer=Standardizer.fit(clips))
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_doubles_are_standardised_before_they_are_rounded(self, dtype):
+        rng = np.random.default_rng(0)
+        northings = [5_432_100 + 0.05 * rng.normal(size=(200, 2)).cumsum(axis=0) for _ in range(10)]
+        seconds = [1.7e9 + np.arange(40.0)[:, None] + rng.normal(size=(40, 1)) for _ in range(10)]
+        nanoseconds = [(s * 1e9).astype(np.int64) for s in seconds]
+        for data in (northings, seconds, nanoseconds):
+            train = from_arrays(data, [d[:, :1] for d in data], dtype=dtype).train
+            wanted = np.concatenate([data[int(name)] for name in train.names]).astype(float)
+            wanted = (wanted - wanted.mean(0)) / wanted.std(0)
+            batches = [train.batch([i]) for i in range(len(train))]
+            x, u = (torch.cat([getattr(b, which)[0] for b in batches]).double().numpy() for which in "xu")
+            bound = {torch.float32: 1e-6, torch.bfloat16: 0.05}[dtype]
+            assert np.abs(x - wanted).max() < bound
+            assert np.abs(u - wanted[:, :1]).max() < bound
+
+    def test_what_needs_no_more_digits_is_as_it_was(self):
+        rng = np.random.default_rng(0)
+        data = [rng.normal(2.0, 3.0, size=(50, 2)) for _ in range(10)]
+        twice, once = from_arrays(data).train, from_arrays([d.astype("f4") for d in data]).train
+        assert twice._frames_rest is None
+        assert torch.equal(twice.batch(range(8)).x, once.batch(range(8)).x)
+        # Not standardised they are the rounded ones, whatever is kept beside them.
+        far = [d + 1e6 for d in data]
+        plain = from_arrays(far, standardize=False).train
+        assert plain._frames_rest is not None
+        assert torch.equal(plain[0], torch.as_tensor(far[int(plain.names[0])]).float())
+
+    def test_costly_rounding_is_said(self, caplog):
+        far = [np.random.default_rng(0).normal(1.7e9, 1.0, size=(20, 1)) for _ in range(3)]
+        with caplog.at_level(logging.WARNING):
+            from_arrays(far, standardize=False)
+        assert "Rounding to torch.float32 costs up to" in caplog.text
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            from_arrays(far)
+            from_arrays(far, standardize=False, dtype=torch.float64)
+        assert not caplog.text
+
+    def test_values_outside_an_interval_are_found(self):
+        clips = ramps(3, 4)
+        dataset = SequenceDataset(clips, names=["a", "b"])
+        assert dataset.first_outside(0.0, 2000.0) is None
+        assert dataset.first_outside(0.0, 1000.0) == ("b", 0, 1, pytest.approx(1000.1))
+        assert dataset.first_outside(0.05, 2000.0) == ("a", 0, 0, 0.0)
+        assert dataset.first_outside(0.0, 2000.0, whole=True)[:3] == ("a", 0, 1)
+        standardised = SequenceDataset(clips, names=["a", "b"], standardizer=Standardizer.fit(clips))
+        assert standardised.first_outside(0.0, 1e9)[:3] == ("a", 0, 0)
+        # Frames that no sequence has do not count, and NaN in a block that nobody has searched does.
+        block = torch.tensor([[1.0], [-1.0], [2.0]])
+        assert SequenceDataset.from_frames(block, [0, 2], [1, 1]).first_outside(0.0, 9.0) is None
+        block[2] = torch.nan
+        assert SequenceDataset.from_frames(block, [0, 2], [1, 1]).first_outside(-9.0, 9.0)[:3] == ("1", 0, 0)
 
     def write(self, folder, name, text):
         (folder / name).write_text(text, encoding="utf-8")
@@ -331,7 +476,7 @@ class TestYourOwnData:
         day = int(test.names[0][-5])
         assert torch.equal(test[0][:, 0], torch.arange(5.0 + day) + day)
         every, *_ = from_csv_folder(tmp_path, standardize=False)
-        assert every.x_dim == 3
+        assert every.x_dim == 2  # not the time
 
     def test_csv_without_names(self, tmp_path):
         for i in range(3):
@@ -344,10 +489,12 @@ class TestYourOwnData:
         [
             ("", r"b\.csv is empty"),
             ("x,y\n", r"b\.csv has a line of column names and no data"),
-            ("x,y\n1,2\n3,oops\n", r"b\.csv, line 3: expected numbers, found '3,oops'"),
+            ("x,y\n1,2\n3,oops\n", r"b\.csv, line 3, column 'y': expected a number, found 'oops'"),
             ("x,y\n1,2\n3\n", r"b\.csv, line 3: 1 fields, but 2"),
             ("x,z\n1,2\n", r"b\.csv has 2 columns \(x, z\), but .*a\.csv has 2 \(x, y\)"),
-            ("x,y\n1,nan\n", r"b\.csv is not finite: nan at frame 0, dimension 1"),
+            ("x,y\n1,nan\n", r"b\.csv, line 2, column 'y': the value is missing \('nan'\)"),
+            ("x,y\n1,inf\n", r"b\.csv is not finite: inf at frame 0, dimension 1"),
+            ('x,y\n1,"a\nb"\n', r"b\.csv has a text over several lines"),
         ],
     )
     def test_a_bad_csv_file_is_named(self, tmp_path, text, message):
