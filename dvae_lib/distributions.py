@@ -9,7 +9,7 @@ returns ``(B, T)``, in nats. What samples takes a keyword `generator`.
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -25,15 +25,55 @@ __all__ = [
     "DiagonalGaussian",
     "FactorisedDistribution",
     "Gamma",
+    "Support",
     "UnitGaussian",
     "itakura_saito",
     "kl_divergence",
     "kl_per_dim",
     "standard_normal",
+    "support_of",
 ]
 
 
 Family = TypeVar("Family", bound="FactorisedDistribution")
+
+
+class Support(NamedTuple):
+    """The values of an entry that a family gives a probability.
+
+    Attributes:
+        low: the smallest one, -inf where there is none.
+        high: the largest one, inf where there is none.
+        whole: whether only whole numbers count.
+
+    Examples:
+        >>> str(support_of("gamma"))
+        'numbers of at least 0'
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    whole: bool = False
+
+    @property
+    def everything(self) -> bool:
+        """Whether every real number is in it, so that data may be standardised."""
+        return self == Support()
+
+    def holds(self, low: float, high: float, fraction: float = 0.0) -> bool:
+        """Whether finite data between `low` and `high` lie in it; `fraction` is the largest distance to a whole one."""
+        inside = self.low <= low and high <= self.high and math.isfinite(low) and math.isfinite(high)
+        return inside and not (self.whole and fraction != 0)
+
+    def __str__(self) -> str:
+        if self.everything:
+            return "real numbers"
+        kind = "whole numbers" if self.whole else "numbers"
+        if math.isfinite(self.low) and math.isfinite(self.high):
+            return f"{kind} from {self.low:g} to {self.high:g}"
+        if math.isinf(self.low):
+            return f"{kind} up to {self.high:g}"
+        return f"{kind} above 0" if 0 < self.low < 1e-300 else f"{kind} of at least {self.low:g}"
 
 
 class FactorisedDistribution(Distribution):
@@ -278,6 +318,9 @@ class Gamma(FactorisedDistribution):
 class Bernoulli(FactorisedDistribution):
     r"""Independent binary entries, :math:`p(x_d = 1) = \mathrm{sigmoid}(\ell_d)`.
 
+    A value between 0 and 1, such as a grey level, is taken for the mean of random zeros and ones; its log-probability
+    is then the expected one.
+
     Arguments:
         logits: The log-odds :math:`\boldsymbol\ell`, shape ``(*batch, D)``.
     """
@@ -333,6 +376,37 @@ OBSERVATIONS: dict[str, type[FactorisedDistribution]] = {
     "bernoulli": Bernoulli,
 }
 """The observation models p(x_t | .) that every model accepts, by name."""
+
+
+def support_of(family: "str | type[Distribution]") -> Support:
+    """What the data of an observation model may be, from the `support` that its class declares.
+
+    For zeros and ones everything between counts, too: a grey level stands for the mean of random zeros and ones, and
+    its log-likelihood for the expected one. Where a class says nothing, or what depends on its parameters, all real
+    numbers are taken.
+
+    Arguments:
+        family: a name in `OBSERVATIONS`, or a class of distributions.
+
+    Examples:
+        >>> support_of("bernoulli")
+        Support(low=0.0, high=1.0, whole=False)
+        >>> support_of(CentimetreGaussian).everything
+        True
+    """
+    declared: Any = getattr(OBSERVATIONS.get(family) if isinstance(family, str) else family, "support", None)
+    while isinstance(declared, constraints.independent):
+        declared = declared.base_constraint
+    if declared is constraints.boolean:
+        return Support(0.0, 1.0)
+    if not isinstance(declared, constraints.Constraint) or constraints.is_dependent(declared):
+        return Support()
+    low, high = (getattr(declared, f"{side}_bound", inf) for side, inf in (("lower", -math.inf), ("upper", math.inf)))
+    if not all(isinstance(bound, int | float) for bound in (low, high)):
+        return Support()
+    if isinstance(declared, type(constraints.positive)):  # the bound itself is not in it
+        low = math.nextafter(low, math.inf)
+    return Support(float(low), float(high), bool(declared.is_discrete))
 
 
 def standard_normal(like: Float[Tensor, "*batch dim"]) -> DiagonalGaussian:

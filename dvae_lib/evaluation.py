@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 from tqdm.auto import tqdm
 
-from dvae_lib.data.sequences import SequenceDataset, Standardizer
+from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.data.speech import FrontEndSettings, SpeechFrontEnd
 from dvae_lib.devices import Device, brought_back, chosen_device, generator_on
 from dvae_lib.metrics import ScoreTable, mpjpe, speech_metrics
@@ -117,7 +117,7 @@ def _resynthesise_batch(
     dataset = SequenceDataset(
         [analysis.power for analysis in analyses],
         names=[name for name, _ in named],
-        standardizer=_standardizer_of(model),
+        standardizer=model.standardizer,
     )
     means, bounds = _run(model, dataset, range(len(dataset)), feedback, latents, generator, device)
     results = []
@@ -224,7 +224,7 @@ def score_sequences(
     Raises:
         ValueError: Data of another size, or standardised otherwise than the model's.
     """
-    learned, used = _standardizer_of(model), dataset.standardizer
+    learned, used = model.standardizer, dataset.standardizer
     if (learned is None) != (used is None) or (
         learned is not None
         and used is not None
@@ -232,7 +232,7 @@ def score_sequences(
     ):
         raise ValueError(
             "The data are not standardised as the model's training data were: set dataset.standardizer to "
-            'Standardizer.from_dict(model.metadata["standardizer"]), or to None where the model has none.'
+            "model.standardizer, or to None where the model has none."
         )
     columns: dict[str, list[float]] = {"bound": [], "rmse": []}
     for start in range(0, len(dataset), batch_size):
@@ -280,11 +280,6 @@ def _run(
         mean = dataset.standardizer.inverse(mean)
     num_frames = dataset.lengths[list(indices)]
     return [mean[i, :n] for i, n in enumerate(num_frames.tolist())], (value.cpu() / num_frames).tolist()
-
-
-def _standardizer_of(model: DVAE) -> Standardizer | None:
-    saved = model.metadata.get("standardizer")
-    return None if saved is None else Standardizer.from_dict(saved)
 
 
 def _check_bins(model: DVAE, front_end: SpeechFrontEnd) -> None:

@@ -34,6 +34,7 @@ from dvae_lib.checkpoints import CheckpointError, in_hand, load_checkpoint, save
 from dvae_lib.data.sequences import Batch, SequenceDataset
 from dvae_lib.denormals import flush_denormals
 from dvae_lib.devices import brought_back
+from dvae_lib.distributions import support_of
 from dvae_lib.models.base import DVAE
 from dvae_lib.models.replay import Replay, replay_recursion
 from dvae_lib.parallel import Share, SharedNoise, check_precision, load_share, training_fabric
@@ -746,6 +747,8 @@ class _Run:
             }
             if self.train_data.standardizer is not None:
                 metadata["standardizer"] = self.train_data.standardizer.to_dict()
+            if self.train_data.input_standardizer is not None:
+                metadata["input_standardizer"] = self.train_data.input_standardizer.to_dict()
         export = getattr(self.model, "save_pretrained", None)
         if export is not None and self.folder is not None and self.fabric.is_global_zero:
             export(self.folder / BEST)
@@ -1036,6 +1039,8 @@ def _check_fit(
             wanted, got = getattr(model, size, None), getattr(data, size)
             if wanted is not None and wanted != got:
                 raise ValueError(f"The model has {size}={wanted}, but the {part} data have {size}={got}.")
+        if isinstance(model, DVAE):
+            _check_support(model.observation, part, data)
         dtype, wanted_dtype = data.batch([0]).x.dtype, next(iter(parameters.values())).dtype
         if dtype != wanted_dtype:
             raise TypeError(
@@ -1068,6 +1073,25 @@ def _check_objective(model: nn.Module, objective: Objective, config: TrainingCon
                 f"schedules names {name!r}, which is no argument of the objective that could change over the epochs; "
                 f"it has {', '.join(known) or 'none'}."
             )
+
+
+def _check_support(observation: str, part: str, data: SequenceDataset) -> None:
+    """Refuse data to which the observation model gives no probability, once for all batches."""
+    support = support_of(observation)
+    outside = None if support.everything else data.first_outside(support.low, support.high, whole=support.whole)
+    if outside is None:
+        return
+    name, frame, dim, value = outside
+    advice = f"Choose another observation model, such as 'gaussian', or bring the data to {support}."
+    if data.standardizer is not None:
+        advice = (
+            "The data are standardised, which such a model does not bear: use standardize=False (on the command line "
+            "--no-standardize), or another observation model, such as 'gaussian'."
+        )
+    raise ValueError(
+        f"The {part} data hold {value:g} (sequence {name}, frame {frame}, dimension {dim}), but the observation model "
+        f"{observation!r} gives a probability to {support} only. {advice}"
+    )
 
 
 def _check_weights(path: Path, saved: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:

@@ -20,6 +20,7 @@ from dvae_lib.distributions import (
     kl_divergence,
     kl_per_dim,
     standard_normal,
+    support_of,
 )
 from dvae_lib.models import MODELS, build_model
 
@@ -262,3 +263,28 @@ def test_a_family_without_parameters_or_entropy_says_so():
         p[0]
     with pytest.raises(NotImplementedError, match="Halved has no closed form"):
         p.entropy()
+
+
+@pytest.mark.parametrize(
+    ("family", "low", "high", "whole"),
+    [
+        *((name, -math.inf, math.inf, False) for name in ("gaussian", "unit_gaussian", "centimetre_gaussian")),
+        ("gamma", 0.0, math.inf, False),
+        ("bernoulli", 0.0, 1.0, False),
+        (torch.distributions.Poisson, 0.0, math.inf, True),
+        (torch.distributions.Beta, 0.0, 1.0, False),
+        (torch.distributions.Uniform, -math.inf, math.inf, False),  # depends on its parameters
+        (torch.distributions.Categorical, -math.inf, math.inf, False),
+        (torch.distributions.StudentT, -math.inf, math.inf, False),
+        ("unheard of", -math.inf, math.inf, False),
+    ],
+)
+def test_what_a_family_gives_a_probability(family, low, high, whole):
+    assert support_of(family) == (low, high, whole)
+
+
+def test_an_open_support_leaves_its_bound_out():
+    support = support_of(torch.distributions.LogNormal)
+    assert not support.holds(0.0, 1.0)
+    assert support.holds(1e-30, 1.0)
+    assert str(support) == "numbers above 0"

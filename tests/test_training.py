@@ -17,8 +17,8 @@ from torch import Generator, nn
 
 from dvae_lib import checkpoints, training
 from dvae_lib.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
-from dvae_lib.data.sequences import SequenceDataset, Standardizer
-from dvae_lib.models import MODELS, VAE, build_model
+from dvae_lib.data.sequences import SequenceDataset, Standardizer, from_arrays
+from dvae_lib.models import DKF, DVAE, MODELS, VAE, build_model
 from dvae_lib.objectives import importance_weighted_bound, log_weights
 from dvae_lib.randomness import derive_seed, global_random_state
 from dvae_lib.training import (
@@ -669,3 +669,35 @@ def test_driven_data_for_an_undriven_model():
     driven = SequenceDataset([torch.ones(3, 3)], inputs=[torch.ones(3, 2)])
     with pytest.raises(ValueError, match="u_dim=0, but the train data have u_dim=2"):
         fit(small_vae(), driven, None, CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("observation", "data", "standardised", "message"),
+    [
+        ("bernoulli", [0.0, 1.0], True, "train data hold .*standardised.*standardize=False.*--no-standardize"),
+        ("bernoulli", [0.0, 127.0], False, r"train data hold 127 \(sequence 0, frame 1, dimension 0\).*from 0 to 1"),
+        ("gamma", [0.5, -1.0], False, "train data hold -1 .*of at least 0"),
+        ("bernoulli", [1e-3, 4e2], False, "from 0 to 1"),  # powers
+    ],
+)
+def test_data_without_a_probability_are_refused_before_anything_is_written(
+    tmp_path, observation, data, standardised, message
+):
+    clips = [torch.tensor(data).repeat(3)[:, None].expand(-1, 2)] * 4
+    dataset = SequenceDataset(clips, standardizer=Standardizer.fit(clips) if standardised else None)
+    with pytest.raises(ValueError, match=message):
+        fit(VAE(2, 1, observation=observation), dataset, None, TrainingConfig(max_epochs=1), folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    fine = SequenceDataset([torch.ones(3, 2)])
+    with pytest.raises(ValueError, match="validation data hold"):
+        fit(VAE(2, 1, observation=observation), fine, dataset, TrainingConfig(max_epochs=1))
+
+
+def test_the_standardisers_are_saved_with_the_model(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    clips, inputs = (scale * torch.randn(6, 10, size, generator=generator) for scale, size in ((3, 2), (5000, 1)))
+    train, validation = from_arrays(clips, inputs, fractions=(0.7, 0.3))
+    fit(DKF(2, 1, u_dim=1), train, validation, TrainingConfig(max_epochs=1), folder=tmp_path, progress=False)
+    model = DVAE.from_pretrained(tmp_path / "best")
+    assert torch.equal(model.standardizer.scale, train.standardizer.scale)
+    assert torch.equal(model.input_standardizer.scale, train.input_standardizer.scale)

@@ -1,16 +1,19 @@
 """Where data is looked for and where it is kept: the search path ``DVAE_DATA`` and the cache ``DVAE_CACHE``."""
 
 import errno
+import logging
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from dvae_lib.locks import CAN_LOCK, lock
 
 __all__ = ["cache_folder", "find_folder", "search_path"]
+
+logger = logging.getLogger("dvae_lib.data")
 
 
 def cache_folder() -> Path:
@@ -47,6 +50,17 @@ def find_folder(*names: str) -> Path | None:
             if (place / name).is_dir():
                 return place / name
     return None
+
+
+def say_left_out(folder: Path, taken: Iterable[Path]) -> None:
+    """Name in the log the files of a folder and its subfolders that are not taken; hidden ones count for nothing."""
+    files = (file.relative_to(folder) for file in sorted(folder.rglob("*")) if file.is_file())
+    visible = [str(file) for file in files if not any(part.startswith(".") for part in file.parts)]
+    used = {str(file.relative_to(folder)) for file in taken}
+    others = [name for name in visible if name not in used]
+    if others:
+        shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+        logger.warning("%s: %d of %d files are left out: %s.", folder, len(others), len(visible), shown)
 
 
 @contextmanager

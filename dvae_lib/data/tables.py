@@ -63,7 +63,7 @@ def read_csv_folder(
     whose numbers increase, which is the index of a DataFrame.
 
     Arguments:
-        folder: where the files are.
+        folder: where the files are; or one file.
         columns: names of the columns to observe; without a line of names they are called "0", "1", ...
         input_columns: names of the columns that drive the sequence.
         pattern: which files, as for ``Path.glob``; by default ``.csv`` in any case, in subfolders too.
@@ -152,6 +152,8 @@ class _Sheet:
 
 
 def _files(folder: Path, pattern: str | None) -> list[Path]:
+    if folder.is_file():
+        return [folder]
     if pattern is not None:
         files = sorted(folder.glob(pattern))
     else:

@@ -5,6 +5,7 @@ import inspect
 import json
 import math
 import operator
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +24,9 @@ from torch.nn import functional as F
 
 from dvae_lib.arrays import as_tensor
 from dvae_lib.checkpoints import write_atomically
+from dvae_lib.data.sequences import Standardizer
 from dvae_lib.devices import Device, computed_on
+from dvae_lib.distributions import Support, support_of
 from dvae_lib.graphs import DependencySpec
 from dvae_lib.graphs.links import links
 from dvae_lib.objectives import (
@@ -224,6 +227,20 @@ class DVAE(nn.Module):
     def is_causal(self) -> bool:
         """Whether no frame is generated from later ones, by the spec."""
         return links(self.spec).causal
+
+    @property
+    def standardizer(self) -> Standardizer | None:
+        """What the data were standardised by that the model was trained on; None where they were not.
+
+        The model takes and gives standardised values: `standardizer.transform` leads to them, and
+        `standardizer.inverse` back to the data's own units.
+        """
+        return _saved_standardizer(self.metadata.get("standardizer"))
+
+    @property
+    def input_standardizer(self) -> Standardizer | None:
+        """The same for the inputs u of a driven model."""
+        return _saved_standardizer(self.metadata.get("input_standardizer"))
 
     # ---------------------------------------------------------------- what follows
 
@@ -578,7 +595,8 @@ class DVAE(nn.Module):
         parameter = next(self.parameters())
         start = 0
         if prefix is not None:
-            check_sequences(prefix, "prefix", self.x_dim, parameter)
+            extremes = check_sequences(prefix, "prefix", self.x_dim, parameter, observation=self.observation)
+            _warn_of_raw_data(prefix, "prefix", extremes, self, "standardizer")
             batch_size, start = prefix.shape[:2]
         wanted = (batch_size, start + num_steps, self.u_dim) if self.u_dim else None
         got = None if u is None else tuple(u.shape)
@@ -586,7 +604,8 @@ class DVAE(nn.Module):
             frames = f"{start} frames of the prefix and {num_steps} new ones" if start else f"{num_steps} new frames"
             raise ValueError(f"expected {f'u of shape {wanted}' if wanted else 'no u'}, for {frames}; got {got}")
         if u is not None:
-            check_sequences(u, "u", self.u_dim, parameter)
+            extremes = check_sequences(u, "u", self.u_dim, parameter)
+            _warn_of_raw_data(u, "u", extremes, self, "input_standardizer")
         inferred: dict[str, Tensor] = {}
         if prefix is not None:
             analysed = self.inference(prefix, None if u is None else u[:, :start], generator=generator)
@@ -655,12 +674,14 @@ class DVAE(nn.Module):
         """Refuse what the model cannot be run on, saying what was expected.
 
         Raises:
-            ValueError: Wrong shapes, sizes, lengths, non-finite data, feedback outside [0, 1] or on a model
-                whose generation does not look at past observations.
+            ValueError: Wrong shapes, sizes, lengths, non-finite data, data to which the observation model gives no
+                probability, feedback outside [0, 1] or on a model whose generation does not look at past
+                observations.
             TypeError: Wrong dtypes or devices.
         """
         parameter = next(self.parameters())
-        check_sequences(x, "x", self.x_dim, parameter)
+        extremes = check_sequences(x, "x", self.x_dim, parameter, observation=self.observation, lengths=lengths)
+        _warn_of_raw_data(x, "x", extremes, self, "standardizer")
         if self.u_dim == 0 and u is not None:
             raise ValueError("this model was built with u_dim=0 (undriven) and takes no input u")
         if self.u_dim > 0:
@@ -668,7 +689,8 @@ class DVAE(nn.Module):
                 raise ValueError(
                     f"this model is driven (u_dim={self.u_dim}): pass u of shape (batch, time, {self.u_dim})"
                 )
-            check_sequences(u, "u", self.u_dim, parameter)
+            extremes = check_sequences(u, "u", self.u_dim, parameter)
+            _warn_of_raw_data(u, "u", extremes, self, "input_standardizer")
             if u.shape[:2] != x.shape[:2]:
                 raise ValueError(
                     f"u must have as many sequences and frames as x, {tuple(x.shape[:2])}; got {tuple(u.shape[:2])}"
@@ -830,6 +852,10 @@ def _holds_integers(values: Tensor) -> bool:
     return not (values.dtype.is_floating_point or values.dtype.is_complex or values.dtype == torch.bool)
 
 
+def _saved_standardizer(state: dict[str, list[float]] | None) -> Standardizer | None:
+    return None if state is None else Standardizer.from_dict(state)
+
+
 def check_probability(feedback: float) -> None:
     """Refuse a feedback that is no probability, NaN included."""
     if not 0.0 <= feedback <= 1.0:
@@ -842,14 +868,29 @@ def check_tensor(x: object, name: str) -> None:
         raise TypeError(f"{name} must be a torch.Tensor; got {type(x).__name__}: use torch.as_tensor({name})")
 
 
-def check_sequences(x: Tensor, name: str, dim: int, like: Tensor | None = None) -> None:
+def check_sequences(
+    x: Tensor,
+    name: str,
+    dim: int,
+    like: Tensor | None = None,
+    *,
+    observation: str | None = None,
+    lengths: Tensor | None = None,
+) -> tuple[float, float] | None:
     """Refuse anything but finite floating-point sequences of shape ``(batch, time, dim)``.
+
+    The values are looked at in one pass and one transfer from the device.
 
     Arguments:
         x: The sequences.
         name: What they are called in the message.
         dim: The expected size of the vectors.
         like: A tensor whose dtype and device they must have.
+        observation: The observation model that must give them a probability; None takes every finite number.
+        lengths: The sequences' lengths: frames beyond them need no probability.
+
+    Returns:
+        The least and the largest value; None where values cannot be looked at, while a graph is recorded.
     """
     check_tensor(x, name)
     if x.ndim != 3:
@@ -863,9 +904,66 @@ def check_sequences(x: Tensor, name: str, dim: int, like: Tensor | None = None) 
             f"{name} is {x.dtype} on {x.device}, the model {like.dtype} on {like.device}: "
             f"use {name}.to({like.device.type!r}, {like.dtype})"
         )
-    if not _skip_values(x) and not bool(torch.isfinite(x).all()):
-        i, t, d = (~torch.isfinite(x)).nonzero()[0].tolist()
+    if _skip_values(x):
+        return None
+    support = Support() if observation is None else support_of(observation)
+    low, high, *fraction = _extremes(x, support.whole)
+    if not support.holds(low, high, *fraction):
+        _refuse_values(x, name, support, observation, lengths)
+    return low, high
+
+
+def _extremes(x: Tensor, whole: bool) -> list[float]:
+    """The least and the largest value, and the largest distance to a whole number if wanted; NaN where x holds NaN."""
+    x = x.detach()
+    # Not every other device has `aminmax`, or lets NaN through.
+    one_pass = x.device.type in ("cpu", "cuda")
+    found = [*torch.aminmax(x)] if one_pass else [x.amin(), x.amax() + (x - x).sum()]
+    if whole:
+        found.append((x - x.round()).abs().amax())
+    extremes: list[float] = torch.stack(found).tolist()
+    return extremes
+
+
+def _refuse_values(x: Tensor, name: str, support: Support, observation: str | None, lengths: Tensor | None) -> None:
+    finite = torch.isfinite(x)
+    if not bool(finite.all()):
+        i, t, d = (~finite).nonzero()[0].tolist()
         raise ValueError(f"{name} is not finite: {name}[{i}, {t}, {d}] is {x[i, t, d].item()}")
+    wrong = (x < support.low) | (x > support.high)
+    if support.whole:
+        wrong = wrong | (x != x.round())
+    inside = frame_mask(lengths, x.shape[1])
+    if inside is not None:
+        wrong = wrong & inside[..., None]
+    if bool(wrong.any()):
+        i, t, d = wrong.nonzero()[0].tolist()
+        raise ValueError(
+            f"{name}[{i}, {t}, {d}] is {x[i, t, d].item():g} ({int(wrong.sum())} such values), but the observation "
+            f"model {observation!r} gives a probability to {support} only. Do not standardise data for it "
+            "(standardize=False), or build the model with another observation, such as 'gaussian'."
+        )
+
+
+def _warn_of_raw_data(x: Tensor, name: str, extremes: tuple[float, float] | None, model: DVAE, attribute: str) -> None:
+    """Say where a model that was trained on standardised data seems to get others.
+
+    Only values beyond ten standard deviations raise the question. Then the power of each dimension is to be 1: before
+    standardisation if x is what it should be, after it if x is raw.
+    """
+    if extremes is None or max(-extremes[0], extremes[1]) < 10 or attribute not in model.metadata:
+        return
+    learned: Standardizer = getattr(model, attribute)
+    given = x.detach().double().cpu()
+    as_it_is, standardised = (
+        float(t.square().mean((0, 1)).clamp_min(1e-6).log().abs().mean()) for t in (given, learned.transform(given))
+    )
+    if as_it_is > math.log(10) and standardised < 0.5 * as_it_is:
+        warnings.warn(
+            f"{name} seems not to be standardised (values from {extremes[0]:.3g} to {extremes[1]:.3g}), as the data of "
+            f"this model's training were: use model.{attribute}.transform({name}).",
+            stacklevel=2,
+        )
 
 
 def _is_up_to_date(cls: type[DVAE]) -> bool:
