@@ -28,11 +28,12 @@ _PUBLIC = {
     ),
     "places": ("cache_folder", "find_folder", "search_path"),
     "sequences": (
-        *("Batch", "SequenceDataset", "Splits", "Standardizer", "from_arrays", "from_csv_folder", "identity"),
-        "split_by_group",
+        *("Batch", "SequenceDataset", "Splits", "Standardizer", "TwoParts", "from_arrays", "from_csv_folder"),
+        *("identity", "split_by_group"),
     ),
     "sources": ("MOTION", "Kind", "Source", "load_source", "read_numpy", "source_names"),
     "speech": ("Analysis", "FrontEndSettings", "SpeechFrontEnd"),
+    "tables": ("Table", "read_csv_folder"),
     "toy": (
         *("TOYS", "LinearGaussianSequences", "ToySequences", "bouncing_ball", "linear_gaussian", "load_toy"),
         *("moving_digits", "pendulum", "pendulum_images", "pendulum_step", "random_stable_matrix"),
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from dvae_lib.data.sequences import *  # noqa: F403
     from dvae_lib.data.sources import *  # noqa: F403
     from dvae_lib.data.speech import *  # noqa: F403
+    from dvae_lib.data.tables import *  # noqa: F403
     from dvae_lib.data.toy import *  # noqa: F403
 
 __all__ = sorted(_MODULE_OF)

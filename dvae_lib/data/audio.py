@@ -93,7 +93,8 @@ def read_audio(path: str | Path, sample_rate: int = 16_000) -> Audio:
         changes.append(f"{samples.shape[1]} channels averaged to one")
     mono = samples.mean(axis=1, dtype=np.float32)
     if rate != sample_rate:
-        changes.append(f"resampled from {rate:,} to {sample_rate:,} Hz")
+        empty = f", and hold nothing above {rate // 2:,} Hz" if rate < sample_rate else ""
+        changes.append(f"resampled from {rate:,} to {sample_rate:,} Hz{empty}")
         mono = _needed("soxr").resample(mono, rate, sample_rate, quality="VHQ")
     return Audio(torch.from_numpy(np.ascontiguousarray(mono)), tuple(changes))
 
@@ -150,8 +151,10 @@ def _refuse_sphere_problems(path: Path, head: bytes) -> None:
 def _refuse_short_riff(path: Path, head: bytes) -> None:
     """A WAV or AIFF file says how long it is; libsndfile reads what is there of a shorter one without a word."""
     declared = int.from_bytes(head[4:8], "little" if head[:4] == b"RIFF" else "big") + 8
-    # Writers that cannot seek back leave 0 or the largest number there, which says nothing.
-    if 8 < declared < 0xFFFFFF00 and path.stat().st_size < declared:
+    # Writers that cannot seek back leave a number that says nothing: 0 or the largest one (ffmpeg), the largest whole
+    # pages of 31 bits (sox), 2 GiB of samples (arecord).
+    says_nothing = declared <= 8 or declared >= 0xFFFFFF00 or 0x7FFFF000 <= declared <= 0x80000100
+    if not says_nothing and path.stat().st_size < declared:
         raise _cut_short(path, f"{declared:,} bytes", f"{path.stat().st_size:,}")
 
 

@@ -146,5 +146,11 @@ def _compute(files: Sequence[Path], front_end: SpeechFrontEnd, folder: Path, lab
         raise AudioError(f"{len(problems)} of {len(files)} files of {label} cannot be used:\n{shown}{more}")
     for change, count in sorted(changes.items()):
         logger.warning("%s: %d of %d files %s.", label, count, len(files), change)
+    if any("hold nothing above" in change for change in changes):
+        logger.warning(
+            "%s: a likelihood of powers (gamma) grows without end where nothing is. Analyse such files at their own "
+            "rate: FrontEndSettings(sample_rate=...).",
+            label,
+        )
     index = {"lengths": lengths, "num_bins": front_end.settings.num_bins, "settings": front_end.settings.to_dict()}
     (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")

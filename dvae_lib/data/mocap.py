@@ -8,6 +8,8 @@ of the joints about the root lies above 15 Hz).
 
 import hashlib
 import json
+import logging
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -50,6 +52,8 @@ MOCAP_PARENTS: tuple[int, ...] = (
 """Index of each joint's parent, -1 for the root."""
 
 CACHE_FORMAT = 1
+
+logger = logging.getLogger("dvae_lib.data")
 
 
 class _Clip(NamedTuple):
@@ -208,8 +212,9 @@ def load_h36m(
         ValueError: a damaged file, named with its line; a frame rate that does not divide 50.
     """
     root = _folder("h36m", folder)
-    files = sorted(root.rglob("S[0-9]*/*.txt"))
-    clips = [_Clip(f"{file.parent.name}/{file.stem}", file.parent.name[1:], file) for file in files]
+    files = sorted(file for file in root.rglob("*") if file.suffix.lower() == ".txt")
+    files = [file for file in files if re.fullmatch("S[0-9]+", file.parent.name, re.IGNORECASE)]
+    clips = [_Clip(f"{file.parent.name.upper()}/{file.stem}", file.parent.name[1:], file) for file in files]
     if not clips:
         raise MissingCorpusError(f"{root} holds no file S*/*.txt. {CORPORA[2].instructions}")
 
@@ -249,10 +254,15 @@ def _read_acclaim(corpus: str, root: Path, fps: int) -> _Corpus:
     skeletons: dict[Path, Skeleton] = {}
     asf_of: dict[Path, Path] = {}
     clips: dict[str, _Clip] = {}
-    for asf in sorted(root.rglob("*.asf")):
-        for amc in sorted(asf.parent.glob(f"{asf.stem}_*.amc")):
-            clips.setdefault(amc.stem, _Clip(amc.stem, asf.stem.removeprefix("HDM_"), amc))
-            asf_of[amc] = asf
+    files = sorted(file for file in root.rglob("*") if file.is_file() and not file.name.startswith("."))
+    motions = [file for file in files if file.suffix.lower() == ".amc"]
+    for asf in (file for file in files if file.suffix.lower() == ".asf"):
+        for amc in motions:  # beside the skeleton, or in folders below
+            if amc.stem.lower().startswith(f"{asf.stem.lower()}_") and amc.is_relative_to(asf.parent):
+                clips.setdefault(amc.stem, _Clip(amc.stem, asf.stem.removeprefix("HDM_"), amc))
+                asf_of.setdefault(amc, asf)
+    if clips and (lost := [amc for amc in motions if amc not in asf_of]):
+        logger.warning("%s: %d motions without a skeleton are left out (first: %s).", root, len(lost), lost[0])
     if not clips:
         advice = next(info.instructions for info in CORPORA if info.name == corpus)
         raise MissingCorpusError(f"{root} holds no skeleton NAME.asf with motions NAME_*.amc beside it. {advice}")

@@ -5,6 +5,7 @@ ones to the others: it walks from the root to the hands and feet and turns each 
 Every clip becomes an array ``(T, 3 * num_joints)``, the coordinates of one joint after the other.
 """
 
+import codecs
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,13 +138,15 @@ def _rotation(angles: dict[str, NDArray[np.float64]], order: str, *, degrees: bo
 # ---------------------------------------------------------------------------------------------------------- ASF/AMC
 
 
-def read_asf(path: str | Path) -> Skeleton:
+def read_asf(path: str | Path, *, metres_per_unit: float | None = None) -> Skeleton:
     """Read a skeleton in Acclaim's ASF format.
 
     A length l of a file that says ``length s`` is l / s inches, that is l / s * 0.0254 metres.
 
     Arguments:
         path: file ``*.asf``.
+        metres_per_unit: what a length of 1 is in metres, for files of programs that mean another unit (0.01 for
+            centimetres); None goes by what the file says.
 
     Returns:
         The skeleton; joints in the file's order, the root first.
@@ -151,26 +154,28 @@ def read_asf(path: str | Path) -> Skeleton:
     Raises:
         ValueError: the file is not a complete ASF file; the message names the file and the line.
     """
-    path = Path(path)
-    reader = _AsfReader(path)
-    return reader.skeleton()
+    if metres_per_unit is not None and not 0 < metres_per_unit < np.inf:
+        raise ValueError(f"metres_per_unit must be a positive number; got {metres_per_unit}")
+    return _AsfReader(Path(path), metres_per_unit).skeleton()
 
 
 class _AsfReader:
     """One pass over the sections of an ASF file."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, metres_per_unit: float | None) -> None:
+        self.path, self.metres_per_unit = path, metres_per_unit
         self.units: dict[str, str] = {}
         self.root: dict[str, list[str]] = {}
         self.bones: dict[str, dict[str, list[str]]] = {}
         self.parents: dict[str, str] = {}
         section = ""
         bone: dict[str, list[str]] | None = None
-        for number, line in enumerate(path.read_text(encoding="latin-1").splitlines(), start=1):
+        for number, line in enumerate(_lines(path), start=1):
             words = line.split()
             if not words or words[0].startswith("#"):
                 continue
+            if words[0].lower() in ("begin", "end"):
+                words[0] = words[0].lower()
             if words[0].startswith(":"):
                 section = words[0][1:].lower()
             elif section == "units":
@@ -219,10 +224,23 @@ class _AsfReader:
             raise self._error(line, f"{key!r} should hold {count} finite numbers, got {words}")
         return values
 
+    def _unit(self) -> float:
+        """How many of the file's units an inch has."""
+        text = self.units.get("length", "1")
+        try:
+            unit = float(text)
+        except ValueError:
+            unit = 0.0
+        if not 0 < unit < np.inf:
+            raise ValueError(
+                f"{self.path}: the unit of length is {text!r}; expected a positive number, or say metres_per_unit"
+            )
+        return unit
+
     def skeleton(self) -> Skeleton:
         """Put the tree in order, parents first, and convert to metres."""
         degrees = self.units.get("angle", "deg").startswith("deg")
-        metres = METRES_PER_INCH / float(self.units.get("length", "1"))
+        metres = self.metres_per_unit or METRES_PER_INCH / self._unit()
         root_dof = tuple(word for word in self.root["order"] if word in _DOF)
         root_order = self.root.get("axis", ["xyz"])[0]
         root_axes = self._axes(self._numbers(self.root, "orientation", 3), root_order, degrees)
@@ -289,7 +307,7 @@ def read_amc(path: str | Path, skeleton: Skeleton) -> NDArray[np.float64]:
             holds something that is not a finite number; the message names the file and the line.
     """
     path = Path(path)
-    lines = path.read_text(encoding="latin-1").splitlines()
+    lines = _lines(path)
     start = next((k for k, line in enumerate(lines) if line.strip().isdigit()), None)
     if start is None:
         raise ValueError(f"{path}:{max(len(lines), 1)}: no frame in this file; the first would begin with a line '1'")
@@ -299,7 +317,14 @@ def read_amc(path: str | Path, skeleton: Skeleton) -> NDArray[np.float64]:
         motion = _read_line_by_line(path, lines, start, skeleton)
     if ":RADIANS" in header and skeleton.degrees:
         motion[:, _angle_columns(skeleton)] *= 180 / np.pi
+    elif ":DEGREES" in header and not skeleton.degrees:
+        motion[:, _angle_columns(skeleton)] *= np.pi / 180
     return motion
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a text file of an encoding that nobody has noted, without a mark of UTF-8 at its beginning."""
+    return path.read_bytes().removeprefix(codecs.BOM_UTF8).decode("latin-1").splitlines()
 
 
 def _angle_columns(skeleton: Skeleton) -> NDArray[np.bool_]:
@@ -333,6 +358,7 @@ def _read_regular(lines: list[str], skeleton: Skeleton) -> NDArray[np.float64] |
 def _read_line_by_line(path: Path, lines: list[str], start: int, skeleton: Skeleton) -> NDArray[np.float64]:
     """Frame after frame, bones in any order; says where the file goes wrong."""
     dof = {joint: len(d) for joint, d in zip(skeleton.joints, skeleton.dof, strict=True) if d}
+    spelling = {name.lower(): name for name in dof}
     frames: list[NDArray[np.float64]] = []
     frame: dict[str, NDArray[np.float64]] = {}
     frame_number: int | None = None
@@ -360,7 +386,7 @@ def _read_line_by_line(path: Path, lines: list[str], start: int, skeleton: Skele
                     )
             frame, frame_number = {}, int(words[0])
             continue
-        name, values = words[0], words[1:]
+        name, values = spelling.get(words[0].lower(), words[0]), words[1:]
         if name not in dof:
             raise ValueError(
                 f"{path}:{number}: bone {name!r} is not one that moves in the skeleton ({', '.join(dof)}); "
@@ -418,7 +444,7 @@ def _h36m_offsets() -> NDArray[np.float64]:
 
 
 def read_expmap(path: str | Path) -> NDArray[np.float64]:
-    """Read a text file of exponential maps: one frame a line, 99 numbers separated by commas.
+    """Read a text file of exponential maps: one frame a line, 99 numbers separated by commas or blanks.
 
     Columns 0-2 are the root's translation in millimetres, columns 3-98 the rotations of 32 joints as exponential
     maps (axis times angle in radians).
@@ -433,11 +459,15 @@ def read_expmap(path: str | Path) -> NDArray[np.float64]:
         ValueError: a line does not hold 99 finite numbers; the message names the file and the line.
     """
     path = Path(path)
-    lines = path.read_text(encoding="ascii", errors="replace").splitlines()
-    rows = {number: line.split(",") for number, line in enumerate(lines, start=1) if line.strip()}
+    lines = _lines(path)
+    rows = {
+        number: line.split(",") if "," in line else line.split()
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    }
     for number, row in rows.items():
         if len(row) != 99:
-            raise ValueError(f"{path}:{number}: expected 99 numbers separated by commas, got {len(row)}")
+            raise ValueError(f"{path}:{number}: expected 99 numbers separated by commas or blanks, got {len(row)}")
     if not rows:
         raise ValueError(f"{path}:1: no frame in this file")
     if _all_finite(rows.values()):

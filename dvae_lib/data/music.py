@@ -79,6 +79,8 @@ def piano_roll(notes: Iterable[Note], *, steps_per_quarter: int = 1) -> NDArray[
     outside = [row + LOWEST_KEY for _, _, row in spans if not 0 <= row < NUM_KEYS]
     if outside:
         raise ValueError(f"MIDI numbers {sorted(set(outside))} lie outside the piano's 21 to 108; transpose first")
+    if any(start < 0 for start, _, _ in spans):
+        raise ValueError(f"a note begins at {min(onset for onset, _, _ in notes)} quarters; a roll begins at 0")
     roll = np.zeros((max(end for _, end, _ in spans), NUM_KEYS), dtype=np.uint8)
     for start, end, row in spans:
         roll[start:end, row] = 1
@@ -195,7 +197,8 @@ def load_chorales(
 def read_musicxml(path: str | Path) -> dict[str, list[Note]]:
     """Read the notes of a score in MusicXML, compressed (``.mxl``) or not.
 
-    Every part in time order, repeats not played twice, grace notes (which take no time) left out.
+    Every part in time order, at the pitch that sounds (transposing instruments too), repeats not played twice, grace
+    notes (which take no time) left out.
 
     Arguments:
         path: the file.
@@ -210,12 +213,12 @@ def read_musicxml(path: str | Path) -> dict[str, list[Note]]:
     path = Path(path)
     try:
         content = path.read_bytes()
-        if path.suffix == ".mxl":
+        if path.suffix.lower() == ".mxl":
             with ZipFile(path) as archive:
                 container = ElementTree.fromstring(archive.read("META-INF/container.xml"))
                 rootfile = container.find(".//{*}rootfile")
                 content = archive.read("" if rootfile is None else rootfile.get("full-path", ""))
-        score = ElementTree.fromstring(content)
+        score = _without_namespaces(ElementTree.fromstring(content))
     except (BadZipFile, KeyError, ElementTree.ParseError) as error:
         raise ValueError(f"{path} is not a readable MusicXML file: {error}") from error
     names = {p.get("id"): (p.findtext("part-name") or "").strip() for p in score.iterfind("part-list/score-part")}
@@ -235,16 +238,29 @@ def read_musicxml(path: str | Path) -> dict[str, list[Note]]:
     return parts
 
 
+def _without_namespaces(score: ElementTree.Element) -> ElementTree.Element:
+    for element in score.iter():
+        if isinstance(element.tag, str):  # not a comment
+            element.tag = element.tag.rpartition("}")[2]
+    return score
+
+
 def _part_notes(part: ElementTree.Element) -> list[Note]:
-    divisions, now = 1, 0.0
+    divisions, now, transposed = 1.0, 0.0, 0
     notes: list[Note] = []
     for measure in part.iterfind("measure"):
         end = onset = now
         for element in measure:
             if element.tag == "attributes":
-                divisions = int(element.findtext("divisions", str(divisions)))
+                divisions = float(element.findtext("divisions", str(divisions)))
+                change = element.find("transpose")
+                if change is not None:  # from what is written to what sounds
+                    semitones = float(change.findtext("chromatic", "0"))
+                    transposed = round(semitones + 12 * float(change.findtext("octave-change", "0")))
             elif element.tag in ("note", "backup", "forward") and element.find("grace") is None:
-                duration = int(element.findtext("duration", "")) / divisions
+                duration = float(element.findtext("duration", "")) / divisions
+                if not math.isfinite(duration):
+                    raise ValueError(f"a duration of {duration} quarters")
                 if element.tag == "backup":
                     now -= duration
                     continue
@@ -255,7 +271,8 @@ def _part_notes(part: ElementTree.Element) -> list[Note]:
                 if pitch is not None and duration > 0:
                     alter = round(float(pitch.findtext("alter", "0")))
                     step = _SEMITONES[pitch.findtext("step", "")]
-                    notes.append((onset, duration, 12 * (int(pitch.findtext("octave", "")) + 1) + step + alter))
+                    written = 12 * (int(pitch.findtext("octave", "")) + 1) + step + alter
+                    notes.append((onset, duration, written + transposed))
         now = end
     return notes
 

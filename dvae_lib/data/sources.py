@@ -62,7 +62,7 @@ class Source:
         if isinstance(self.parts, SpeechCorpus):
             return "gamma"
         train = self.parts.train
-        binary = train.standardizer is None and train.first_outside(0, 1, whole=True) is None
+        binary = train.standardizer is None and train.first_outside(0.0, 1.0, whole=True) is None
         return "bernoulli" if binary else "gaussian"
 
     @property

@@ -1,4 +1,5 @@
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -92,6 +93,20 @@ class TestCmu:
         asf.write_text(text)
         with pytest.raises(ValueError, match=r"02\.asf: this skeleton is not the one of 31 joints"):
             load_cmu(small)
+
+
+def test_any_case_and_folders_below(tmp_path, caplog):
+    for subject, clips in (("01", ("02", "07")), ("02", ("01",)), ("03", ("01",))):
+        write_person(tmp_path / subject, subject, 1.0, dict.fromkeys(clips, 60))
+    expected = [load_cmu(tmp_path)[part].names for part in range(3)]
+    (tmp_path / "01" / "clips").mkdir()
+    (tmp_path / "01" / "01.asf").rename(tmp_path / "01" / "01.ASF")
+    (tmp_path / "01" / "01_02.amc").rename(tmp_path / "01" / "clips" / "01_02.AMC")
+    (tmp_path / "02" / "07_01.amc").write_text("1")
+    with caplog.at_level(logging.WARNING):
+        assert [load_cmu(tmp_path)[part].names for part in range(3)] == expected
+    assert "1 motions without a skeleton are left out (first:" in caplog.text
+    assert "07_01.amc" in caplog.text
 
 
 @pytest.mark.skipif(HDM05 is None, reason="needs the folder hdm05 on DVAE_DATA")

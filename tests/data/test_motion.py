@@ -186,6 +186,52 @@ class TestReadingAmc:
             read_amc(bad, read_asf(asf))
 
 
+class TestVariants:
+    """Other writers of the same formats."""
+
+    def test_case_and_a_mark_of_utf8(self, files, tmp_path):
+        skeleton, motion = read_asf(files[0]), read_amc(files[1], read_asf(files[0]))
+        asf, amc = tmp_path / "B.ASF", tmp_path / "B_01.AMC"
+        text = files[0].read_text().replace("begin", "Begin").replace("  end", "  END").replace(":units", ":UNITS")
+        asf.write_bytes(b"\xef\xbb\xbf" + text.encode())
+        amc.write_bytes(b"\xef\xbb\xbf" + files[1].read_text().replace("thigh", "Thigh").encode())
+        again = read_asf(asf)
+        assert again.joints == skeleton.joints
+        np.testing.assert_array_equal(again.offsets, skeleton.offsets)
+        np.testing.assert_array_equal(read_amc(amc, again), motion)
+
+    def test_degrees_of_a_motion_for_a_skeleton_in_radians(self, files, tmp_path):
+        skeleton = read_asf(files[0])
+        expected = skeleton.positions(read_amc(files[1], skeleton))
+        radians = tmp_path / "radians.asf"
+        text = files[0].read_text().replace("angle deg", "angle rad")
+        text = re.sub(
+            r"axis (\S+) (\S+) (\S+) XYZ",
+            lambda m: "axis " + " ".join(str(np.deg2rad(float(v))) for v in m.groups()) + " XYZ",
+            text,
+        )
+        radians.write_text(text)
+        same = read_asf(radians)
+        np.testing.assert_allclose(same.positions(read_amc(files[1], same)), expected, atol=1e-12)
+
+    def test_another_unit_of_length(self, files, tmp_path):
+        inches, centimetres = read_asf(files[0]), read_asf(files[0], metres_per_unit=0.01)
+        np.testing.assert_allclose(centimetres.offsets, inches.offsets * 0.01 * 0.45 / 0.0254)
+        assert centimetres.metres_per_unit == 0.01
+        other = tmp_path / "other.asf"
+        other.write_text(files[0].read_text().replace("length 0.45", "length cm"))
+        with pytest.raises(ValueError, match=r"other\.asf: the unit of length is 'cm'.*metres_per_unit"):
+            read_asf(other)
+        assert read_asf(other, metres_per_unit=0.01).metres_per_unit == 0.01
+        with pytest.raises(ValueError, match="metres_per_unit must be a positive number"):
+            read_asf(files[0], metres_per_unit=0.0)
+
+    def test_exponential_maps_between_blanks(self, tmp_path):
+        frames = np.random.default_rng(0).normal(size=(3, 99))
+        np.savetxt(tmp_path / "a.txt", frames)
+        np.testing.assert_allclose(read_expmap(tmp_path / "a.txt"), frames)
+
+
 class TestReadingAsf:
     @pytest.mark.parametrize(
         ("damage", "line", "message"),
@@ -295,7 +341,7 @@ class TestExponentialMaps:
     @pytest.mark.parametrize(
         ("damage", "line", "message"),
         [
-            (lambda t: t[: t.rindex(",")], 4, "expected 99 numbers separated by commas, got 98"),
+            (lambda t: t[: t.rindex(",")], 4, "expected 99 numbers separated by commas or blanks, got 98"),
             (lambda t: re.sub(r"^[^,]*", "x", t), 1, "not all of the 99 values are finite"),
             (lambda t: re.sub(r"\n[^,]*", "\ninf", t, count=1), 2, "not all of the 99 values are finite"),
             (lambda t: "\n", 1, "no frame in this file"),

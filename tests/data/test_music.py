@@ -44,6 +44,8 @@ class TestPianoRoll:
             piano_roll([])
         with pytest.raises(ValueError, match=r"MIDI numbers \[109\] lie outside"):
             piano_roll([(0, 1, 109)])
+        with pytest.raises(ValueError, match="a note begins at -2 quarters"):
+            piano_roll([(0, 4, 64), (-2, 1, 60)])
         with pytest.raises(ValueError, match="steps_per_quarter must be at least 1"):
             piano_roll([(0, 1, 60)], steps_per_quarter=0)
 
@@ -105,6 +107,8 @@ SCORE = """<?xml version="1.0"?>
 <measure number="2"><note><pitch><step>G</step><octave>4</octave></pitch><duration>8</duration></note></measure>
 </part></score-partwise>"""
 
+BASS = "<transpose><diatonic>0</diatonic><chromatic>0</chromatic><octave-change>-1</octave-change></transpose>"
+
 
 class TestMusicXml:
     def test_small_score(self, tmp_path):
@@ -114,8 +118,58 @@ class TestMusicXml:
             "Soprano": [(0.0, 1.0, 60), (1.0, 1.5, 66), (1.0, 1.5, 58), (2.0, 0.5, 69), (3.0, 2.0, 67)]
         }
 
-    def test_compressed(self, tmp_path):
-        plain, file = tmp_path / "small.xml", tmp_path / "small.mxl"
+    @pytest.mark.parametrize(
+        ("change", "sounds"),
+        [
+            ("<transpose><chromatic>-2</chromatic></transpose>", 60),  # a clarinet in B flat
+            (BASS, 50),
+            ("<transpose><diatonic>2</diatonic><chromatic>3</chromatic></transpose>", 65),
+            ("", 62),
+        ],
+    )
+    def test_transposing_instruments_sound_as_in_music21(self, tmp_path, change, sounds):
+        converter = pytest.importorskip("music21").converter
+        file = tmp_path / "d.musicxml"
+        note = "<note><pitch><step>D</step><octave>4</octave></pitch><duration>1</duration></note>"
+        file.write_text(
+            '<?xml version="1.0"?><score-partwise version="4.0"><part-list><score-part id="P1"><part-name>P</part-name>'
+            f'</score-part></part-list><part id="P1"><measure number="1"><attributes><divisions>1</divisions>{change}'
+            f"</attributes>{note}</measure></part></score-partwise>"
+        )
+        (heard,) = converter.parse(file).toSoundingPitch().recurse().notes
+        assert read_musicxml(file) == {"P": [(0.0, 1.0, sounds)]}
+        assert heard.pitch.midi == sounds
+
+    def test_a_transposition_ends_with_the_next(self, tmp_path):
+        file = tmp_path / "d.xml"
+        both = SCORE.replace("<divisions>4<", "<transpose><chromatic>-2</chromatic></transpose><divisions>4<").replace(
+            '<measure number="2">',
+            '<measure number="2"><attributes><transpose><chromatic>0</chromatic></transpose></attributes>',
+        )
+        file.write_text(both)
+        assert [key for _, _, key in read_musicxml(file)["Soprano"]] == [58, 64, 56, 67, 67]
+
+    def test_decimal_durations(self, tmp_path):
+        file = tmp_path / "small.xml"
+        file.write_text(re.sub(r"<(divisions|duration)>(\d+)<", r"<\1>\g<2>.50<", SCORE))
+        assert read_musicxml(file)["Soprano"][0] == (0.0, 1.0, 60)
+        assert read_musicxml(file)["Soprano"][1][1] == pytest.approx(6.5 / 4.5)
+        file.write_text(SCORE.replace("<duration>6<", "<duration>nan<"))
+        with pytest.raises(ValueError, match="part 'Soprano' is damaged"):
+            read_musicxml(file)
+
+    def test_namespaces(self, tmp_path):
+        file = tmp_path / "small.xml"
+        file.write_text(SCORE)
+        plain = read_musicxml(file)
+        file.write_text(
+            SCORE.replace("<score-partwise>", '<!-- a comment --><score-partwise xmlns="http://a.org/b">', 1)
+        )
+        assert read_musicxml(file) == plain
+
+    @pytest.mark.parametrize("suffix", ["mxl", "MXL", "Mxl"])
+    def test_compressed(self, tmp_path, suffix):
+        plain, file = tmp_path / "small.xml", tmp_path / f"small.{suffix}"
         plain.write_text(SCORE)
         container = '<container><rootfiles><rootfile full-path="a/b.xml"/></rootfiles></container>'
         with zipfile.ZipFile(file, "w") as archive:
