@@ -193,6 +193,13 @@ class Accelerator(str, Enum):
     mps = "mps"
 
 
+class Split(str, Enum):
+    """How one's own sequences become a training, a validation and a test part."""
+
+    group = "group"
+    time = "time"
+
+
 _CORPUS = Annotated[
     str | None,
     typer.Option(
@@ -242,6 +249,18 @@ def train(
         ),
     ] = None,
     sequence_length: Annotated[int | None, typer.Option(min=1, help="Frames of a training sequence.")] = None,
+    standardize: Annotated[
+        bool | None,
+        typer.Option(
+            "--standardize/--no-standardize",
+            help="Bring each dimension of your own data to mean 0 and variance 1. Default: where the observation model "
+            "takes every real number, and the data are not zeros and ones.",
+            show_default=False,
+        ),
+    ] = None,
+    split: Annotated[
+        Split, typer.Option(help="Your own data: whole sequences for each part, or every sequence cut in time.")
+    ] = Split.group,
     limit: _LIMIT = None,
     max_epochs: Annotated[int | None, typer.Option("--epochs", min=1, rich_help_panel=_PANEL)] = None,
     batch_size: Annotated[
@@ -303,12 +322,23 @@ def train(
 
     torchrun --nproc-per-node 2 -m dvae_lib.cli train vae --corpus prompts --folder runs/vae
     """
+    from dvae_lib.distributions import support_of
     from dvae_lib.training import BEST, Schedule, fit, training_fabric
 
     if model not in MODELS:
         raise typer.BadParameter(f"{model!r} is none of {', '.join(MODELS)}.", param_hint="MODEL")
     options = {"z_dim": z_dim, "observation": observation, **_json_options(option or [])}
-    source = _source(corpus, data, sequence_length=sequence_length, limit=limit, seed=split_seed)
+    if standardize is None and options["observation"] is not None:
+        standardize = support_of(options["observation"]).everything
+    source = _source(
+        corpus,
+        data,
+        sequence_length=sequence_length,
+        limit=limit,
+        seed=split_seed,
+        split=split.value,
+        standardize=standardize,
+    )
     settings = {
         "max_epochs": max_epochs,
         "batch_size": batch_size,
@@ -399,7 +429,7 @@ def _build(name: str, source: "Source", options: dict[str, Any]) -> DVAE:
     x_dim, u_dim = source.parts.train.x_dim, source.parts.train.u_dim
     defaults: dict[str, Any] = {"x_dim": x_dim} | ({"u_dim": u_dim} if u_dim else {})
     if preset is None:
-        defaults |= {"z_dim": min(16, x_dim), "observation": "bernoulli" if source.kind == "music" else "gaussian"}
+        defaults |= {"z_dim": min(16, x_dim), "observation": source.observation}
     known = inspect.signature(MODELS[name].cls).parameters
     if unknown := [option for option in options if option not in known]:
         raise ValueError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(known)}.")
@@ -559,9 +589,10 @@ def _evaluation_source(network: DVAE, corpus: str | None, data: Path | None, lim
     front_end = card.get("front_end")
     source = load_source(
         wanted,
-        # The split depends on these two. Of the same sequences, wherever they lie now, it is the run's own.
+        # The split depends on these. Of the same sequences, wherever they lie now, it is the run's own.
         sequence_length=saved["sequence_length"],
         seed=saved.get("seed", 0),
+        split=saved.get("split", "group"),
         limit=limit,
         settings=None if front_end is None else FrontEndSettings.from_dict(front_end),
     )

@@ -224,6 +224,45 @@ def test_sequences_that_were_trained_with_are_left_out_of_other_data(walks):
     assert "left out" not in dvae("evaluate", "run", "--data", "new.npz")
 
 
+def test_what_standardises_knows_the_likelihood():
+    rng = np.random.default_rng(0)
+    np.savez("rolls.npz", *[(rng.random((20, 8)) < 0.1).astype(np.uint8) for _ in range(10)])
+    np.savez("powers.npz", *[rng.exponential(size=(20, 4)) for _ in range(10)])
+    for folder, data, options, family, standardised in (
+        ("a", "rolls", (), "bernoulli", False),
+        ("b", "rolls", ("--observation", "bernoulli"), "bernoulli", False),
+        ("c", "powers", ("-O", "observation=gamma"), "gamma", False),
+        ("d", "powers", ("--no-standardize",), "gaussian", False),
+        ("e", "powers", (), "gaussian", True),
+    ):
+        dvae("train", "vae", "--data", f"{data}.npz", "--folder", folder, "--epochs", 1, *options)
+        model = DVAE.from_pretrained(f"{folder}/best")
+        assert (model.observation, model.standardizer is not None) == (family, standardised)
+    wrong = ("--observation", "bernoulli", "--standardize")
+    assert "--no-standardize" in dvae("train", "vae", "--data", "rolls.npz", "--folder", "f", *wrong, code=1)
+    assert not Path("f").exists()
+
+
+def test_one_series_is_cut_in_time():
+    np.save("one.npy", np.random.default_rng(0).standard_normal((100, 2)).cumsum(0))
+    dvae(
+        "train",
+        "vae",
+        "--data",
+        "one.npy",
+        "--folder",
+        "run",
+        "--split",
+        "time",
+        "--sequence-length",
+        20,
+        "--epochs",
+        1,
+    )
+    dvae("evaluate", "run")
+    assert [row["name"] for row in csv.DictReader(Path("run/evaluation.csv").open())] == ["one.npy[90:100]"]
+
+
 def test_the_split_has_a_seed_of_its_own(walks):
     for run, seeds in {"a": (0, 0), "b": (3, 0), "c": (0, 3)}.items():
         seed, split_seed = seeds

@@ -592,7 +592,7 @@ def split_by_group(
     if len(items) < len(shares):
         raise ValueError(
             f"{len(shares)} parts need {len(shares)} groups at least, and there are {len(items)}. "
-            "Give more groups or fewer fractions; a long sequence is cut in time by from_arrays([x], split='time')."
+            "Give more groups or fewer fractions, or cut every sequence in time: split='time'."
         )
     shuffled = sorted(items, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
     parts: list[list[int]] = []
