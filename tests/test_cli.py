@@ -245,22 +245,11 @@ def test_what_standardises_knows_the_likelihood():
 
 def test_one_series_is_cut_in_time():
     np.save("one.npy", np.random.default_rng(0).standard_normal((100, 2)).cumsum(0))
-    dvae(
-        "train",
-        "vae",
-        "--data",
-        "one.npy",
-        "--folder",
-        "run",
-        "--split",
-        "time",
-        "--sequence-length",
-        20,
-        "--epochs",
-        1,
-    )
+    cut = ("--split", "time", "--sequence-length", 10)
+    dvae("train", "vae", "--data", "one.npy", "--folder", "run", *cut, "--epochs", 1)
     dvae("evaluate", "run")
-    assert [row["name"] for row in csv.DictReader(Path("run/evaluation.csv").open())] == ["one.npy[90:100]"]
+    with Path("run/evaluation.csv").open() as file:
+        assert [row["name"] for row in csv.DictReader(file)] == ["one.npy[90:100]"]
 
 
 def test_the_split_has_a_seed_of_its_own(walks):
