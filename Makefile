@@ -92,9 +92,14 @@ unit: $(STAMP) data
 	@echo "== Unit tests and doctests"
 	@OMP_NUM_THREADS=1 $(PYTEST) -q -n $(JOBS) --dist loadfile
 
+# What most changes can break, and little that draws, trains or fetches: laws of the models, graphs, filters, notebooks.
+QUICK := tests/graphs tests/models tests/statespace --ignore tests/graphs/test_drawing.py tests/test_distributions.py \
+	tests/test_networks.py tests/test_schedules.py tests/test_checkpoints.py tests/test_budget.py tests/test_house.py \
+	tests/book/test_notebooks.py tests/book/test_contents.py tests/book/test_first_cells.py
+
 unit-fast: $(STAMP)
 	@echo "== Quick unit tests"
-	@OMP_NUM_THREADS=1 $(PYTEST) -q -n $(JOBS) -m "not slow" tests
+	@OMP_NUM_THREADS=1 $(PYTEST) -q -n $(JOBS) $(QUICK)
 
 # The site under test comes from the notebooks as a reader runs them: each alone, in an empty folder, with the library
 # from its wheel. nbval runs them, once, and judges; the pages are made from the same results.

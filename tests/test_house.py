@@ -184,3 +184,5 @@ def test_a_test_run_has_all_its_steps():
     assert {"lint", "types", "layers", "unit-fast"} == fast <= rules
     printed = subprocess.run(["make", "-n", "test-fast"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert '"make --no-print-directory unit-fast"' in printed
+    quick = re.search(r"^QUICK := ((?:.*\\\n)*.*)$", makefile, re.MULTILINE)[1]
+    assert [path for path in re.findall(r"tests/[\w/.]+", quick) if not (ROOT / path).exists()] == []

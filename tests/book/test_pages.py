@@ -30,6 +30,7 @@ QUIET = [
     # No web. (Playwright's own interception of requests would switch off the browser's cache.)
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]  # fmt: skip
+PATIENCE = 120_000  # milliseconds; the usual 30 s are too few on a busy machine
 KNOWN_CONSOLE_LINES = ("THEBE_JS_URL",)  # the theme declares it twice; harmless
 
 pytestmark = pytest.mark.skipif(SITE is None, reason="needs a built site: run `make test`, or set BOOK_HTML")
@@ -57,7 +58,10 @@ def contexts():
     assert CHROMIUM, "chromium is not installed: apt-get install chromium"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield {view: browser.new_context(**settings) for view, settings in VIEWS.items()}
+        found = {view: browser.new_context(**settings) for view, settings in VIEWS.items()}
+        for context in found.values():
+            context.set_default_timeout(PATIENCE)
+        yield found
         browser.close()
 
 
@@ -78,7 +82,7 @@ class Visit:
         self.page.wait_for_function("!window.MathJax || (MathJax.startup && MathJax.startup.promise)")
         self.page.evaluate("window.MathJax ? MathJax.startup.promise : null")
         if self.page.locator("script[type='application/vnd.jupyter.widget-view+json']").count():
-            self.page.wait_for_selector(".jupyter-widgets", timeout=20_000)
+            self.page.wait_for_selector(".jupyter-widgets")
 
     def photograph(self):
         folder = SITE.parent / "screenshots"
