@@ -59,7 +59,7 @@ def load(name: str, budget: BudgetName = "book") -> Corpus:
 
     Arguments:
         name: "librispeech", "prompts", "wsj0" or a folder of audio; "mocap" (CMU and HDM05 together), "cmu", "hdm05"
-            or "h36m".
+            or "h36m"; "librispeech-excerpt" or "mocap-excerpt", which travel with the library.
         budget: see `dvae_lib.benchmark.protocol`.
 
     Raises:
@@ -93,7 +93,7 @@ def _speech(name: str, chosen: Protocol) -> Corpus:
 def _motion(name: str, chosen: Protocol) -> Corpus:
     parts = MOTION[name](sequence_length=chosen.sequence_length, hop=chosen.hop)
     test, _ = _some(parts.test, chosen.test_limit)
-    which = ("cmu", "hdm05") if name == "mocap" else (name,)
+    which = ("cmu", "hdm05") if name.startswith("mocap") else (name,)
     infos = {info.name: info for info in list_corpora("motion")}
     metadata = {
         "licence": "; ".join(infos[part].licence for part in which),

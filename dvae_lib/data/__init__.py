@@ -15,6 +15,7 @@ _PUBLIC = {
         "list_corpora",
     ),
     "corpora": ("SpeechCorpus", "Utterance", "librispeech_part", "load_corpus"),
+    "exhibits": ("Exhibit", "exhibit"),
     "fetch": ("DownloadError", "download"),
     "heldout": ("marks", "same_marks", "seen_before"),
     "mocap": (*("MOCAP_JOINTS", "MOCAP_PARENTS", "decimate", "load_cmu", "load_h36m", "load_hdm05", "load_mocap"),),
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from dvae_lib.data.audio import *  # noqa: F403
     from dvae_lib.data.catalogue import *  # noqa: F403
     from dvae_lib.data.corpora import *  # noqa: F403
+    from dvae_lib.data.exhibits import *  # noqa: F403
     from dvae_lib.data.fetch import *  # noqa: F403
     from dvae_lib.data.heldout import *  # noqa: F403
     from dvae_lib.data.mocap import *  # noqa: F403

@@ -64,7 +64,7 @@ def list_corpora(kind: str | None = None) -> tuple[CorpusInfo, ...]:
 
     Examples:
         >>> [corpus.name for corpus in list_corpora("speech")]
-        ['prompts', 'librispeech', 'wsj0']
+        ['prompts', 'librispeech', 'librispeech-excerpt', 'wsj0']
     """
     every = [info for module in _MODULES for info in import_module(f"dvae_lib.data.{module}").CORPORA]
     return tuple(info for info in every if kind in (None, info.kind))

@@ -25,6 +25,7 @@ from dvae_lib.data.catalogue import (
     fetch_corpus,
     tell,
 )
+from dvae_lib.data.exhibits import exhibit
 from dvae_lib.data.features import power_spectrograms
 from dvae_lib.data.fetch import DownloadError, download, fetch_debian_packages, unpack_tar
 from dvae_lib.data.places import cache_folder, find_folder, one_at_a_time, whole_or_nothing
@@ -526,6 +527,7 @@ def _audio_folder(folder: Path) -> list[Utterance]:
 _LAYOUTS: dict[str, Callable[[Path], list[Utterance]]] = {
     "prompts": lambda folder: _from_list(folder, _prompts_list()),
     "librispeech": _librispeech,
+    "librispeech-excerpt": lambda folder: _from_list(folder, folder / "list.csv"),
     "wsj0": _wsj0,
     "folder": _audio_folder,
 }
@@ -558,6 +560,17 @@ CORPORA = (
         "names.",
         find=_find_librispeech,
         fetch=_fetch_librispeech,
+        packages=("soundfile",),
+    ),
+    CorpusInfo(
+        name="librispeech-excerpt",
+        kind="speech",
+        about="the beginnings of recordings of LibriSpeech that travel with the library, for the book's pages",
+        size="44 recordings, 1.8 minutes",
+        licence="CC BY 4.0",
+        attribution="LibriSpeech (Panayotov, Chen, Povey, Khudanpur, 2015), from LibriVox recordings",
+        instructions="It comes with the library.",
+        find=lambda: exhibit("librispeech").folder,
         packages=("soundfile",),
     ),
     CorpusInfo(

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from dvae_lib.data.catalogue import CorpusInfo, MissingCorpusError
+from dvae_lib.data.exhibits import exhibit, unpack
 from dvae_lib.data.motion import (
     H36M_JOINTS,
     Skeleton,
@@ -54,6 +55,11 @@ MOCAP_PARENTS: tuple[int, ...] = (
 CACHE_FORMAT = 1
 
 logger = logging.getLogger("dvae_lib.data")
+
+EXCERPT_FPS = 30
+# Joint angles of the excerpt are whole hundredths of a degree, positions of the root whole thousandths of the files'
+# unit of length (5.6 cm): no joint is off by more than half a millimetre.
+EXCERPT_SCALE = {"r": 100, "t": 1000}
 
 
 class _Clip(NamedTuple):
@@ -90,6 +96,7 @@ def load_cmu(
     sequence_length: int | None = None,
     hop: int | None = None,
     standardize: bool = False,
+    excerpt: bool = False,
 ) -> Splits:
     """Load the motion capture of Carnegie Mellon University: 31 joints, 93 coordinates in metres, y upwards.
 
@@ -102,6 +109,8 @@ def load_cmu(
         hop: frames between the starts of two pieces; by default `sequence_length`.
         standardize: learn a standardiser on the training part and give it to all parts. Leave it off where the
             likelihood has unit variance, whose meaning depends on the unit.
+        excerpt: take the recordings that travel with the library and that the book uses: 28 of subjects 01 to 03, at
+            30 frames per second, with angles rounded to hundredths of a degree.
 
     Returns:
         Training, validation and test part. Subjects 03, 16, 49 and 86 are held out for testing, subject 08 and
@@ -111,8 +120,9 @@ def load_cmu(
         MissingCorpusError: no such folder, with what to do.
         ValueError: a damaged file, named with its line; a frame rate that does not divide 120.
     """
-    corpus = _read_acclaim("cmu", _folder("cmu", folder), fps)
-    return _splits(_parts([corpus], centre, sequence_length, hop), standardize)
+    if excerpt and folder is not None:
+        raise ValueError("the excerpt travels with the library and has no folder; leave out folder or excerpt")
+    return _splits(_parts([_read("cmu", folder, fps, excerpt)], centre, sequence_length, hop), standardize)
 
 
 def load_hdm05(
@@ -123,6 +133,7 @@ def load_hdm05(
     sequence_length: int | None = None,
     hop: int | None = None,
     standardize: bool = False,
+    excerpt: bool = False,
 ) -> Splits:
     """Load the motion capture of HDM05 (Müller et al., 2007): 31 joints, 93 coordinates in metres, y upwards.
 
@@ -133,6 +144,7 @@ def load_hdm05(
         sequence_length: as for `load_cmu`.
         hop: as for `load_cmu`.
         standardize: as for `load_cmu`.
+        excerpt: as for `load_cmu`: 88 recordings of actors bd, bk and dg.
 
     Returns:
         Training, validation and test part. Actors dg and tr are held out for testing; the last repetition of each
@@ -142,8 +154,9 @@ def load_hdm05(
         MissingCorpusError: no such folder, with what to do.
         ValueError: a damaged file, named with its line; a frame rate that does not divide 120.
     """
-    corpus = _read_acclaim("hdm05", _folder("hdm05", folder), fps)
-    return _splits(_parts([corpus], centre, sequence_length, hop), standardize)
+    if excerpt and folder is not None:
+        raise ValueError("the excerpt travels with the library and has no folder; leave out folder or excerpt")
+    return _splits(_parts([_read("hdm05", folder, fps, excerpt)], centre, sequence_length, hop), standardize)
 
 
 def load_mocap(
@@ -153,6 +166,7 @@ def load_mocap(
     sequence_length: int | None = None,
     hop: int | None = None,
     standardize: bool = False,
+    excerpt: bool = False,
 ) -> Splits:
     """Load `load_cmu` and `load_hdm05` as one corpus, part by part: 31 joints, 93 coordinates in metres.
 
@@ -162,6 +176,7 @@ def load_mocap(
         sequence_length: see `load_cmu`.
         hop: see `load_cmu`.
         standardize: see `load_cmu`.
+        excerpt: see `load_cmu`.
 
     Returns:
         Training, validation and test part. The people of the test part are in no other.
@@ -170,7 +185,7 @@ def load_mocap(
         MissingCorpusError: one of the two is not here, with what to do.
         ValueError: a damaged file, named with its line; a frame rate that does not divide 120.
     """
-    corpora = [_read_acclaim(name, _folder(name, None), fps) for name in ("cmu", "hdm05")]
+    corpora = [_read(name, None, fps, excerpt) for name in ("cmu", "hdm05")]
     return _splits(_parts(corpora, centre, sequence_length, hop), standardize)
 
 
@@ -250,22 +265,38 @@ class _Corpus(NamedTuple):
     lengths: list[int]
 
 
-def _read_acclaim(corpus: str, root: Path, fps: int) -> _Corpus:
-    skeletons: dict[Path, Skeleton] = {}
-    asf_of: dict[Path, Path] = {}
-    clips: dict[str, _Clip] = {}
+def _read(corpus: str, folder: str | Path | None, fps: int, excerpt: bool) -> _Corpus:
+    return _read_excerpt(corpus, fps) if excerpt else _read_acclaim(corpus, _folder(corpus, folder), fps)
+
+
+def acclaim_files(corpus: str, root: Path | None = None) -> list[tuple[_Clip, Path]]:
+    """The motions of a corpus, each with its skeleton's file."""
+    root = _folder(corpus, root)
+    found: dict[str, tuple[_Clip, Path]] = {}
     files = sorted(file for file in root.rglob("*") if file.is_file() and not file.name.startswith("."))
     motions = [file for file in files if file.suffix.lower() == ".amc"]
+    with_skeleton: set[Path] = set()
     for asf in (file for file in files if file.suffix.lower() == ".asf"):
         for amc in motions:  # beside the skeleton, or in folders below
             if amc.stem.lower().startswith(f"{asf.stem.lower()}_") and amc.is_relative_to(asf.parent):
-                clips.setdefault(amc.stem, _Clip(amc.stem, asf.stem.removeprefix("HDM_"), amc))
-                asf_of.setdefault(amc, asf)
-    if clips and (lost := [amc for amc in motions if amc not in asf_of]):
+                found.setdefault(amc.stem, (_Clip(amc.stem, _subject(asf), amc), asf))
+                with_skeleton.add(amc)
+    if found and (lost := [amc for amc in motions if amc not in with_skeleton]):
         logger.warning("%s: %d motions without a skeleton are left out (first: %s).", root, len(lost), lost[0])
-    if not clips:
+    if not found:
         advice = next(info.instructions for info in CORPORA if info.name == corpus)
         raise MissingCorpusError(f"{root} holds no skeleton NAME.asf with motions NAME_*.amc beside it. {advice}")
+    return list(found.values())
+
+
+def _subject(asf: Path) -> str:
+    return asf.stem.removeprefix("HDM_")
+
+
+def _read_acclaim(corpus: str, root: Path, fps: int) -> _Corpus:
+    skeletons: dict[Path, Skeleton] = {}
+    files = acclaim_files(corpus, root)
+    asf_of = {clip.file: asf for clip, asf in files}
 
     def read(clip: _Clip) -> NDArray[np.float64]:
         asf = asf_of[clip.file]
@@ -279,8 +310,31 @@ def _read_acclaim(corpus: str, root: Path, fps: int) -> _Corpus:
         skeleton = skeletons[asf]
         return skeleton.positions(decimate(read_amc(clip.file, skeleton), 120, fps))
 
-    frames, lengths = _cached(f"{corpus}-{fps}", list(clips.values()), read, num_joints=len(MOCAP_JOINTS))
-    return _Corpus(corpus, list(clips.values()), frames, lengths)
+    clips = [clip for clip, _ in files]
+    frames, lengths = _cached(f"{corpus}-{fps}", clips, read, num_joints=len(MOCAP_JOINTS))
+    return _Corpus(corpus, clips, frames, lengths)
+
+
+def excerpt_scale(skeleton: Skeleton) -> NDArray[np.float64]:
+    """What a frame of motion is multiplied by before it is rounded to whole numbers."""
+    return np.array([EXCERPT_SCALE[name[0]] for dof in skeleton.dof for name in dof], dtype=np.float64)
+
+
+def _read_excerpt(corpus: str, fps: int) -> _Corpus:
+    folder = exhibit("motion").folder
+    skeletons = {_subject(asf): read_asf(asf) for asf in sorted(folder.glob("*.asf"))}
+    with np.load(folder / "frames.npz") as packed:
+        names, all_lengths = packed[f"{corpus}_names"].tolist(), packed[f"{corpus}_lengths"].tolist()
+        whole = unpack(packed[f"{corpus}_values"], next(iter(skeletons.values())).num_dof)
+    clips, lengths, positions = [], [], []
+    for name, values in zip(names, np.split(whole, np.cumsum(all_lengths[:-1])), strict=True):
+        subject = name.removeprefix("HDM_").split("_")[0]
+        skeleton = skeletons[subject]
+        moved = skeleton.positions(decimate(values / excerpt_scale(skeleton), EXCERPT_FPS, fps))
+        clips.append(_Clip(name, subject, folder / "frames.npz"))
+        lengths.append(len(moved))
+        positions.append(moved.reshape(len(moved), -1))
+    return _Corpus(corpus, clips, np.concatenate(positions).astype(np.float32), lengths)
 
 
 def _cached(

@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +35,7 @@ MOTION: dict[str, Callable[..., Splits]] = {
     "cmu": load_cmu,
     "hdm05": load_hdm05,
     "mocap": load_mocap,
+    "mocap-excerpt": partial(load_mocap, excerpt=True),
     "h36m": load_h36m,
 }
 """The loaders of the corpora of human motion, by name."""
