@@ -69,7 +69,7 @@ def as_tensor(value: Any, name: str = "x", *, masked: Literal["refuse", "nan"] =
     # torch holds neither read-only memory nor memory read backwards.
     if not array.flags.writeable or any(stride < 0 for stride in array.strides):
         array = array.copy()
-    return torch.as_tensor(array)
+    return torch.as_tensor(array, device="cpu")  # whatever the default device
 
 
 def _refuse_columns(value: Any, name: str) -> None:

@@ -18,10 +18,11 @@ from dvae_lib.data.speech import FrontEndSettings, SpeechFrontEnd
 from dvae_lib.devices import Device, brought_back, chosen_device, generator_on
 from dvae_lib.metrics import ScoreTable, mpjpe, speech_metrics
 from dvae_lib.models.base import DVAE, Draw
+from dvae_lib.waveforms import Waveform, as_waveform
 
 __all__ = ["Resynthesis", "analysis_resynthesis", "front_end_of", "resynthesise", "score_sequences"]
 
-Utterance = Tensor | str | Path
+Utterance = Waveform | str | Path
 
 
 class Resynthesis(NamedTuple):
@@ -110,7 +111,9 @@ def _resynthesise_batch(
     device: Device,
 ) -> list[Resynthesis]:
     originals = [
-        front_end.prepare(u.cpu().float(), name=f"Utterance {name}") if isinstance(u, Tensor) else front_end.read(u)
+        front_end.read(u)
+        if isinstance(u, str | Path)
+        else front_end.prepare(as_waveform(u, f"Utterance {name}").cpu().float(), name=f"Utterance {name}")
         for name, u in named
     ]
     analyses = [front_end.analyse(original) for original in originals]

@@ -22,6 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 
 from dvae_lib.resources import resource_path
+from dvae_lib.waveforms import as_waveform
 
 if TYPE_CHECKING:
     from IPython.display import HTML, Markdown
@@ -263,8 +264,8 @@ def show_audio(sounds: ArrayLike | Mapping[str, ArrayLike], sample_rate: int = 1
     """Players for one or several waveforms, all at the same scale, so that their loudness can be compared.
 
     Arguments:
-        sounds: a waveform ``(samples,)``, or several by name. Where any of them leaves [-1, 1], all are
-            scaled down together until none does.
+        sounds: a waveform ``(samples,)``, or several by name, as :func:`~dvae_lib.waveforms.as_waveform` takes them.
+            Where any of them leaves [-1, 1], all are scaled down together until none does.
         sample_rate: in Hz.
 
     Returns:
@@ -279,7 +280,7 @@ def show_audio(sounds: ArrayLike | Mapping[str, ArrayLike], sample_rate: int = 1
     except ImportError as error:
         raise ImportError("show_audio needs IPython: pip install ipython.") from error
     named = sounds if isinstance(sounds, Mapping) else {"": sounds}
-    waveforms = {name: _as_array(sound) for name, sound in named.items()}
+    waveforms = {name: _as_array(as_waveform(sound, f"sound {name!r}")) for name, sound in named.items()}
     for name, waveform in waveforms.items():
         if waveform.ndim != 1 or waveform.size == 0:
             raise ValueError(f"Sound {name!r} must be (samples,), not empty; its shape is {waveform.shape}.")

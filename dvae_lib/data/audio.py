@@ -1,6 +1,8 @@
 """Audio files: what is read, how it becomes one channel at one rate, and what is refused."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +12,9 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["AUDIO_SUFFIXES", "Audio", "AudioError", "read_audio"]
+from dvae_lib.extras import needed
+
+__all__ = ["AUDIO_SUFFIXES", "Audio", "AudioError", "cut_short", "opened", "read_audio", "refuse_missing"]
 
 AUDIO_SUFFIXES = frozenset(
     (
@@ -35,7 +39,7 @@ AUDIO_SUFFIXES = frozenset(
 )
 """Endings of the files taken for audio in a folder."""
 
-SPEECH_EXTRA = 'pip install "dvae-lib[speech]" (or "dvae-lib[audio]", without PESQ, where there is no C compiler)'
+_READING = "Reading this audio"
 
 
 class AudioError(ValueError):
@@ -75,10 +79,7 @@ def read_audio(path: str | Path, sample_rate: int = 16_000) -> Audio:
         ImportError: if the package that reads it is missing.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no audio file {path}.")
-    if path.stat().st_size == 0:
-        raise AudioError(f"{path} is empty (0 bytes); expected audio. Fetch or copy it again.")
+    refuse_missing(path)
     samples, rate = _decode_g722(path) if path.suffix.lower() == ".g722" else _decode(path)
     if samples.size == 0:
         raise AudioError(f"{path} holds no samples; expected audio. Remove it, or fetch or copy it again.")
@@ -95,18 +96,36 @@ def read_audio(path: str | Path, sample_rate: int = 16_000) -> Audio:
     if rate != sample_rate:
         empty = f", and hold nothing above {rate // 2:,} Hz" if rate < sample_rate else ""
         changes.append(f"resampled from {rate:,} to {sample_rate:,} Hz{empty}")
-        mono = _needed("soxr").resample(mono, rate, sample_rate, quality="VHQ")
+        mono = needed("soxr", "Resampling").resample(mono, rate, sample_rate, quality="VHQ")
     return Audio(torch.from_numpy(np.ascontiguousarray(mono)), tuple(changes))
 
 
+def refuse_missing(path: Path) -> None:
+    """Refuse a file that is not there, or is empty."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no audio file {path}.")
+    if path.stat().st_size == 0:
+        raise AudioError(f"{path} is empty (0 bytes); expected audio. Fetch or copy it again.")
+
+
 def _decode_g722(path: Path) -> tuple[NDArray[np.float32], int]:
-    codec = _needed("G722").G722(16_000, 64_000)
+    codec = needed("G722", _READING).G722(16_000, 64_000)
     samples = np.asarray(codec.decode(path.read_bytes()), dtype=np.float32)
     return samples[:, None] / np.float32(32_768), 16_000
 
 
 def _decode(path: Path) -> tuple[NDArray[np.float32], int]:
-    soundfile = _needed("soundfile")
+    with opened(path) as file:
+        samples, rate, expected = file.read(dtype="float32", always_2d=True), file.samplerate, file.frames
+    if len(samples) < expected:
+        raise cut_short(path, f"{expected:,} samples", f"{len(samples):,}")
+    return samples, rate
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """A `soundfile.SoundFile`; what it cannot read, or would read as something else, is refused with the reason."""
+    soundfile = needed("soundfile", _READING)
     with path.open("rb") as stream:
         head = stream.read(4096)
     if head.startswith(b"NIST_1A"):
@@ -115,7 +134,7 @@ def _decode(path: Path) -> tuple[NDArray[np.float32], int]:
         _refuse_short_riff(path, head)
     try:
         with soundfile.SoundFile(path) as file:
-            samples, rate, expected = file.read(dtype="float32", always_2d=True), file.samplerate, file.frames
+            yield file
     except soundfile.LibsndfileError as error:
         text = all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head)
         seems = "It looks like a text file." if text else "It may be cut short or damaged, or of another format."
@@ -123,9 +142,6 @@ def _decode(path: Path) -> tuple[NDArray[np.float32], int]:
             f"{path} cannot be read as audio ({error.error_string}). {seems} Fetch or copy it again, convert it to "
             "WAV or FLAC, or remove it."
         ) from error
-    if len(samples) < expected:
-        raise _cut_short(path, f"{expected:,} samples", f"{len(samples):,}")
-    return samples, rate
 
 
 def _refuse_sphere_problems(path: Path, head: bytes) -> None:
@@ -143,9 +159,9 @@ def _refuse_sphere_problems(path: Path, head: bytes) -> None:
         header_size = int(head[8:16])
     except (KeyError, ValueError) as error:
         raise AudioError(f"{path} has a damaged SPHERE header; copy it again.") from error
-    needed, present = count * width * channels, path.stat().st_size - header_size
-    if present < needed:
-        raise _cut_short(path, f"{needed:,} bytes of samples", f"{max(present, 0):,}")
+    promised, present = count * width * channels, path.stat().st_size - header_size
+    if present < promised:
+        raise cut_short(path, f"{promised:,} bytes of samples", f"{max(present, 0):,}")
 
 
 def _refuse_short_riff(path: Path, head: bytes) -> None:
@@ -155,20 +171,11 @@ def _refuse_short_riff(path: Path, head: bytes) -> None:
     # pages of 31 bits (sox), 2 GiB of samples (arecord).
     says_nothing = declared <= 8 or declared >= 0xFFFFFF00 or 0x7FFFF000 <= declared <= 0x80000100
     if not says_nothing and path.stat().st_size < declared:
-        raise _cut_short(path, f"{declared:,} bytes", f"{path.stat().st_size:,}")
+        raise cut_short(path, f"{declared:,} bytes", f"{path.stat().st_size:,}")
 
 
-def _cut_short(path: Path, expected: str, found: str) -> AudioError:
+def cut_short(path: Path, expected: str, found: str) -> AudioError:
+    """The error of a file that holds less than it says."""
     return AudioError(
         f"{path} is cut short: its header promises {expected}, there are {found}. Fetch or copy it again."
     )
-
-
-def _needed(package: str) -> Any:
-    """A package that only speech needs, imported when it is."""
-    from importlib import import_module
-
-    try:
-        return import_module(package)
-    except ImportError as error:
-        raise ImportError(f"Reading this audio needs the package {package}: {SPEECH_EXTRA}") from error

@@ -8,7 +8,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from dvae_lib.data.audio import SPEECH_EXTRA
+from dvae_lib.extras import SPEECH_EXTRA
 
 __all__ = [
     "CorpusInfo",

@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from dvae_lib.data.audio import AudioError, read_audio
+from dvae_lib.waveforms import Waveform, as_waveform
 
-__all__ = ["Analysis", "FrontEndSettings", "SpeechFrontEnd"]
+__all__ = ["Analysis", "FrontEndSettings", "SpeechFrontEnd", "refuse_silence"]
 
 logger = logging.getLogger("dvae_lib.data")
 
@@ -137,27 +138,32 @@ class SpeechFrontEnd:
 
     def window(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, " window_length"]:
         r"""The window. The sine window is :math:`w_n = \sin(\pi (n + \tfrac12) / N)`; its square is a Hann window."""
-        n = torch.arange(self.settings.window_length, dtype=torch.float64)
+        n = torch.arange(self.settings.window_length, dtype=torch.float64, device="cpu")
         if self.settings.window == "sine":
             n = n + 0.5
         window = torch.sin(math.pi * n / self.settings.window_length)
         return (window if self.settings.window == "sine" else window.square()).to(dtype)
 
-    def analyse(self, waveform: Float[Tensor, "*batch samples"]) -> Analysis:
+    def analyse(self, waveform: Waveform) -> Analysis:
         """Power and phase of each frame and frequency.
 
         Arguments:
-            waveform: finite samples.
+            waveform: finite samples, (..., samples), of any kind that :func:`~dvae_lib.waveforms.as_waveform` takes:
+                tensors, arrays, lists; floating-point numbers, or the integers of sound files, which are scaled.
 
         Returns:
             Power and phase, (..., T, num_bins), and the number of samples.
         """
+        waveform = as_waveform(waveform)
         spectrum = self.spectrum(waveform)
         power = spectrum.real.square() + spectrum.imag.square()
         return Analysis(power.clamp(min=self.settings.power_floor), spectrum.angle(), waveform.shape[-1])
 
-    def spectrum(self, waveform: Float[Tensor, "*batch samples"]) -> Complex[Tensor, "*batch frames bins"]:
-        """The complex short-time Fourier transform, (..., T, num_bins)."""
+    def spectrum(self, waveform: Waveform) -> Complex[Tensor, "*batch frames bins"]:
+        """The complex short-time Fourier transform, (..., T, num_bins), of waveforms as :meth:`analyse` takes them."""
+        waveform = as_waveform(waveform)
+        if waveform.ndim == 0:
+            raise ValueError("waveform must be of shape (..., samples); got a single number.")
         if waveform.shape[-1] == 0:
             raise ValueError("There is nothing to analyse: the waveform has no samples.")
         if not bool(torch.isfinite(waveform).all()):
@@ -239,7 +245,9 @@ class SpeechFrontEnd:
             The waveform.
         """
         magnitude = power.sqrt()
-        phase = 2 * math.pi * torch.rand(power.shape, generator=generator, dtype=power.dtype).to(power.device)
+        device = "cpu" if generator is None else generator.device
+        uniform = torch.rand(power.shape, generator=generator, dtype=power.dtype, device=device).to(power.device)
+        phase = 2 * math.pi * uniform
         spectrum = torch.polar(magnitude, phase)
         previous = torch.zeros_like(spectrum)
         for _ in range(num_iterations):
@@ -262,13 +270,11 @@ class SpeechFrontEnd:
             logger.warning("%s: %s.", path, change)
         return self.prepare(audio.waveform, name=str(path))
 
-    def prepare(
-        self, waveform: Float[Tensor, " samples"], *, name: str = "The waveform"
-    ) -> Float[Tensor, " samples_kept"]:
+    def prepare(self, waveform: Waveform, *, name: str = "The waveform") -> Float[Tensor, " samples_kept"]:
         """Cut off silence at both ends and normalise, as the settings say.
 
         Arguments:
-            waveform: one channel at the settings' rate.
+            waveform: one channel at the settings' rate, (samples,); see :meth:`analyse`.
             name: what to call it in an error.
 
         Returns:
@@ -276,10 +282,13 @@ class SpeechFrontEnd:
 
         Raises:
             AudioError: if there is only silence.
+            ValueError: if it is not one channel.
         """
+        waveform = as_waveform(waveform, name)
+        if waveform.ndim != 1:
+            raise ValueError(f"{name} must be one channel of shape (samples,); got {tuple(waveform.shape)}.")
         peak = waveform.abs().max() if waveform.numel() else waveform.new_zeros(())
-        if peak < 1e-6:  # below the last bit of 16-bit audio by a factor of thirty
-            raise AudioError(f"{name} holds only silence (its largest sample is {peak:.1e}). Remove it.")
+        refuse_silence(float(peak), name)
         if self.settings.trim_db is not None:
             waveform = self._trimmed(waveform, self.settings.trim_db)
         if self.settings.normalise == "none":
@@ -293,6 +302,12 @@ class SpeechFrontEnd:
         energy = frames.double().square().sum(-1)
         loud = (energy > energy.max() * 10 ** (-trim_db / 10)).nonzero().flatten()
         return waveform[int(loud[0]) * hop : min(int(loud[-1] + 1) * hop, len(waveform))]
+
+
+def refuse_silence(peak: float, name: str) -> None:
+    """Refuse a recording whose largest sample is next to nothing: it cannot be normalised."""
+    if peak < 1e-6:  # below the last bit of 16-bit audio by a factor of thirty
+        raise AudioError(f"{name} holds only silence (its largest sample is {peak:.1e}). Remove it.")
 
 
 def _overlap_add(frames: Tensor, hop: int) -> Tensor:

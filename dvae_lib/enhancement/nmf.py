@@ -12,7 +12,19 @@ from torch import Generator, Tensor
 
 from dvae_lib.distributions import itakura_saito
 
-__all__ = ["FLOOR", "NMF", "factorise", "factors_variance", "random_factors", "update_factors", "update_gains"]
+__all__ = [
+    "FLOOR",
+    "NMF",
+    "check_power",
+    "dictionary_sums",
+    "factorise",
+    "factors_variance",
+    "random_factors",
+    "update_activations",
+    "update_dictionary",
+    "update_factors",
+    "update_gains",
+]
 
 FLOOR = 1e-10
 """The least value of a factor, a gain and a variance. A factor at zero would stay there: updates multiply."""
@@ -91,16 +103,61 @@ def update_factors(
     variational autoencoder for speech enhancement", for several.
     """
     others = power.new_zeros(1, 1, 1) if others is None else others
+    H = update_activations(power, W, H, others)
+    W, total = update_dictionary(W, *dictionary_sums(power, W, H, others), num_fixed=num_fixed)
+    return W, H * total[:, None]
 
-    def ratios() -> tuple[Tensor, Tensor]:
-        variance = others + factors_variance(W, H)
-        return (power / variance.square()).sum(0), variance.reciprocal().sum(0)
 
-    numerator, denominator = ratios()
-    H = (H * ((W.mT @ numerator.mT) / (W.mT @ denominator.mT)).sqrt()).clamp_min(FLOOR)
-    numerator, denominator = ratios()
-    updated = (W * ((numerator.mT @ H.mT) / (denominator.mT @ H.mT)).sqrt()).clamp_min(FLOOR)
-    return _normalised(torch.cat([W[:, :num_fixed], updated[:, num_fixed:]], 1), H)
+def update_activations(
+    power: Float[Tensor, "frames bins"],
+    W: Float[Tensor, "bins rank"],
+    H: Float[Tensor, "rank frames"],
+    others: Float[Tensor, "samples #frames #bins"],
+) -> Float[Tensor, "rank frames"]:
+    """The first half of `update_factors`: the activations, each frame's by itself."""
+    numerator, denominator = _ratios(power, W, H, others)
+    return (H * ((W.mT @ numerator.mT) / (W.mT @ denominator.mT)).sqrt()).clamp_min(FLOOR)
+
+
+def dictionary_sums(
+    power: Float[Tensor, "frames bins"],
+    W: Float[Tensor, "bins rank"],
+    H: Float[Tensor, "rank frames"],
+    others: Float[Tensor, "samples #frames #bins"],
+    weights: Float[Tensor, " frames"] | None = None,
+) -> tuple[Float[Tensor, "bins rank"], Float[Tensor, "bins rank"]]:
+    """The sums over frames that the second half of `update_factors` needs, numerator and denominator.
+
+    Those of pieces of a recording add up to those of the whole.
+
+    Arguments:
+        power: See `update_factors`, as for the next three.
+        W: The dictionary.
+        H: The activations.
+        others: Variances of what the factors do not describe.
+        weights: How much each frame counts; by default 1.
+    """
+    numerator, denominator = _ratios(power, W, H, others)
+    gains = H if weights is None else weights * H
+    return numerator.mT @ gains.mT, denominator.mT @ gains.mT
+
+
+def update_dictionary(
+    W: Float[Tensor, "bins rank"],
+    numerator: Float[Tensor, "bins rank"],
+    denominator: Float[Tensor, "bins rank"],
+    *,
+    num_fixed: int = 0,
+) -> tuple[Float[Tensor, "bins rank"], Float[Tensor, " rank"]]:
+    """The second half of `update_factors`, from its sums: the dictionary, its columns brought to a sum of one.
+
+    Returns:
+        The dictionary, and what its columns were divided by: the activations are to be multiplied by it.
+    """
+    updated = (W * (numerator / denominator).sqrt()).clamp_min(FLOOR)
+    W = torch.cat([W[:, :num_fixed], updated[:, num_fixed:]], 1)
+    total = W.sum(0)
+    return W / total, total
 
 
 def update_gains(
@@ -156,6 +213,7 @@ def factorise(
         >>> W.shape, H.shape, cost[-1] < cost[0]
         (torch.Size([9, 2]), torch.Size([2, 30]), True)
     """
+    check_power(power)
     if not bool(torch.isfinite(power).all()) or not bool((power > 0).all()):
         raise ValueError("power must be finite and positive: the Itakura-Saito divergence from zero is infinite")
     if num_iterations < 1:
@@ -171,6 +229,17 @@ def factorise(
         W, H = update_factors(power, W, H, num_fixed=num_fixed)
         cost.append(_divergence(power, factors_variance(W, H)))
     return NMF(W, H, tuple(cost))
+
+
+def _ratios(power: Tensor, W: Tensor, H: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    variance = others + factors_variance(W, H)
+    return (power / variance.square()).sum(0), variance.reciprocal().sum(0)
+
+
+def check_power(power: Tensor) -> None:
+    """Refuse what is not one power spectrogram; several would be taken for frames, or for bins."""
+    if power.ndim != 2 or 0 in power.shape:
+        raise ValueError(f"power must be one spectrogram of shape (frames, bins); got {tuple(power.shape)}")
 
 
 def _normalised(W: Tensor, H: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,17 +7,17 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from dvae_lib.waveforms import Waveform, as_waveform
+
 __all__ = ["babble", "bursts", "coloured_noise", "mix", "pink_noise", "speech_shaped_noise"]
 
 
-def mix(
-    speech: Float[Tensor, " samples"], noise: Float[Tensor, " samples"], snr_db: float
-) -> Float[Tensor, " samples"]:
+def mix(speech: Waveform, noise: Waveform, snr_db: float) -> Float[Tensor, "*batch samples"]:
     """Speech and noise, the noise scaled so that the energies of both over the whole recording have a given ratio.
 
     Arguments:
-        speech: Left as it is.
-        noise: As long as the speech.
+        speech: Left as it is; of any kind that `dvae_lib.waveforms.as_waveform` takes, as are all sounds here.
+        noise: Of the shape of the speech.
         snr_db: The signal-to-noise ratio, in dB.
 
     Raises:
@@ -25,6 +25,7 @@ def mix(
     """
     if not math.isfinite(snr_db) or abs(snr_db) > 300:
         raise ValueError(f"snr_db must lie between -300 and 300; got {snr_db}")
+    speech, noise = as_waveform(speech, "the speech"), as_waveform(noise, "the noise")
     if speech.shape != noise.shape:
         raise ValueError(f"speech has {speech.numel():,} samples, the noise {noise.numel():,}: make them equally long")
     energies = [float(signal.double().square().sum()) for signal in (speech, noise)]
@@ -58,12 +59,12 @@ def coloured_noise(
 
 def pink_noise(num_samples: int, generator: Generator | None = None) -> Float[Tensor, " num_samples"]:
     """Gaussian noise whose power falls by 3 dB per octave, as that of many natural sounds; of mean power 1."""
-    frequency = torch.arange(num_samples // 2 + 1, dtype=torch.float32).clamp_min(1.0)
+    frequency = torch.arange(num_samples // 2 + 1, dtype=torch.float32, device=_device(generator)).clamp_min(1.0)
     return coloured_noise(num_samples, frequency.reciprocal(), generator)
 
 
 def speech_shaped_noise(
-    speech: Float[Tensor, " speech_samples"], num_samples: int, generator: Generator | None = None
+    speech: Waveform, num_samples: int, generator: Generator | None = None
 ) -> Float[Tensor, " num_samples"]:
     """Stationary Gaussian noise with the long-term spectrum of a recording, of mean power 1.
 
@@ -72,6 +73,9 @@ def speech_shaped_noise(
         num_samples: How long the noise is.
         generator: Source of randomness.
     """
+    speech = as_waveform(speech, "the speech")
+    if speech.ndim != 1:
+        raise ValueError(f"speech must be one channel of shape (samples,); got {tuple(speech.shape)}")
     if speech.shape[0] < 512:
         raise ValueError(f"a spectrum needs 512 samples of speech; got {speech.shape[0]}")
     frames = speech.unfold(0, 512, 256) * torch.hann_window(512, dtype=speech.dtype, device=speech.device)
@@ -96,9 +100,12 @@ def bursts(
         raise ValueError(f"sample_rate must be positive; got {sample_rate}")
     noise = 0.1 * pink_noise(num_samples, generator)
     for _ in range(max(1, round(2 * num_samples / sample_rate))):
-        start, length, pitch, glide, loudness = torch.rand(5, generator=generator).tolist()
-        first, duration = int(start * num_samples), 0.05 + 0.35 * length
-        time = torch.arange(min(int(duration * sample_rate), num_samples - first)) / sample_rate
+        start, lasting, pitch, glide, loudness = torch.rand(
+            5, dtype=torch.float32, device=noise.device, generator=generator
+        ).tolist()
+        first, duration = int(start * num_samples), 0.05 + 0.35 * lasting
+        length = min(int(duration * sample_rate), num_samples - first)
+        time = torch.arange(length, dtype=torch.float32, device=noise.device) / sample_rate
         envelope = (time / 0.01).clamp_max(1) * torch.exp(-5 * time / duration)
         centre = (200 * 30**pitch * 2 ** ((glide - 0.5) * time / duration)).clamp_max(0.4 * sample_rate)
         # Slow noise times a carrier: a band of 300 Hz around the carrier.
@@ -109,7 +116,7 @@ def bursts(
 
 
 def babble(
-    voices: Sequence[Float[Tensor, " _"]], num_samples: int, generator: Generator | None = None
+    voices: Sequence[Waveform], num_samples: int, generator: Generator | None = None
 ) -> Float[Tensor, " num_samples"]:
     """Many people talking at once: the sum of voices of equal power, each begun at random and repeated. Mean power 1.
 
@@ -119,13 +126,15 @@ def babble(
         generator: Source of randomness.
     """
     _check_length(num_samples)
-    if not voices:
+    signals = [as_waveform(voice, f"voice {i}") for i, voice in enumerate(voices)]
+    if not signals:
         raise ValueError("babble needs a voice at least; got none")
-    if not all(len(voice) for voice in voices):
-        raise ValueError("babble was given a voice without samples")
-    total = torch.zeros(num_samples)
-    for voice in voices:
-        start = int(torch.randint(voice.shape[0], (), generator=generator))
+    for i, voice in enumerate(signals):
+        if voice.ndim != 1 or not len(voice):
+            raise ValueError(f"voice {i} must be of shape (samples,), not empty; got {tuple(voice.shape)}")
+    total = torch.zeros(num_samples, dtype=torch.float32, device=signals[0].device)
+    for voice in signals:
+        start = int(torch.randint(voice.shape[0], (), generator=generator, device=_device(generator)))
         levelled = _unit_power(voice.roll(-start))
         total += levelled.repeat(-(-num_samples // len(levelled)))[:num_samples]
     return _unit_power(total)
@@ -133,9 +142,16 @@ def babble(
 
 def _band_limited(num_samples: int, cutoff: float, generator: Generator | None) -> Tensor:
     """White noise below a frequency, in cycles per sample; of mean power 1."""
-    spectrum = torch.fft.rfft(torch.randn(num_samples, generator=generator))
+    spectrum = torch.fft.rfft(
+        torch.randn(num_samples, dtype=torch.float32, device=_device(generator), generator=generator)
+    )
     spectrum[1 + math.ceil(cutoff * num_samples) :] = 0
     return _unit_power(torch.fft.irfft(spectrum, n=num_samples))
+
+
+def _device(generator: Generator | None) -> torch.device:
+    """Where to draw: there where the source of randomness is, whatever the default device."""
+    return torch.device("cpu") if generator is None else generator.device
 
 
 def _unit_power(signal: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from dvae_lib.data.speech import SpeechFrontEnd
-from dvae_lib.enhancement.nmf import FLOOR, factorise, factors_variance
+from dvae_lib.enhancement.nmf import FLOOR, check_power, factorise, factors_variance
+from dvae_lib.waveforms import Waveform, as_waveform
 
 __all__ = [
     "Filtered",
@@ -71,6 +72,7 @@ def track_noise(power: Float[Tensor, "frames bins"]) -> Float[Tensor, "frames bi
     Source: Gerkmann and Hendriks (2012), "Unbiased MMSE-based noise power estimation with low complexity and low
     tracking delay".
     """
+    check_power(power)
     snr = 10**1.5
     noise = power[:5].mean(0).clamp_min(FLOOR)
     smoothed = torch.full_like(noise, 0.5)
@@ -109,6 +111,7 @@ def decision_directed_gain(
     """
     if not 0.0 <= smoothing < 1.0:
         raise ValueError(f"smoothing must be at least 0 and below 1; got {smoothing}")
+    check_power(power)
     least = 10 ** (floor_db / 10)
     posterior_snr = power / noise
     estimate = (posterior_snr[0] - 1).clamp_min(0)  # nothing came before: the first frame alone
@@ -121,20 +124,20 @@ def decision_directed_gain(
     return torch.stack(gains)
 
 
-def classical_wiener(waveform: Float[Tensor, " samples"], front_end: SpeechFrontEnd | None = None) -> Filtered:
+def classical_wiener(waveform: Waveform, front_end: SpeechFrontEnd | None = None) -> Filtered:
     """Enhance without any training: `track_noise`, then `decision_directed_gain`.
 
     Arguments:
-        waveform: The noisy recording, at the front end's rate.
+        waveform: The noisy recording, (samples,), at the front end's rate; see `dvae_lib.waveforms.as_waveform`.
         front_end: By default the review's.
     """
-    front_end = front_end or SpeechFrontEnd()
+    front_end, waveform = front_end or SpeechFrontEnd(), _one_channel(waveform)
     power = front_end.analyse(waveform).power
     return _filtered(waveform, decision_directed_gain(power, track_noise(power)), front_end)
 
 
 def nmf_wiener(
-    waveform: Float[Tensor, " samples"],
+    waveform: Waveform,
     dictionary: Float[Tensor, "bins speech_rank"],
     front_end: SpeechFrontEnd | None = None,
     *,
@@ -148,7 +151,7 @@ def nmf_wiener(
     of which everything is found; then the Wiener gain is applied.
 
     Arguments:
-        waveform: The noisy recording, at the front end's rate.
+        waveform: The noisy recording, (samples,), at the front end's rate; see `dvae_lib.waveforms.as_waveform`.
         dictionary: Spectra of speech: the :math:`\mathbf{W}` of `factorise` on clean speech.
         front_end: The one that the dictionary was made with; by default the review's.
         rank: Number of spectra for the noise.
@@ -158,7 +161,7 @@ def nmf_wiener(
     Source: Smaragdis, Raj and Shashanka (2007), "Supervised and semi-supervised separation of sounds from
     single-channel mixtures", with the Itakura-Saito divergence of Févotte et al. (2009).
     """
-    front_end = front_end or SpeechFrontEnd()
+    front_end, waveform = front_end or SpeechFrontEnd(), _one_channel(waveform)
     if dictionary.shape[0] != front_end.settings.num_bins:
         raise ValueError(
             f"the dictionary has spectra of {dictionary.shape[0]} bins, the front end gives "
@@ -169,6 +172,13 @@ def nmf_wiener(
     k = dictionary.shape[1]
     gain = wiener_gain(factors_variance(W[:, :k], H[:k]), factors_variance(W[:, k:], H[k:]))
     return _filtered(waveform, gain, front_end)
+
+
+def _one_channel(waveform: Waveform) -> Tensor:
+    samples = as_waveform(waveform)
+    if samples.ndim != 1:
+        raise ValueError(f"waveform must be one channel of shape (samples,); got {tuple(samples.shape)}")
+    return samples
 
 
 def _filtered(waveform: Tensor, gain: Tensor, front_end: SpeechFrontEnd) -> Filtered:
