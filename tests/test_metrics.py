@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
 from importlib.util import find_spec as real_find_spec
 
 import numpy as np
@@ -22,6 +21,7 @@ from dvae_lib.metrics import (
     ScoreTable,
     UndefinedScoreError,
     estoi,
+    itu_pesq,
     mpjpe,
     pesq,
     processes,
@@ -217,7 +217,7 @@ def test_pesq_refuses_what_its_code_has_no_room_for():
         (np.ones(100), np.full(100, np.nan), ValueError, "estimate holds 100 NaN or infinite samples, the first at 0"),
         (np.array([0.0, np.inf]), np.ones(2), ValueError, "reference holds 1 NaN or infinite"),
         (np.ones((2, 100)), np.ones((2, 100)), ValueError, r"one channel of shape \(samples,\), not \(2, 100\)"),
-        (np.ones(100, dtype=np.int16), np.ones(100), TypeError, "reference holds int16"),
+        (np.ones(100, dtype=np.int64), np.ones(100), TypeError, "reference holds int64.*scale it to"),
         (np.ones(0), np.ones(0), ValueError, "no samples"),
     ],
 )
@@ -336,9 +336,7 @@ def test_wrong_lists_are_refused():
 
 
 def test_without_pesq_the_rest_works_and_the_message_says_how_to_get_it(monkeypatch):
-    monkeypatch.setattr(
-        "dvae_lib.metrics.speech.find_spec", lambda name: None if name == "pesq" else real_find_spec(name)
-    )
+    monkeypatch.setattr("dvae_lib.extras.find_spec", lambda name: None if name == "pesq" else real_find_spec(name))
     voice = speech_like()
     with pytest.raises(ImportError, match=r"needs the package pesq: pip install \"dvae-lib\[speech\]\".*C compiler"):
         pesq(voice, voice)
@@ -411,7 +409,7 @@ def test_an_interrupt_ends_the_processes_at_once(tmp_path):
 
 
 def test_an_interrupt_reaches_a_process_that_is_just_being_started(monkeypatch):
-    worker, start = processes._Process(time.sleep), subprocess.Popen
+    worker, start = processes.ChildProcess("time:sleep"), subprocess.Popen
 
     def interrupted(*arguments, **options):
         worker.stop()
@@ -423,10 +421,7 @@ def test_an_interrupt_reaches_a_process_that_is_just_being_started(monkeypatch):
 
 
 def test_a_page_can_show_its_other_measures_where_one_has_no_package(monkeypatch):
-    from dvae_lib.metrics import speech
-
-    original = speech.find_spec
-    monkeypatch.setattr(speech, "find_spec", lambda package: None if package == "pesq" else original(package))
+    monkeypatch.setattr("dvae_lib.extras.find_spec", lambda name: None if name == "pesq" else real_find_spec(name))
     noise = np.random.default_rng(0).standard_normal((2, 16_000))
     asked = ("si_sdr", "pesq_nb")
     with pytest.raises(ImportError, match="PESQ narrow-band needs the package pesq"):
@@ -437,3 +432,110 @@ def test_a_page_can_show_its_other_measures_where_one_has_no_package(monkeypatch
     assert math.isnan(table.columns["pesq_nb"][0])
     assert not math.isnan(table.columns["si_sdr"][0])
     assert "needs the package pesq" in table.reasons["recording 0", "pesq_nb"]
+
+
+# --- what people hold their recordings in ---
+
+
+def test_every_kind_of_waveform_has_the_same_score():
+    reference = speech_like()
+    estimate = noisy(reference)
+    pcm, pcm_hat = ((16 * x * 2**11).round().astype(np.int16) for x in (reference, estimate))
+    for measure in (si_sdr, pesq, estoi):
+        assert measure(pcm, pcm_hat) == pytest.approx(measure(reference, estimate), abs=0.05)
+        assert measure(pcm.astype(">i2"), torch.from_numpy(pcm_hat)) == measure(pcm, pcm_hat)
+    single = torch.from_numpy(reference).float()
+    assert si_sdr(single.requires_grad_(), estimate.tolist()) == pytest.approx(si_sdr(reference, estimate), abs=1e-3)
+
+
+def test_a_batch_is_a_list_of_recordings(recordings):
+    references, estimates = [np.stack([w[:20_000] for w in side]) for side in recordings]
+    table = speech_metrics(references, torch.from_numpy(estimates), metrics=["si_sdr"], num_workers=0)
+    assert table.columns["si_sdr"] == tuple(map(si_sdr, references, estimates))
+    with pytest.raises(ValueError, match="no recordings"):
+        speech_metrics(references[:0], estimates[:0])
+
+
+@pytest.mark.parametrize("one", ["a.wav", np.zeros(5), torch.zeros(5)])
+def test_a_single_recording_belongs_into_a_list(one):
+    with pytest.raises(TypeError, match=r"references must be a list of recordings.*got (the )?one.*Put it into a list"):
+        speech_metrics(one, one)
+
+
+def test_what_a_table_cannot_take_is_named():
+    with pytest.raises(TypeError, match="recording 1: the estimate holds int64"):
+        speech_metrics([np.zeros(9), np.zeros(9)], [np.zeros(9), np.zeros(9, dtype=np.int64)], metrics=["si_sdr"])
+
+
+def test_mpjpe_takes_arrays():
+    reference, estimate = np.zeros((2, 5, 93)), np.ones((2, 5, 93), dtype=np.int32)
+    error = mpjpe(reference, estimate, lengths=[5, 3], unit="mm")
+    torch.testing.assert_close(error, torch.full((2,), math.sqrt(3), dtype=error.dtype))
+    with pytest.raises(ValueError, match=r"lengths must be whole numbers of shape \(2,\)"):
+        mpjpe(reference, estimate, lengths=[5])
+    with pytest.raises(ValueError, match=r"lengths must be whole numbers.*float"):
+        mpjpe(reference, estimate, lengths=[5.0, 3.0])
+    with pytest.raises(ValueError, match=r"positions \(\.\.\., T, 3 J\)"):
+        mpjpe(np.zeros(6), np.zeros(6))
+
+
+# --- PESQ's code ---
+
+
+def words(rate: float, seconds: float) -> np.ndarray:
+    """So many words a second, with pauses of half their period."""
+    t = np.arange(int(seconds * RATE)) / RATE
+    return (np.sin(2 * np.pi * 150 * t) + 0.5 * np.sin(2 * np.pi * 450 * t)) * ((rate * t) % 1 < 0.5) / 2
+
+
+@pytest.mark.parametrize(("rate", "seconds"), [(2, 30), (1.3, 39.9), (2, 26)])
+def test_more_utterances_than_pesq_has_room_for_have_no_score(rate, seconds):
+    """The first ends the process that computes it; the others give scores that are wrong by 0.4, without a word."""
+    reference = words(rate, seconds)
+    with pytest.raises(UndefinedScoreError, match=r"room for 49 utterances, and these .* pauses for \d\d\."):
+        pesq(reference, noisy(reference))
+    table = speech_metrics([reference], [noisy(reference)], metrics=["pesq_nb"])
+    assert math.isnan(table.columns["pesq_nb"][0])
+    assert "utterances" in table.reasons["recording 0", "pesq_nb"]
+
+
+@pytest.mark.parametrize(("rate", "seconds"), [(1, 39.9), (1.2, 39.9), (2, 24), (2.2, 20)])
+def test_utterances_are_counted(rate, seconds):
+    for noise in (0.0, 0.003):
+        found = itu_pesq.count_utterances(noisy(words(rate, seconds), noise), RATE)
+        assert abs(found - rate * seconds) < 3
+    assert found <= itu_pesq.MOST_UTTERANCES
+
+
+def test_the_process_that_dies_takes_nobody_along(monkeypatch):
+    """Where the count is wrong, the overrun itself: the code's process is gone, and the next call has a new one."""
+    monkeypatch.setattr(itu_pesq, "MOST_UTTERANCES", 1_000)
+    reference, voice = words(2, 30), speech_like()
+    before = pesq(voice, noisy(voice))
+    with pytest.raises(UndefinedScoreError, match="the process that computed it was ended by SIG"):
+        pesq(reference, noisy(reference))
+    assert pesq(voice, noisy(voice)) == before
+
+
+def test_one_process_serves_all_calls():
+    voice = speech_like()
+    pesq(voice, noisy(voice))
+    child = itu_pesq._child
+    pesq(voice, noisy(voice), band="wide")
+    speech_metrics([voice], [noisy(voice)], metrics=["pesq_nb"])
+    assert itu_pesq._child is child
+
+
+def test_after_an_interrupt_the_next_question_gets_its_own_answer(monkeypatch):
+    child = processes.ChildProcess("math:sqrt")
+    assert child.ask(4.0) == 2.0
+
+    def interrupted(file):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(processes.pickle, "load", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            child.ask(9.0)
+    assert child.ask(16.0) == 4.0
+    child.close()

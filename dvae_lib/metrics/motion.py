@@ -3,17 +3,20 @@
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
+from numpy.typing import ArrayLike
 from torch import Tensor
+
+from dvae_lib.arrays import as_tensor
 
 __all__ = ["mpjpe"]
 
 
 def mpjpe(
-    reference: Float[Tensor, "*batch time coordinates"],
-    estimate: Float[Tensor, "*batch time coordinates"],
+    reference: ArrayLike | Tensor,
+    estimate: ArrayLike | Tensor,
     *,
-    lengths: Int[Tensor, "*batch"] | None = None,
+    lengths: ArrayLike | Tensor | None = None,
     unit: Literal["m", "mm"] = "m",
 ) -> Float[Tensor, "*batch"]:
     r"""Mean per joint position error of human motion, in millimetres.
@@ -21,7 +24,8 @@ def mpjpe(
     The Euclidean distance between a joint and its resynthesis, averaged over the joints and the frames of a sequence.
 
     Arguments:
-        reference: Joint positions, (..., T, 3 J): x, y, z of the first joint, then of the second, and so on.
+        reference: Joint positions, (..., T, 3 J), a tensor or an array: x, y, z of the first joint, then of the second,
+            and so on.
         estimate: The resynthesised positions, same shape.
         lengths: Frames of each sequence in a padded batch; what follows does not count.
         unit: In what the positions are given: metres or millimetres.
@@ -46,8 +50,11 @@ def mpjpe(
         >>> mpjpe(rest, moved)
         tensor([25.0000])
     """
+    reference, estimate = _positions(reference, "reference"), _positions(estimate, "estimate")
     if reference.shape != estimate.shape:
         raise ValueError(f"reference and estimate differ in shape: {tuple(reference.shape)}, {tuple(estimate.shape)}.")
+    if reference.ndim < 2:
+        raise ValueError(f"MPJPE needs positions (..., T, 3 J), but got {tuple(reference.shape)}.")
     *batch, time, coordinates = reference.shape
     if coordinates % 3 or coordinates == 0 or time == 0:
         raise ValueError(
@@ -57,6 +64,12 @@ def mpjpe(
         raise ValueError(f"unit must be 'm' or 'mm', not {unit!r}.")
     if lengths is None:
         lengths = torch.full(batch, time, device=reference.device)
+    lengths = as_tensor(lengths, "lengths")
+    if lengths.is_floating_point() or lengths.dtype == torch.bool or list(lengths.shape) != batch:
+        raise ValueError(
+            f"lengths must be whole numbers of shape {tuple(batch)}, one for each sequence; got {lengths.dtype} of "
+            f"shape {tuple(lengths.shape)}."
+        )
     if bool(((lengths < 1) | (lengths > time)).any()):
         raise ValueError(f"lengths must lie between 1 and the {time} frames of the batch.")
     inside = torch.arange(time, device=reference.device) < lengths.to(reference.device).unsqueeze(-1)  # (..., T)
@@ -65,3 +78,8 @@ def mpjpe(
     if not bool(error.isfinite().all()):
         raise ValueError("The positions hold NaN or infinite values.")
     return error * (1_000.0 if unit == "m" else 1.0)
+
+
+def _positions(value: ArrayLike | Tensor, name: str) -> Tensor:
+    positions = as_tensor(value, name)
+    return positions if positions.is_floating_point() else positions.float()

@@ -19,7 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
-__all__ = ["ProcessDied", "map_in_processes"]
+__all__ = ["ChildProcess", "ProcessDied", "map_in_processes"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -49,8 +49,9 @@ def map_in_processes(
         RuntimeError: The processes cannot start.
         Exception: What the function raised, for the first item in order.
     """
-    workers = [_Process(function) for _ in range(min(num_processes, len(items)))]
-    idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
+    target = f"{function.__module__}:{function.__qualname__}"
+    workers = [ChildProcess(target) for _ in range(min(num_processes, len(items)))]
+    idle: queue.SimpleQueue[ChildProcess] = queue.SimpleQueue()
     for worker in workers:
         idle.put(worker)
 
@@ -74,37 +75,55 @@ def map_in_processes(
             worker.close()
 
 
-class _Process:
-    """One interpreter, started when it is first asked and again after it was lost."""
+class ChildProcess:
+    """One interpreter that applies a function, started when it is first asked and again after it was lost.
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._target = f"{function.__module__}:{function.__qualname__}"
+    Of the library it imports nothing by itself: where the function is another package's, it is there at once.
+
+    Arguments:
+        target: The function, as ``"module:name"``.
+    """
+
+    def __init__(self, target: str) -> None:
+        self._target = target
         self._process: subprocess.Popen[bytes] | None = None
         self._stopped = False
 
-    def ask(self, item: Any) -> Any:
+    def ask(self, *arguments: Any) -> Any:
+        """What the function returns; :class:`ProcessDied` where the process was lost.
+
+        Raises:
+            RuntimeError: The process cannot start.
+            Exception: What the function raised.
+        """
         if self._stopped:
             return ProcessDied("was not started")
         process = self._process or self._start()
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            pickle.dump(item, process.stdin, protocol=pickle.HIGHEST_PROTOCOL)
+            pickle.dump(arguments, process.stdin, protocol=pickle.HIGHEST_PROTOCOL)
             process.stdin.flush()
             answer, error = pickle.load(process.stdout)
         except (EOFError, OSError, pickle.UnpicklingError):
             self._process = None
             return ProcessDied(_how_it_ended(process))
+        except BaseException:  # Ctrl-C: its answer would be taken for that to the next question
+            self._process = None
+            _end(process)
+            raise
         if error is not None:
             raise error
         return answer
 
     def stop(self) -> None:
+        """End it at once, from another thread; who waits for an answer is told that the process died."""
         self._stopped = True
         if self._process is not None:
             self._process.kill()
 
     def close(self) -> None:
+        """End it and free what it held."""
         if self._process is not None:
             _end(self._process)
 
@@ -116,7 +135,7 @@ class _Process:
             **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
         }
         process = self._process = subprocess.Popen(
-            [sys.executable, "-c", f"from {__name__} import _serve; _serve({self._target!r})"],
+            [sys.executable, "-c", f"import runpy; runpy.run_path({__file__!r})['_serve']({self._target!r})"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
@@ -133,7 +152,7 @@ class _Process:
 
 
 def _serve(target: str) -> None:
-    """Answer the items that arrive on the standard input until it ends (runs in the new process)."""
+    """Answer the calls whose arguments arrive on the standard input until it ends (runs in the new process)."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a package prints must not mix with the answers
     module, name = target.split(":")
@@ -142,12 +161,12 @@ def _serve(target: str) -> None:
     answers.flush()
     while True:
         try:
-            item = pickle.load(sys.stdin.buffer)
+            arguments = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
         answer, failure = None, None
         try:
-            answer = function(item)
+            answer = function(*arguments)
         except Exception as error:
             failure = error.with_traceback(None)
         pickle.dump((answer, failure), answers)

@@ -5,22 +5,23 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
+from dvae_lib.extras import needed, require
+from dvae_lib.metrics.itu_pesq import Band, NoScore, mos_lqo
 from dvae_lib.metrics.processes import ProcessDied, map_in_processes
 from dvae_lib.metrics.table import METRICS, ScoreTable
+from dvae_lib.waveforms import Waveform, as_waveform
 
 __all__ = ["SPEECH_METRICS", "UndefinedScoreError", "estoi", "pesq", "raw_pesq", "si_sdr", "speech_metrics"]
 
-Waveform: TypeAlias = npt.ArrayLike | Tensor
 Samples: TypeAlias = npt.NDArray[np.float64]
+Batch: TypeAlias = npt.NDArray[Any] | torch.Tensor
 
 SPEECH_METRICS = ("si_sdr", "pesq_nb", "pesq_wb", "estoi")
 """The measures of :func:`speech_metrics`."""
@@ -29,8 +30,7 @@ _PACKAGE = {"si_sdr": "torchmetrics", "pesq_nb": "pesq", "pesq_wb": "pesq", "est
 
 # Below -120 dB re full scale, under the step of 16-bit audio, the packages' own constants take over.
 _SILENCE_RMS = 1e-6
-# The ITU-T code that `pesq` wraps has room for 50 utterances and overruns it without a check. Speech that
-# pauses more often than every 0.8 s does not occur; P.862 itself asks for recordings of 8 to 20 s.
+# P.862 itself asks for recordings of 8 to 20 s.
 _PESQ_LONGEST_S = 40.0
 # A process needs about three seconds to start: give it at least that much to do.
 _RECORDINGS_PER_PROCESS = 8
@@ -88,13 +88,15 @@ def pesq(
     estimate: Waveform,
     *,
     sample_rate: int = 16_000,
-    band: Literal["narrow", "wide"] = "narrow",
+    band: Band = "narrow",
 ) -> float:
     """Perceptual evaluation of speech quality, on the listening scale MOS-LQO.
 
     Narrow-band scores follow ITU-T P.862 with the mapping of P.862.1 (1.02 to 4.55), wide-band scores P.862.2 (1.04 to
     4.64); the two differ much and must not be mixed. The range [-0.5, 4.5] that the review names is that of the raw
-    narrow-band score before the mapping: :func:`raw_pesq` undoes it. The package `pesq` computes the value.
+    narrow-band score before the mapping: :func:`raw_pesq` undoes it. The package `pesq` computes the value, in a
+    process of its own that the first call starts: its C code overruns its memory where a recording has 50 utterances or
+    more, which ends a process or gives a wrong score.
 
     Arguments:
         reference: The original, shape (samples,), up to 40 s.
@@ -106,14 +108,18 @@ def pesq(
         The predicted mean opinion score; higher is better.
 
     Raises:
-        UndefinedScoreError: Silence, no utterance found, shorter than a quarter of a second, or longer than 40 s (the
-            ITU code has room for 50 utterances only and writes beyond it).
+        UndefinedScoreError: Silence, no utterance found, shorter than a quarter of a second, longer than 40 s, pauses
+            for 50 utterances or more, or the process was lost.
         ValueError: Signals that cannot be compared, or a sample rate that PESQ does not know.
         ImportError: `pesq` is missing; the message says how to get it.
 
     References:
         Rix, Beerends, Hollier, Hekstra (2001). Perceptual evaluation of speech quality (PESQ). ICASSP.
     """
+    return _pesq(reference, estimate, sample_rate, band, isolated=True)
+
+
+def _pesq(reference: Waveform, estimate: Waveform, sample_rate: int, band: Band, isolated: bool) -> float:
     if band not in ("narrow", "wide"):
         raise ValueError(f"band must be 'narrow' or 'wide', not {band!r}.")
     allowed = (8_000, 16_000) if band == "narrow" else (16_000,)
@@ -124,19 +130,16 @@ def pesq(
         )
     s, s_hat = _comparable(reference, estimate)
     _require("pesq_nb")
-    import pesq as itu
-
     _refuse_silence(s, s_hat)
     if s.size > _PESQ_LONGEST_S * sample_rate:
         raise UndefinedScoreError(
-            f"{s.size / sample_rate:.1f} s are too long for PESQ (at most {_PESQ_LONGEST_S:.0f} s): its code has room "
-            "for 50 utterances. Cut the recording into parts"
+            f"{s.size / sample_rate:.1f} s are too long for PESQ (at most {_PESQ_LONGEST_S:.0f} s). Cut the recording "
+            "into parts"
         )
     try:
-        return float(itu.pesq(sample_rate, s, s_hat, "nb" if band == "narrow" else "wb"))
-    except (itu.NoUtterancesError, itu.BufferTooShortError) as error:
-        found = "finds no utterance" if isinstance(error, itu.NoUtterancesError) else "needs a quarter of a second"
-        raise UndefinedScoreError(f"PESQ {found} in these {s.size / sample_rate:.2f} s") from None
+        return mos_lqo(s, s_hat, sample_rate, band, isolated=isolated)
+    except NoScore as reason:
+        raise UndefinedScoreError(str(reason)) from None
 
 
 def raw_pesq(mos_lqo: float) -> float:
@@ -203,8 +206,8 @@ def estoi(reference: Waveform, estimate: Waveform, *, sample_rate: int = 16_000)
 
 
 def speech_metrics(
-    references: Sequence[Waveform | str | Path],
-    estimates: Sequence[Waveform | str | Path],
+    references: Sequence[Waveform | str | Path] | Batch,
+    estimates: Sequence[Waveform | str | Path] | Batch,
     *,
     sample_rate: int = 16_000,
     metrics: Sequence[str] | None = None,
@@ -221,7 +224,8 @@ def speech_metrics(
     others are scored.
 
     Arguments:
-        references: The originals: arrays of shape (samples,) or audio files.
+        references: The originals: a list of waveforms of shape (samples,) and of audio files, or a batch of shape
+            (recordings, samples). Of waveforms all kinds that :func:`~dvae_lib.waveforms.as_waveform` takes.
         estimates: The resynthesised signals in the same order.
         sample_rate: Of the arrays, in Hz. Files carry their own, and have to agree pairwise.
         metrics: Some of :data:`SPEECH_METRICS`. Default: all whose package is installed, with a warning that names the
@@ -239,9 +243,11 @@ def speech_metrics(
         ValueError: Lists of different lengths, no recordings, or a recording that cannot be compared, by its name.
         ImportError: A measure was asked for whose package is missing.
     """
+    _refuse_one(references, "references")
+    _refuse_one(estimates, "estimates")
     if len(references) != len(estimates):
         raise ValueError(f"There are {len(references)} references but {len(estimates)} estimates.")
-    if not references:
+    if len(references) == 0:
         raise ValueError("There are no recordings to score.")
     if names is None:
         names = [str(e) if isinstance(e, str | Path) else f"recording {i}" for i, e in enumerate(estimates)]
@@ -266,7 +272,9 @@ def speech_metrics(
         raise ValueError(f"num_workers must be 0 or more, not {num_workers}.")
 
     tasks = [
-        _Task(name, _sendable(reference), _sendable(estimate), sample_rate, metrics)
+        _Task(
+            name, _sendable(reference, name, "reference"), _sendable(estimate, name, "estimate"), sample_rate, metrics
+        )
         for name, reference, estimate in zip(names, references, estimates, strict=True)
     ]
     results = _score_all(tasks, num_workers, progress)
@@ -297,15 +305,20 @@ class _Result(NamedTuple):
     reasons: dict[str, str]
 
 
-_FUNCTIONS: dict[str, Callable[[npt.NDArray[Any], npt.NDArray[Any], int], float]] = {
-    "si_sdr": lambda s, s_hat, rate: si_sdr(s, s_hat),
-    "pesq_nb": lambda s, s_hat, rate: pesq(s, s_hat, sample_rate=rate, band="narrow"),
-    "pesq_wb": lambda s, s_hat, rate: pesq(s, s_hat, sample_rate=rate, band="wide"),
-    "estoi": lambda s, s_hat, rate: estoi(s, s_hat, sample_rate=rate),
+_FUNCTIONS: dict[str, Callable[[npt.NDArray[Any], npt.NDArray[Any], int, bool], float]] = {
+    "si_sdr": lambda s, s_hat, rate, isolated: si_sdr(s, s_hat),
+    "pesq_nb": lambda s, s_hat, rate, isolated: _pesq(s, s_hat, rate, "narrow", isolated),
+    "pesq_wb": lambda s, s_hat, rate, isolated: _pesq(s, s_hat, rate, "wide", isolated),
+    "estoi": lambda s, s_hat, rate, isolated: estoi(s, s_hat, sample_rate=rate),
 }
 
 
-def _score(task: _Task) -> _Result:
+def _score_in_worker(task: _Task) -> _Result:
+    """In a process of its own already: what a crash costs is seen to by who started it."""
+    return _score(task, isolated=False)
+
+
+def _score(task: _Task, isolated: bool = True) -> _Result:
     try:
         s, rate = _read(task.reference, task.sample_rate)
         s_hat, rate_hat = _read(task.estimate, task.sample_rate)
@@ -314,7 +327,7 @@ def _score(task: _Task) -> _Result:
         result = _Result({}, {})
         for metric in task.metrics:
             try:
-                result.scores[metric] = _FUNCTIONS[metric](s, s_hat, rate)
+                result.scores[metric] = _FUNCTIONS[metric](s, s_hat, rate, isolated)
             except UndefinedScoreError as undefined:
                 result.scores[metric], result.reasons[metric] = math.nan, str(undefined)
         return result
@@ -327,7 +340,7 @@ def _score_all(tasks: Sequence[_Task], num_workers: int, progress: bool) -> list
         return [_score(task) for task in _bar(tasks, len(tasks), progress)]
     results: list[_Result] = []
     for task, result in zip(
-        tasks, _bar(map_in_processes(_score, tasks, num_workers), len(tasks), progress), strict=True
+        tasks, _bar(map_in_processes(_score_in_worker, tasks, num_workers), len(tasks), progress), strict=True
     ):
         if not isinstance(result, ProcessDied):
             results.append(result)
@@ -346,19 +359,15 @@ def _score_all(tasks: Sequence[_Task], num_workers: int, progress: bool) -> list
     return results
 
 
-def _as_array(waveform: Waveform) -> npt.NDArray[Any]:
-    if isinstance(waveform, Tensor):
-        waveform = waveform.detach().cpu()
-        return (waveform.float() if waveform.dtype == torch.bfloat16 else waveform).numpy()
-    return np.asarray(waveform)
+def _as_array(waveform: Waveform, role: str) -> npt.NDArray[Any]:
+    array: npt.NDArray[Any] = as_waveform(waveform, f"the {role}").detach().cpu().numpy()
+    return array
 
 
 def _comparable(reference: Waveform, estimate: Waveform) -> tuple[Samples, Samples]:
     pair = []
     for role, waveform in (("reference", reference), ("estimate", estimate)):
-        samples = _as_array(waveform)
-        if not np.issubdtype(samples.dtype, np.floating):
-            raise TypeError(f"the {role} holds {samples.dtype}, not floating-point samples; scale it to [-1, 1] first.")
+        samples = _as_array(waveform, role)
         if samples.ndim != 1:
             raise ValueError(f"the {role} must be one channel of shape (samples,), not {samples.shape}.")
         bad = np.flatnonzero(~np.isfinite(samples))
@@ -382,10 +391,7 @@ def _refuse_silence(s: Samples, s_hat: Samples) -> None:
 def _read(source: npt.NDArray[Any] | Path, sample_rate: int) -> tuple[npt.NDArray[Any], int]:
     if not isinstance(source, Path):
         return source, sample_rate
-    try:
-        import soundfile
-    except ImportError:
-        raise ImportError('Reading audio files needs soundfile: pip install "dvae-lib[speech]".') from None
+    soundfile = needed("soundfile", "Reading audio files")
     if not source.is_file():
         raise FileNotFoundError(f"{source} does not exist.")
     try:
@@ -397,18 +403,28 @@ def _read(source: npt.NDArray[Any] | Path, sample_rate: int) -> tuple[npt.NDArra
     return samples[:, 0], int(rate)
 
 
-def _sendable(source: Waveform | str | Path) -> npt.NDArray[Any] | Path:
-    return Path(source) if isinstance(source, str | Path) else _as_array(source)
+def _sendable(source: Waveform | str | Path, name: str, role: str) -> npt.NDArray[Any] | Path:
+    if isinstance(source, str | Path):
+        return Path(source)
+    try:
+        return _as_array(source, role)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from None
+
+
+def _refuse_one(recordings: Any, role: str) -> None:
+    """A single file would be taken for a list of letters, and a single waveform for one of numbers."""
+    one = isinstance(recordings, str | Path)
+    if one or getattr(recordings, "ndim", 2) < 2:
+        raise TypeError(
+            f"{role} must be a list of recordings, or a batch of shape (recordings, samples); got "
+            + (f"the one file {str(recordings)!r}" if one else f"one array of shape {tuple(recordings.shape)}")
+            + ". Put it into a list."
+        )
 
 
 def _require(metric: str) -> None:
-    package = _PACKAGE[metric]
-    if find_spec(package) is None:
-        compiler = " It is compiled while it installs and needs a C compiler (Debian and Ubuntu: apt install gcc)."
-        raise ImportError(
-            f'{METRICS[metric].label} needs the package {package}: pip install "dvae-lib[speech]".'
-            + (compiler if package == "pesq" else "")
-        )
+    require(_PACKAGE[metric], METRICS[metric].label)
 
 
 def _installed() -> tuple[str, ...]:
