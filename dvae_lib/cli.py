@@ -3,7 +3,6 @@
 import importlib.metadata
 import importlib.util
 import inspect
-import io
 import json
 import logging
 import os
@@ -11,7 +10,8 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from enum import Enum
 from functools import partial
@@ -671,7 +671,6 @@ def _print_scores(scores: ScoreTable, title: str) -> None:
 # --- enhance ------------------------------------------------------------------------------------------------------
 
 SPEECH_MODEL = "rvae-noncausal-librispeech-batch32"
-SOUND_FILES = {".wav": "WAV", ".flac": "FLAC"}
 
 
 class EnhancementMethod(str, Enum):
@@ -696,13 +695,19 @@ def enhance(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Allow to write over the recording.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
     accelerator: Annotated[Accelerator, typer.Option(help="Where to compute.")] = Accelerator.auto,
+    piece_seconds: Annotated[
+        float, typer.Option("--piece", min=4, help="Seconds of a piece, of which a longer recording is made.")
+    ] = 30.0,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
     """Take the noise off a recording of speech.
 
     A model of clean speech stays as it is; the noise is learned from the recording. The result has the recording's
-    sample rate, length and level, in 16 bits (24 in FLAC); above half the model's sample rate there is nothing left. A
-    file of that name is replaced.
+    sample rate, length, channels and level, in 16 bits (24 in FLAC); above half the model's sample rate there is
+    nothing left. A file of that name is replaced.
+
+    A long recording is worked on in pieces, in memory that does not grow with it. It takes time: with the default
+    model and iterations about half as long as the recording on one free core. Ctrl-C leaves what was there.
 
     [bold]Examples[/]
 
@@ -710,40 +715,66 @@ def enhance(
 
     dvae enhance noisy.wav -o clean.flac --model runs/vae --method vem --iterations 100
     """
-    from dvae_lib.checkpoints import write_atomically
-    from dvae_lib.data.audio import AudioError
-    from dvae_lib.enhancement import check_speech_model
-    from dvae_lib.enhancement import enhance as enhance_waveform
+    from dvae_lib.enhancement import check_speech_model, enhance_file
+    from dvae_lib.extras import require
     from dvae_lib.training import training_fabric
 
+    require("soundfile", "Reading and writing sound files")
     _check_sound_file(recording, output, overwrite)
     network = DVAE.from_pretrained(model)
     check_speech_model(network)
-    waveform, rate = _read_at_own_rate(recording)
     network.to(training_fabric(accelerator=accelerator.value).device)
     generator = torch.Generator(next(network.parameters()).device).manual_seed(seed)
     given = {"num_iterations": iterations, "rank": rank}
     started = time.perf_counter()
-    try:
-        result = enhance_waveform(
+    with _enhancement_progress(quiet) as progress:
+        done = enhance_file(
             network,
-            waveform,
-            rate,
+            recording,
+            output,
             method=method.value,
+            piece_seconds=piece_seconds,
             generator=generator,
-            progress=not quiet and err.is_terminal,
+            progress=progress,
             **{name: value for name, value in given.items() if value is not None},
         )
-    except AudioError as error:
-        raise AudioError(f"{recording}: {error}") from None
-    write_atomically(output, _encoded(result.waveform, rate, SOUND_FILES[output.suffix.lower()]))
+    if done.peak > 1:
+        note = f"its largest sample is {done.peak:.3g}; what exceeds 1 in the result is cut off, so scale it first"
+    else:
+        note = f"{done.clipped:.2%} of the samples are clipped, which sounds like noise and stays"
+    if done.peak > 1 or done.clipped:
+        err.print(f"{recording}: {note}.", soft_wrap=True, highlight=False, markup=False)
     if not quiet:
-        seconds = f"{len(waveform) / rate:.1f} s of sound in {time.perf_counter() - started:.1f} s"
+        seconds = f"{done.seconds:.1f} s of sound in {time.perf_counter() - started:.1f} s"
         out.print(f"Written: {output} ({seconds})", soft_wrap=True, highlight=False, markup=False)
+
+
+@contextmanager
+def _enhancement_progress(quiet: bool) -> Iterator[Callable[[int, int], object]]:
+    """A bar with the remaining time; where there is no terminal, a line each minute."""
+    from tqdm.auto import tqdm
+
+    told = time.monotonic()
+    with tqdm(desc="Enhancing", disable=quiet or not err.is_terminal, leave=False) as bar:
+
+        def tell(done: int, total: int) -> None:
+            nonlocal told
+            bar.total = total
+            bar.update(done - bar.n)
+            if quiet or err.is_terminal or time.monotonic() < told + 60:
+                return
+            told = time.monotonic()
+            remaining = (told - started) * (total - done) / done
+            err.print(f"Enhancing: {done / total:.0%}, about {remaining / 60:.0f} min left", highlight=False)
+
+        started = told
+        yield tell
 
 
 def _check_sound_file(recording: Path, output: Path, overwrite: bool) -> None:
     """Find out before the work is done whether its result can be written."""
+    from dvae_lib.enhancement.files import SOUND_FILES
+
     if output.suffix.lower() not in SOUND_FILES:
         raise typer.BadParameter("the file must end in .wav or .flac.", param_hint="--output")
     if not output.parent.is_dir():
@@ -752,43 +783,6 @@ def _check_sound_file(recording: Path, output: Path, overwrite: bool) -> None:
         raise PermissionError(f"{output} cannot be written; choose another --output.")
     if output.exists() and recording.exists() and output.samefile(recording) and not overwrite:
         raise ValueError(f"{output} is the recording itself; choose another --output, or allow it with --overwrite.")
-
-
-def _read_at_own_rate(recording: Path) -> tuple[torch.Tensor, int]:
-    """The recording as one channel, and its sample rate; what was or seems wrong with it is said."""
-    import soundfile
-
-    from dvae_lib.data.audio import read_audio
-
-    try:
-        rate: int = soundfile.info(recording).samplerate
-    except (soundfile.LibsndfileError, TypeError):  # TypeError: raw samples, without a header
-        rate = 16_000  # raw G.722; of anything else that cannot be read, `read_audio` says what is wrong
-    audio = read_audio(recording, rate)
-    notes = list(audio.changes)
-    if (peak := audio.waveform.abs().max().item()) > 1:
-        notes.append(f"its largest sample is {peak:.3g}; what exceeds 1 in the result is cut off, so scale it first")
-    elif clipped := _clipped_share(audio.waveform):
-        notes.append(f"{clipped:.2%} of the samples are clipped, which sounds like noise and stays")
-    for note in notes:
-        err.print(f"{recording}: {note}.", soft_wrap=True, highlight=False, markup=False)
-    return audio.waveform, rate
-
-
-def _clipped_share(waveform: torch.Tensor) -> float:
-    """The share of samples at full scale that have a neighbour there: a single one may just be the peak."""
-    full = waveform.abs() >= 1 - 2**-15
-    beside = torch.nn.functional.pad(full[1:] & full[:-1], (1, 1))
-    return (beside[1:] | beside[:-1]).float().mean().item()
-
-
-def _encoded(waveform: torch.Tensor, rate: int, kind: str) -> bytes:
-    """A sound file: WAV of 16 bits, which is what every player reads, or FLAC of 24."""
-    import soundfile
-
-    buffer = io.BytesIO()
-    soundfile.write(buffer, waveform.numpy(), rate, format=kind, subtype="PCM_16" if kind == "WAV" else "PCM_24")
-    return buffer.getvalue()
 
 
 # --- benchmark ----------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -346,16 +347,16 @@ def test_options_and_seed_of_enhancement_arrive(speech_model, monkeypatch):
     asked = {}
     import dvae_lib.enhancement
 
-    def listen(model, waveform, rate, **options):
-        asked.update(options, rate=rate)
-        return original(model, waveform, rate, **options)
+    def listen(model, recording, output, **options):
+        asked.update(options)
+        return original(model, recording, output, **options)
 
-    original = dvae_lib.enhancement.enhance
-    monkeypatch.setattr(dvae_lib.enhancement, "enhance", listen)
+    original = dvae_lib.enhancement.enhance_file
+    monkeypatch.setattr(dvae_lib.enhancement, "enhance_file", listen)
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        options = ("--method", "vem", "--rank", 3, "--seed", seed, "--quiet")
+        options = ("--method", "vem", "--rank", 3, "--seed", seed, "--piece", 12, "--quiet")
         assert enhanced("in.wav", "-o", f"{name}.wav", "--model", speech_model, *options) == ""
-    assert (asked["method"], asked["rank"], asked["num_iterations"], asked["rate"]) == ("vem", 3, 2, RATE)
+    assert (asked["method"], asked["rank"], asked["num_iterations"], asked["piece_seconds"]) == ("vem", 3, 2, 12)
     files = [Path(f"{name}.wav").read_bytes() for name in "abc"]
     assert files[0] == files[1] != files[2]
 
@@ -371,8 +372,8 @@ def test_a_run_in_progress_lends_its_best_model(speech_model):
 def test_what_is_odd_about_a_recording_is_said_and_it_goes_on(speech_model):
     soundfile.write("stereo.wav", noisy(channels=2), RATE)
     printed = enhanced("stereo.wav", "-o", "out.wav", "--model", speech_model)
-    assert "stereo.wav: 2 channels averaged to one." in printed
-    assert soundfile.read("out.wav")[0].shape == (RATE // 2,)
+    assert "averaged" not in printed
+    assert soundfile.read("out.wav")[0].shape == (RATE // 2, 2)
     loud = np.clip(20 * noisy(), -1, 1)
     soundfile.write("loud.wav", loud, RATE)
     share = float(re.search(r"loud.wav: ([\d.]+)% of the samples are clipped", enhanced(
@@ -382,6 +383,40 @@ def test_what_is_odd_about_a_recording_is_said_and_it_goes_on(speech_model):
     peak = noisy() / np.abs(noisy()).max()  # one sample at full scale is none
     soundfile.write("peak.wav", peak, RATE, subtype="FLOAT")
     assert "clipped" not in enhanced("peak.wav", "-o", "out.wav", "--model", speech_model)
+
+
+def test_a_long_recording_is_enhanced_in_pieces(speech_model, monkeypatch):
+    soundfile.write("in.wav", noisy(9.0), RATE)
+    clock = iter(range(0, 10_000, 40))
+    monkeypatch.setattr("dvae_lib.cli.time.monotonic", lambda: float(next(clock)))
+    printed = enhanced("in.wav", "-o", "pieces.wav", "--model", speech_model, "--piece", 4)
+    assert re.search(r"Enhancing: 33%, about \d+ min left", printed)  # no terminal here: a line each minute
+    assert "Enhancing" not in enhanced("in.wav", "-o", "whole.wav", "--model", speech_model, "--quiet")
+    pieces, whole = (soundfile.read(f"{name}.wav")[0] for name in ("pieces", "whole"))
+    assert pieces.shape == whole.shape
+    assert np.abs(pieces - whole).max() < 0.05 * np.abs(whole).max()
+    assert (pieces != whole).any()
+
+
+def test_an_interrupt_leaves_what_was_there(speech_model, monkeypatch):
+    soundfile.write("in.wav", noisy(9.0), RATE)
+    Path("out.wav").write_bytes(b"old")
+    before = set(Path().iterdir())
+
+    def interrupted(self, i, gain):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dvae_lib.enhancement.recordings.Mixture.estimate", interrupted)
+    enhanced("in.wav", "-o", "out.wav", "--model", speech_model, "--piece", 4, code=130)
+    assert Path("out.wav").read_bytes() == b"old"
+    assert set(Path().iterdir()) == before
+
+
+def test_without_a_package_for_sound_the_extra_is_named_before_all_else(monkeypatch):
+    monkeypatch.setattr("dvae_lib.extras.find_spec", lambda name: None if name == "soundfile" else find_spec(name))
+    printed = enhanced("nowhere.wav", "-o", "out.wav", "--model", "nowhere", code=1)
+    assert "needs the package soundfile" in printed
+    assert "dvae-lib[speech]" in printed
 
 
 def test_the_recording_is_written_over_only_on_demand(speech_model):

@@ -1,8 +1,10 @@
 """Speech enhancement by a DVAE of clean speech and a noise model learned from each recording, and simpler methods."""
 
+from dvae_lib.enhancement.files import EnhancedFile, enhance_file
 from dvae_lib.enhancement.nmf import NMF, factorise
 from dvae_lib.enhancement.noises import babble, bursts, coloured_noise, mix, pink_noise, speech_shaped_noise
-from dvae_lib.enhancement.vem import Enhanced, check_speech_model, enhance, inference_parameters
+from dvae_lib.enhancement.recordings import Enhanced, enhance
+from dvae_lib.enhancement.vem import check_speech_model, inference_parameters
 from dvae_lib.enhancement.wiener import (
     Filtered,
     classical_wiener,
@@ -15,6 +17,7 @@ from dvae_lib.enhancement.wiener import (
 __all__ = [
     "NMF",
     "Enhanced",
+    "EnhancedFile",
     "Filtered",
     "babble",
     "bursts",
@@ -23,6 +26,7 @@ __all__ = [
     "coloured_noise",
     "decision_directed_gain",
     "enhance",
+    "enhance_file",
     "factorise",
     "inference_parameters",
     "mix",

@@ -16,34 +16,35 @@ trained on clean speech; it stays as it is. The noise is learned from the record
 
 import copy
 import inspect
-import math
-from dataclasses import replace
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
-from tqdm.auto import tqdm
 
-from dvae_lib.data.audio import AudioError
 from dvae_lib.data.speech import SpeechFrontEnd
-from dvae_lib.denormals import flush_denormals
-from dvae_lib.enhancement.nmf import FLOOR, factors_variance, random_factors, update_factors, update_gains
-from dvae_lib.enhancement.wiener import decision_directed_gain, track_noise, wiener_gain
+from dvae_lib.enhancement.nmf import (
+    FLOOR,
+    dictionary_sums,
+    factors_variance,
+    update_activations,
+    update_dictionary,
+    update_gains,
+)
 from dvae_lib.evaluation import front_end_of
 from dvae_lib.models.base import DVAE
 from dvae_lib.objectives import variational_lower_bound
 
 __all__ = [
     "Drawn",
-    "Enhanced",
     "Levels",
     "Method",
     "PointEstimate",
     "Posterior",
     "TunedPosterior",
     "check_speech_model",
-    "enhance",
+    "differentiable_copy",
     "expectation_maximisation_step",
     "expected_log_likelihood",
     "inference_parameters",
@@ -51,45 +52,6 @@ __all__ = [
 
 Method = Literal["peem", "vem"]
 """How the latents' posterior is approximated: `PointEstimate` or `TunedPosterior`."""
-
-# Chosen on the validation speakers of LibriSpeech.
-NUM_ITERATIONS = 50
-LEARNING_RATES: dict[Method, float] = {"peem": 0.02, "vem": 0.001}
-
-FINAL_SAMPLES = 10
-"""Samples of the latents that the posterior mean of the speech is averaged over."""
-
-QUIET = 0.1
-"""In each bin, the quietest frames, of which the noise's first level is the mean: their share of all frames."""
-
-
-class Enhanced(NamedTuple):
-    r"""An enhanced recording.
-
-    Attributes:
-        waveform: The estimate of the speech as it is in the mixture, :math:`\sqrt{g_t} s_{ft}`: as long as the
-            recording, at its sample rate and level.
-        sample_rate: Of the waveform, in Hz.
-        gain: What each coefficient of the noisy spectrogram was multiplied by, between 0 and 1: the posterior mean of
-            :math:`g_t v_{s,ft} / v_{x,ft}`.
-        speech: The posterior mean of the speech variances :math:`g_t v_{s,ft}`, for the recording scaled as the model
-            wants it.
-        W: The dictionary of the noise.
-        H: Its activations.
-        g: The gains of the speech model.
-        objective: The objective before each iteration, in nats over the whole recording. For "vem" it is a lower bound
-            of :math:`\log p(|\mathbf{x}|^2)`, estimated by sampling; for "peem"
-            :math:`\log p(|\mathbf{x}|^2, \mathbf{z})`.
-    """
-
-    waveform: Float[Tensor, " samples"]
-    sample_rate: int
-    gain: Float[Tensor, "frames bins"]
-    speech: Float[Tensor, "frames bins"]
-    W: Float[Tensor, "bins rank"]
-    H: Float[Tensor, "rank frames"]
-    g: Float[Tensor, " frames"]
-    objective: tuple[float, ...]
 
 
 class Levels(NamedTuple):
@@ -130,9 +92,11 @@ class PointEstimate:
     """
 
     def __init__(self, model: DVAE, x: Float[Tensor, "frames bins"]) -> None:
-        self.model, self.x = model.requires_grad_(False), x[None]
+        self.model = model.requires_grad_(False)
         with torch.no_grad():
-            start = model.inference(self.x, draw="mean")
+            start = model.inference(x[None], draw="mean")
+        # Generation without a predictive link looks at the shape only: one frame for all takes no memory.
+        self.x = x[None, :1].clone().expand(1, *x.shape)
         self.latents = {name: latent.sample.clone().requires_grad_() for name, latent in start.items()}
         self.parameters = list(self.latents.values())
 
@@ -151,11 +115,12 @@ class TunedPosterior:
 
     Arguments:
         model: A speech model; see `check_speech_model`. It is changed: pass a copy.
-        x: What the inference model reads.
+        x: What the inference model reads; or what computes it anew for each draw, of a recording that is too long for
+            all its pieces to be held.
     """
 
-    def __init__(self, model: DVAE, x: Float[Tensor, "frames bins"]) -> None:
-        self.model, self.x = model, x[None]
+    def __init__(self, model: DVAE, x: Float[Tensor, "frames bins"] | Callable[[], Tensor]) -> None:
+        self.model, self.x = model, x
         tuned = inference_parameters(model)
         model.requires_grad_(False)
         for parameter in tuned.values():
@@ -164,7 +129,7 @@ class TunedPosterior:
 
     def draw(self, num_samples: int, generator: Generator | None = None) -> Drawn:
         """Speech variances at samples of the posterior, and the KL divergence from the prior, in nats."""
-        x = self.x.expand(num_samples, -1, -1)
+        x = (self.x() if callable(self.x) else self.x).expand(num_samples, -1, -1)
         output = self.model(x, generator=generator)
         kl = variational_lower_bound(output, x).total_kl.mean()
         return Drawn(output.observation.mean.clamp_min(FLOOR), kl)
@@ -174,142 +139,56 @@ Posterior = PointEstimate | TunedPosterior
 """What stands for the latents' posterior given the noisy recording: `parameters`, for Adam to adjust, and `draw`."""
 
 
-@flush_denormals()  # gradients through a recurrent decoder are full of them
-def enhance(
-    model: DVAE,
-    waveform: Float[Tensor, " samples"],
-    sample_rate: int | None = None,
-    *,
-    method: Method = "peem",
-    num_iterations: int = NUM_ITERATIONS,
-    rank: int = 2,
-    learning_rate: float | None = None,
-    num_samples: int = 1,
-    generator: Generator | None = None,
-    progress: bool = False,
-) -> Enhanced:
-    r"""Estimate the speech in a noisy recording.
-
-    An iteration is a step of Adam on the posterior of the latents, then one multiplicative update each of
-    :math:`\mathbf{g}`, :math:`\mathbf{H}` and :math:`\mathbf{W}`, at the latents that the step began with. Each
-    by itself raises (a gradient step if it is small enough)
-
-    .. math::
-        \mathbb{E}_{q}\Big[ \sum_{f,t} - \log v_{x,ft} - \frac{|x_{ft}|^2}{v_{x,ft}} \Big]
-        - D_\mathrm{KL}\big(q(\mathbf{z} | \mathbf{x}) \,\|\, p(\mathbf{z})\big)
-
-    or, for "peem", :math:`\log p(|\mathbf{x}|^2, \mathbf{z})`, the same with the latents at a point. The estimate is
-    the posterior mean :math:`\mathbb{E}_{q}[g_t v_{s,ft} / v_{x,ft}] \, x_{ft}`, back in the time domain.
-
-    The inference model reads the recording after a classical Wiener filter. (In the paper it reads the noisy recording
-    itself. Neither is the clean speech that it was trained on; on the validation speakers the filtered one is the
-    better start, above all in stationary noise.) The likelihood is that of the recording as it is.
-
-    Arguments:
-        model: A DVAE of clean speech, on any device; it is not changed. See `check_speech_model`.
-        waveform: The noisy recording, one channel, on the CPU; a window long at least.
-        sample_rate: Of the waveform, in Hz; by default that of the model. Another one is resampled, the estimate back:
-            what lies above half the model's rate is lost.
-        method: "peem", a point estimate of the latents, or "vem", the inference network fine-tuned.
-        num_iterations: More iterations raise the objective further, and soon no longer improve the speech.
-        rank: Number K of spectra that describe the noise. Few are better unless the noise is very different from
-            speech, which many describe as well.
-        learning_rate: Of Adam; by default 0.02 for "peem" and 0.001 for "vem".
-        num_samples: Number R of samples of the latents in an iteration of "vem". "peem" has but one point.
-        generator: Source of randomness, on the model's device.
-        progress: Show a progress bar with the remaining time.
-
-    Returns:
-        The estimate and all that was learned.
-
-    Raises:
-        ValueError: A model that is no model of clean speech, or a waveform that cannot be enhanced.
-        FloatingPointError: The objective became NaN or infinite.
-        ImportError: Another sample rate, and the package `soxr` is missing.
-
-    Example:
-        >>> from dvae_lib.models import VAE
-        >>> noisy = torch.randn(4000, generator=torch.Generator().manual_seed(0))
-        >>> enhance(VAE(513, 4, observation="gamma"), noisy, num_iterations=2).waveform.shape
-        torch.Size([4000])
-    """
-    front_end = check_speech_model(model)
-    if method not in get_args(Method):
-        raise ValueError(f"method must be one of {', '.join(get_args(Method))}; got {method!r}")
-    learning_rate = LEARNING_RATES[method] if learning_rate is None else learning_rate
-    if num_iterations < 1 or num_samples < 1:
-        raise ValueError(f"num_iterations and num_samples must be at least 1; got {num_iterations} and {num_samples}")
-    if not 0 < learning_rate < math.inf:
-        raise ValueError(f"learning_rate must be positive and finite; got {learning_rate}")
-    model_rate = front_end.settings.sample_rate
-    sample_rate = model_rate if sample_rate is None else sample_rate
-    noisy, scale = _prepared(waveform, sample_rate, front_end)
-
-    like = next(model.parameters())
-    spectrum = front_end.spectrum(noisy.to(like))
-    power = spectrum.abs().square().clamp_min(max(front_end.settings.power_floor, FLOOR))
-    model = _differentiable_copy(model)
-    # The inference model was trained on clean speech, so that it reads what looks more like it.
-    seen = decision_directed_gain(power, track_noise(power)).square() * power
-    seen = seen.clamp_min(front_end.settings.power_floor)
-    posterior: Posterior = PointEstimate(model, seen) if method == "peem" else TunedPosterior(model, seen)
-    optimizer = torch.optim.Adam(posterior.parameters, lr=learning_rate)
-    W, H = random_factors(power, _quiet_level(power), rank, generator)
-    levels = Levels(W, H, power.new_ones(power.shape[0]))
-    objective = []
-    for iteration in tqdm(range(num_iterations), "Enhancing", disable=not progress, leave=False):
-        value, levels = expectation_maximisation_step(posterior, optimizer, power, levels, num_samples, generator)
-        if not math.isfinite(value):
-            raise FloatingPointError(
-                f"The objective is {value} in iteration {iteration + 1}: take a smaller learning_rate than "
-                f"{learning_rate:g}."
-            )
-        objective.append(value)
-    gain, speech = torch.zeros_like(power), torch.zeros_like(power)
-    count = 1 if method == "peem" else FINAL_SAMPLES
-    with torch.no_grad():
-        for _ in range(count):  # one by one: of a long recording a sample is large
-            sample = levels.g[:, None] * posterior.draw(1, generator).speech[0]
-            speech += sample / count
-            gain += wiener_gain(sample, levels.noise) / count
-    if not bool(torch.isfinite(gain).all()):
-        raise FloatingPointError(f"The last iteration diverged: take a smaller learning_rate than {learning_rate:g}.")
-    estimate = front_end.from_spectrum(gain * spectrum, len(noisy)).to("cpu", waveform.dtype)
-    restored = _resampled(scale * estimate, model_rate, sample_rate, waveform.shape[0])
-    return Enhanced(restored, sample_rate, gain, speech, *levels, tuple(objective))
-
-
 @torch.enable_grad()  # also where the caller wants no gradients
 def expectation_maximisation_step(
-    posterior: Posterior,
+    posteriors: Sequence[Posterior],
     optimizer: torch.optim.Optimizer,
-    power: Float[Tensor, "frames bins"],
-    levels: Levels,
+    powers: Iterable[Float[Tensor, "_ bins"]],
+    levels: Sequence[Levels],
     num_samples: int = 1,
     generator: Generator | None = None,
-) -> tuple[float, Levels]:
+    *,
+    weights: Sequence[Float[Tensor, " _"]] | None = None,
+    after_piece: Callable[[], object] = lambda: None,
+) -> tuple[float, list[Levels]]:
     """One iteration: the gradient step on the posterior, and the multiplicative updates, at the same samples.
 
+    A long recording is gone through in pieces, one after the other in memory. Each has its latents, gains and
+    activations; one dictionary of the noise is updated by the sums over all of them, and one gradient step is taken.
+
     Arguments:
-        posterior: That of the latents; it is changed.
-        optimizer: Of the posterior's parameters.
-        power: The noisy powers.
-        levels: Noise and gains so far.
+        posteriors: That of the latents of each piece; they are changed. Of a recording in one piece, one.
+        optimizer: Of the posteriors' parameters.
+        powers: The noisy powers of each piece.
+        levels: Noise and gains of each piece so far; the dictionary is the same in all.
         num_samples: Number R of samples of the latents.
         generator: Source of randomness.
+        weights: How much the frames of each piece count in the sums over frames; those of frames that two pieces have
+            in common add up to one. By default all are one.
+        after_piece: Called after each piece.
 
     Returns:
         The objective before the iteration, in nats, and the new noise and gains.
     """
-    speech, cost = posterior.draw(num_samples, generator)
-    value = expected_log_likelihood(power, levels.g[:, None] * speech + levels.noise) - cost
     optimizer.zero_grad()
-    (-value).backward()
+    W, value, sums, updated = levels[0].W, 0.0, None, []
+    for i, (posterior, power, (_, H, g)) in enumerate(zip(posteriors, powers, levels, strict=True)):
+        speech, cost = posterior.draw(num_samples, generator)
+        objective = expected_log_likelihood(power, g[:, None] * speech + factors_variance(W, H)) - cost
+        (-objective).backward()
+        value += objective.item()
+        speech = speech.detach()
+        g = update_gains(power, g, speech, factors_variance(W, H))
+        others = g[:, None] * speech
+        H = update_activations(power, W, H, others)
+        piece = dictionary_sums(power, W, H, others, None if weights is None else weights[i])
+        sums = piece if sums is None else (sums[0] + piece[0], sums[1] + piece[1])
+        updated.append((H, g))
+        after_piece()
     optimizer.step()
-    speech = speech.detach()
-    g = update_gains(power, levels.g, speech, levels.noise)
-    W, H = update_factors(power, levels.W, levels.H, g[:, None] * speech)
-    return value.item(), Levels(W, H, g)
+    assert sums is not None
+    W, total = update_dictionary(W, *sums)
+    return value, [Levels(W, H * total[:, None], g) for H, g in updated]
 
 
 def expected_log_likelihood(
@@ -357,7 +236,7 @@ def inference_parameters(model: DVAE) -> dict[str, nn.Parameter]:
     Arguments:
         model: Any model.
     """
-    model, given = _differentiable_copy(model), dict(model.named_parameters())
+    model, given = differentiable_copy(model), dict(model.named_parameters())
     like = next(model.parameters())
     x, u = like.new_ones(1, 3, model.x_dim), like.new_ones(1, 3, model.u_dim) if model.u_dim else None
     with torch.no_grad():
@@ -369,47 +248,6 @@ def inference_parameters(model: DVAE) -> dict[str, nn.Parameter]:
     return {name: given[name] for name, gradient in zip(given, gradients, strict=True) if gradient is None}
 
 
-def _differentiable_copy(model: DVAE) -> DVAE:
+def differentiable_copy(model: DVAE) -> DVAE:
     """A copy of which every parameter has a gradient, in the mode in which a GPU's recurrent layers have one."""
     return copy.deepcopy(model).train().requires_grad_(True)
-
-
-def _quiet_level(power: Float[Tensor, "frames bins"]) -> Float[Tensor, " bins"]:
-    """For each bin, the mean power of its quietest frames: a first guess of the noise."""
-    return power.sort(0).values[: max(1, round(QUIET * power.shape[0]))].mean(0)
-
-
-def _prepared(waveform: Tensor, sample_rate: int, front_end: SpeechFrontEnd) -> tuple[Tensor, float]:
-    """The recording at the model's rate and, as in training, with a peak of 1; and what undoes the scale."""
-    settings = front_end.settings
-    if sample_rate < 1:
-        raise ValueError(f"sample_rate must be positive; got {sample_rate}")
-    if not waveform.is_floating_point():
-        raise TypeError(f"waveform holds {waveform.dtype}, not floating-point samples; scale it to [-1, 1] first")
-    waveform = waveform.detach()
-    if waveform.ndim != 1:
-        raise ValueError(f"waveform must be one channel of shape (samples,); got {tuple(waveform.shape)}")
-    bad = (~torch.isfinite(waveform)).nonzero()
-    if len(bad):
-        raise AudioError(f"The waveform holds {len(bad)} NaN or infinite samples, the first at {int(bad[0])}.")
-    resampled = _resampled(waveform, sample_rate, settings.sample_rate)
-    if len(resampled) < settings.window_length:
-        raise AudioError(
-            f"The waveform lasts {1000 * len(resampled) / settings.sample_rate:.0f} ms, less than one window of "
-            f"{1000 * settings.window_length / settings.sample_rate:.0f} ms: nothing can be estimated from it."
-        )
-    prepared = SpeechFrontEnd(replace(settings, trim_db=None)).prepare(resampled)
-    return prepared, float(resampled.abs().max() / prepared.abs().max())
-
-
-def _resampled(waveform: Tensor, rate: int, wanted: int, num_samples: int | None = None) -> Tensor:
-    """The waveform at another rate; with `num_samples`, cut or filled up with zeros to that length."""
-    if rate != wanted:
-        try:
-            import soxr
-        except ImportError as error:
-            raise ImportError('Resampling needs the package soxr: pip install "dvae-lib[speech]"') from error
-        waveform = torch.from_numpy(soxr.resample(waveform.numpy(), rate, wanted, quality="VHQ"))
-    if num_samples is None or num_samples == len(waveform):
-        return waveform
-    return nn.functional.pad(waveform, (0, num_samples - len(waveform)))
