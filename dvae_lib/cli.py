@@ -754,20 +754,22 @@ def _enhancement_progress(quiet: bool) -> Iterator[Callable[[int, int], object]]
     """A bar with the remaining time; where there is no terminal, a line each minute."""
     from tqdm.auto import tqdm
 
+    first: tuple[float, int] | None = None  # when the work had begun, and how much was done by then
     told = time.monotonic()
     with tqdm(desc="Enhancing", disable=quiet or not err.is_terminal, leave=False) as bar:
 
         def tell(done: int, total: int) -> None:
-            nonlocal told
+            nonlocal first, told
             bar.total = total
             bar.update(done - bar.n)
-            if quiet or err.is_terminal or time.monotonic() < told + 60:
-                return
-            told = time.monotonic()
-            remaining = (told - started) * (total - done) / done
-            err.print(f"Enhancing: {done / total:.0%}, about {remaining / 60:.0f} min left", highlight=False)
+            now = time.monotonic()
+            if first is None:
+                first = now, done
+            elif not quiet and not err.is_terminal and now >= told + 60:
+                told = now
+                remaining = (now - first[0]) * (total - done) / (done - first[1])
+                err.print(f"Enhancing: {done / total:.0%}, about {remaining / 60:.0f} min left", highlight=False)
 
-        started = told
         yield tell
 
 

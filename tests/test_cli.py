@@ -390,7 +390,7 @@ def test_a_long_recording_is_enhanced_in_pieces(speech_model, monkeypatch):
     clock = iter(range(0, 10_000, 40))
     monkeypatch.setattr("dvae_lib.cli.time.monotonic", lambda: float(next(clock)))
     printed = enhanced("in.wav", "-o", "pieces.wav", "--model", speech_model, "--piece", 4)
-    assert re.search(r"Enhancing: 33%, about \d+ min left", printed)  # no terminal here: a line each minute
+    assert re.search(r"Enhancing: \d+%, about \d+ min left", printed)  # no terminal here: a line each minute
     assert "Enhancing" not in enhanced("in.wav", "-o", "whole.wav", "--model", speech_model, "--quiet")
     pieces, whole = (soundfile.read(f"{name}.wav")[0] for name in ("pieces", "whole"))
     assert pieces.shape == whole.shape
