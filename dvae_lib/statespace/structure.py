@@ -70,6 +70,8 @@ class BestInference(NamedTuple):
 def gaussian_path(ssm: LinearGaussianSSM, num_steps: int) -> GaussianPath:
     """The posterior over all states of a model without batch dimensions, and the covariance of its own data.
 
+    Gradients flow from the result to the parameters of the model.
+
     Example:
         >>> one = torch.ones(1, 1).double()
         >>> level = LinearGaussianSSM(one, one, one, one, mu_1=torch.zeros(1).double(), Lambda_1=one)
@@ -86,12 +88,11 @@ def gaussian_path(ssm: LinearGaussianSSM, num_steps: int) -> GaussianPath:
     )
     emission, noise = torch.block_diag(*C), torch.block_diag(*Sigma)
     path = torch.block_diag(ssm.Lambda_1.double(), *Lambda[1:])
-    # z = (I - shifted A)^-1 noise, solved frame by frame
     size = ssm.z_dim
-    response = torch.eye(num_steps * size).double()
-    for t in range(1, num_steps):
-        now, before = slice(t * size, (t + 1) * size), slice((t - 1) * size, t * size)
-        response[now] = response[now] + A[t] @ response[before]
+    before = torch.zeros(size, size).double()
+    if num_steps > 1:  # z = before z + noise
+        before = torch.nn.functional.pad(torch.block_diag(*A[1:]), (0, size, size, 0))
+    response = torch.linalg.inv(torch.eye(num_steps * size).double() - before)
     covariance = response @ path @ response.mT
     data = emission @ covariance @ emission.mT + noise
     gain = torch.linalg.solve(data, emission @ covariance).mT

@@ -65,7 +65,7 @@ def test_learned_smoother_comes_near_the_truth(judge):
 def test_inference_without_the_past_state_costs_what_it_must(judge):
     """Less than its price at the true parameters, because the model bends to its inference; more than nothing."""
     total, model = gaps(judge, "local")
-    price = 0.2739  # Eq. (5.g) of the book
+    price = 0.2739  # Table 5.b of the book: Eq. (4.h) at the true parameters
     assert 0.06 < total < price
     assert model > 0.03
     assert math.isfinite(model)

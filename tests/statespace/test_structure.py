@@ -116,3 +116,15 @@ def test_what_cannot_be_answered_is_refused():
         gaussian_path(level(), 0)
     with pytest.raises(ValueError, match="draws v"):
         visible(DependencySpec("v ~ \n x_t ~ v", "v ~ x_{1:T}"), 3)
+
+
+def test_one_frame_and_gradients():
+    assert structure_cost(level(), spec("z_{t-1}, x_{t:T}"), 1).total == pytest.approx(0, abs=1e-12)
+    wander = torch.ones(1, 1).double().requires_grad_()
+    ssm = level().replace(Lambda=wander)
+    gaussian_path(ssm, 3).precision.logdet().backward()
+    # Omega is tridiagonal with 1 / Lambda_1, then 1 / Lambda, and the derivative is that of the inverse covariance
+    path = gaussian_path(ssm.map(torch.Tensor.detach), 3)
+    nearby = gaussian_path(level().replace(Lambda=wander.detach() + 1e-6), 3)
+    slope = (nearby.precision.logdet() - path.precision.logdet()) / 1e-6
+    assert wander.grad.item() == pytest.approx(slope.item(), rel=1e-4)
