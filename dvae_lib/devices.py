@@ -8,7 +8,16 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.distributions import Distribution
 
-__all__ = ["Device", "accelerator", "brought_back", "chosen_device", "computed_on", "generator_on", "moved"]
+__all__ = [
+    "Device",
+    "accelerator",
+    "brought_back",
+    "chosen_device",
+    "computed_on",
+    "generator_on",
+    "moved",
+    "on_the_host",
+]
 
 Device = torch.device | str | None
 """Where something heavy is computed: a device, "auto" for the machine's GPU where it has one, None for where the
@@ -54,6 +63,19 @@ def generator_on(device: torch.device, generator: Generator | None) -> Generator
         return generator
     seed = torch.randint(2**62, (), generator=generator, device=generator.device)
     return Generator(device).manual_seed(int(seed))
+
+
+@contextmanager
+def on_the_host() -> Iterator[None]:
+    """Within it, and in a function that it decorates, what is made without saying where is made on the CPU.
+
+    For what belongs there, such as data and indices, also where `torch.set_default_device` names a GPU.
+    """
+    if torch.get_default_device().type == "cpu":
+        yield
+    else:
+        with torch.device("cpu"):
+            yield
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from dvae_lib.arrays import as_tensor
 from dvae_lib.data.tables import read_csv_folder
+from dvae_lib.devices import on_the_host
 
 __all__ = [
     "Batch",
@@ -88,6 +89,7 @@ class Standardizer:
             raise ValueError("mean and scale must be finite, and scale positive.")
 
     @classmethod
+    @on_the_host()
     def fit(cls, train: "SequenceDataset | Iterable[ArrayLike]") -> "Standardizer":
         """Mean and standard deviation over all frames of the training sequences.
 
@@ -139,6 +141,7 @@ class Standardizer:
         return {"mean": self.mean.tolist(), "scale": self.scale.tolist()}
 
     @classmethod
+    @on_the_host()
     def from_dict(cls, state: dict[str, list[float]]) -> "Standardizer":
         """The standardiser that :meth:`to_dict` wrote."""
         if set(state) != {"mean", "scale"}:
@@ -169,7 +172,7 @@ class SequenceDataset(Dataset[Tensor]):
         min_length: skip sequences with fewer frames, in the same way; by default ``sequence_length``, or 1.
         standardizer: applied to x whenever it is read.
         input_standardizer: applied to the inputs, likewise.
-        dtype: of what is returned.
+        dtype: of what is returned; by default torch's default.
         report_skipped: say in the log how many sequences were too short.
 
     Raises:
@@ -185,6 +188,7 @@ class SequenceDataset(Dataset[Tensor]):
         ('0[0:2]', '1[0:2]', '1[2:4]')
     """
 
+    @on_the_host()
     def __init__(
         self,
         sequences: Iterable[ArrayLike],
@@ -196,9 +200,10 @@ class SequenceDataset(Dataset[Tensor]):
         min_length: int | None = None,
         standardizer: Standardizer | None = None,
         input_standardizer: Standardizer | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         report_skipped: bool = True,
     ) -> None:
+        dtype = torch.get_default_dtype() if dtype is None else dtype
         sequences = _one_by_one(sequences, "SequenceDataset([x])")
         names = [str(i) for i in range(len(sequences))] if names is None else list(map(str, names))
         if len(names) != len(sequences):
@@ -377,6 +382,7 @@ class SequenceDataset(Dataset[Tensor]):
         """What a ``DataLoader`` asks for: the batch itself, made by one gather."""
         return self.batch(indices)
 
+    @on_the_host()
     def batch(self, indices: Sequence[int] | Tensor) -> Batch:
         """Some sequences as one batch, padded with zeros to the longest.
 
@@ -651,7 +657,7 @@ def from_arrays(
     hop: int | None = ...,
     standardize: bool = ...,
     standardize_inputs: bool = ...,
-    dtype: torch.dtype = ...,
+    dtype: torch.dtype | None = ...,
 ) -> Splits: ...
 
 
@@ -669,10 +675,11 @@ def from_arrays(
     hop: int | None = ...,
     standardize: bool = ...,
     standardize_inputs: bool = ...,
-    dtype: torch.dtype = ...,
+    dtype: torch.dtype | None = ...,
 ) -> TwoParts: ...
 
 
+@on_the_host()
 def from_arrays(
     arrays: Iterable[ArrayLike] | ArrayLike,
     inputs: Iterable[ArrayLike] | ArrayLike | None = None,
@@ -686,7 +693,7 @@ def from_arrays(
     hop: int | None = None,
     standardize: bool = True,
     standardize_inputs: bool = True,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
 ) -> Splits | TwoParts:
     """Your own sequences, split, cut and standardised, ready to train on.
 
@@ -709,7 +716,7 @@ def from_arrays(
         hop: frames between the starts of two training sequences; by default ``sequence_length``.
         standardize: False leaves the observed values as they are (counts, binary data, power spectra).
         standardize_inputs: False leaves the inputs as they are.
-        dtype: of the data.
+        dtype: of the data; by default torch's default.
 
     Returns:
         The parts.
@@ -724,6 +731,7 @@ def from_arrays(
         >>> train.names, validation.names
         (('0[0:30]',), ('0[30:40]',))
     """
+    dtype = torch.get_default_dtype() if dtype is None else dtype
     clips = _one_by_one(arrays, 'from_arrays([x], split="time")')
     drive = None if inputs is None else _one_by_one(inputs, "[u]")
     labels = [str(i) for i in range(len(clips))] if names is None else list(names)
@@ -813,6 +821,7 @@ def _warn_of_rounding(dataset: SequenceDataset) -> None:
         )
 
 
+@on_the_host()
 def from_csv_folder(
     folder: str | Path,
     *,
@@ -829,7 +838,7 @@ def from_csv_folder(
     hop: int | None = None,
     standardize: bool = True,
     standardize_inputs: bool = True,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
 ) -> Splits:
     """A folder of CSV files, one sequence each: a row is a time step, a column a dimension.
 
@@ -852,7 +861,7 @@ def from_csv_folder(
         hop: frames between the starts of two training sequences.
         standardize: learn a standardiser on the training part.
         standardize_inputs: learn one for the inputs, too.
-        dtype: of the data.
+        dtype: of the data; by default torch's default.
 
     Returns:
         The three parts.

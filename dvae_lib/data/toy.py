@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from dvae_lib.data.sequences import Splits, from_arrays
+from dvae_lib.devices import on_the_host
 
 __all__ = [
     "TOYS",
@@ -68,6 +69,7 @@ class LinearGaussianSequences(NamedTuple):
     Lambda_1: Tensor
 
 
+@on_the_host()
 def random_stable_matrix(
     dim: int, *, radius: float = 0.95, generator: Generator | None = None, dtype: torch.dtype | None = None
 ) -> Float[Tensor, "dim dim"]:
@@ -92,6 +94,7 @@ def random_stable_matrix(
     return matrix * (radius / modulus)
 
 
+@on_the_host()
 def linear_gaussian(
     num_sequences: int,
     num_steps: int,
@@ -195,6 +198,7 @@ def _stationary_covariance(A: Tensor, Lambda: Tensor) -> Tensor:
 # --------------------------------------------------------------------------------------------------------- pendulum
 
 
+@on_the_host()
 def pendulum_step(
     z: Float[Tensor, "*batch 2"], *, dt: float = 0.05, length: float = 1.0, damping: float = 0.1
 ) -> Float[Tensor, "*batch 2"]:
@@ -224,6 +228,7 @@ def pendulum_step(
     return z + (dt / 6) * (k1 + 2 * k2 + 2 * k3 + k4)
 
 
+@on_the_host()
 def pendulum(
     num_sequences: int,
     num_steps: int,
@@ -271,6 +276,7 @@ def pendulum(
     return ToySequences(position + observation_std * noise, z)
 
 
+@on_the_host()
 def pendulum_images(
     angle: Float[Tensor, "*batch"], *, size: int = 16, radius: float = 2.0
 ) -> Float[Tensor, "*batch size size"]:
@@ -326,6 +332,7 @@ def _bouncing_paths(
     return position, velocity * sign
 
 
+@on_the_host()
 def bouncing_ball(
     num_sequences: int,
     num_steps: int,
@@ -366,6 +373,7 @@ def bouncing_ball(
     return ToySequences(frames.to(dtype), torch.cat((position, velocity), dim=-1).to(dtype))
 
 
+@on_the_host()
 def moving_digits(
     num_sequences: int,
     num_steps: int,
@@ -447,6 +455,7 @@ TOYS: dict[str, Callable[..., ToySequences | LinearGaussianSequences]] = {
 """Toy systems by name, as `load_toy` takes them."""
 
 
+@on_the_host()
 def load_toy(name: str, *, num_sequences: int = 500, num_steps: int = 50, seed: int = 0, **options: Any) -> Splits:
     """Generate a toy corpus: the same name, sizes and seed give the same sequences.
 

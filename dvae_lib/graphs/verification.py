@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from dvae_lib.devices import on_the_host
 from dvae_lib.graphs.ranges import Node
 from dvae_lib.graphs.separation import node_label
 from dvae_lib.graphs.spec import DependencySpec
@@ -82,6 +83,7 @@ def _sorted(edges: frozenset[Edge]) -> list[Edge]:
     return sorted(edges, key=lambda e: (e.process, e.child[0], e.child[1] or 0, e.parent[0], e.parent[1] or 0))
 
 
+@on_the_host()
 def verify_dependencies(
     model: Any,
     num_steps: int = 5,

@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import Generator, nn
 
-from dvae_lib.data import SequenceDataset
+from dvae_lib.data import SequenceDataset, Standardizer, from_arrays
+from dvae_lib.data.toy import TOYS
 from dvae_lib.devices import accelerator, chosen_device
 from dvae_lib.distributions import DiagonalGaussian
-from dvae_lib.evaluation import score_sequences
+from dvae_lib.evaluation import resynthesise, score_sequences
+from dvae_lib.graphs import verify_dependencies
 from dvae_lib.models import MODELS, VAE, build_model
 from dvae_lib.objectives import importance_weighted_bound, log_weights
 from dvae_lib.training import TrainingConfig, fit, training_fabric
@@ -116,6 +118,46 @@ def test_a_run_goes_on_where_it_was(second, tmp_path):
         config = TrainingConfig(max_epochs=epochs, batch_size=2)
         parts = fit(made("srnn"), walks(), walks(), config, folder=tmp_path / "run", progress=False)
     assert all(torch.equal(value, parts.last_weights[name]) for name, value in whole.last_weights.items())
+
+
+@pytest.fixture(params=["device", "dtype"])
+def default(request, second):
+    """A user who has set a default device, or a default precision."""
+    if request.param == "device":
+        torch.set_default_device(second)
+    else:
+        torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_device(None)
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("as_a_user", "default")
+@pytest.mark.parametrize("name", MODELS)
+def test_default_devices_and_precisions_are_the_users_matter(name):
+    g = Generator().manual_seed(0)
+    clips = [torch.randn(5 + i % 4, 3, generator=g, device="cpu").numpy() for i in range(12)]
+    train, validation, test = from_arrays(clips)
+    model = made(name)
+    where, dtype = next(model.parameters()).device, next(model.parameters()).dtype
+    fit(model, train, validation, TWO, progress=False)
+    assert (next(model.parameters()).device, next(model.parameters()).dtype) == (where, dtype)
+    x, lengths, _ = train.batch([0, 1, 2]).to(where)
+    assert torch.isfinite(model.vlb(x, lengths=lengths).value).all()
+    model.importance_weighted_bound(x, lengths=lengths, num_samples=2)
+    assert model.generate(2, prefix=x).x.device == where
+    score_sequences(model, test)
+    assert verify_dependencies(model).missing == frozenset()
+    assert Standardizer.from_dict(train.standardizer.to_dict()).mean.device.type == "cpu"
+
+
+@pytest.mark.usefixtures("as_a_user", "default")
+def test_data_are_made_under_every_default():
+    for toy in TOYS.values():
+        toy(3, 4, generator=Generator().manual_seed(0))
+    model = VAE(513, 2, observation="gamma")
+    waveform = 0.1 * torch.randn(8000, generator=Generator().manual_seed(0), device="cpu", dtype=torch.float32)
+    assert len(list(resynthesise(model, [waveform], device="auto"))) == 1
 
 
 class Forgetful(VAE):
