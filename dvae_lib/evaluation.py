@@ -121,6 +121,7 @@ def _resynthesise_batch(
         [analysis.power for analysis in analyses],
         names=[name for name, _ in named],
         standardizer=model.standardizer,
+        dtype=analyses[0].power.dtype,
     )
     means, bounds = _run(model, dataset, range(len(dataset)), feedback, latents, generator, device)
     results = []
