@@ -22,7 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 
 from dvae_lib.resources import resource_path
-from dvae_lib.waveforms import as_waveform
+from dvae_lib.waveforms import Waveform, as_waveform
 
 if TYPE_CHECKING:
     from IPython.display import HTML, Markdown
@@ -260,7 +260,7 @@ def plot_spectrograms(
         panels[0].figure.colorbar(image, ax=panels, label="power (dB)", pad=0.01)
 
 
-def show_audio(sounds: ArrayLike | Mapping[str, ArrayLike], sample_rate: int = 16_000) -> "HTML":
+def show_audio(sounds: Waveform | Mapping[str, Waveform], sample_rate: int = 16_000) -> "HTML":
     """Players for one or several waveforms, all at the same scale, so that their loudness can be compared.
 
     Arguments:
@@ -280,7 +280,9 @@ def show_audio(sounds: ArrayLike | Mapping[str, ArrayLike], sample_rate: int = 1
     except ImportError as error:
         raise ImportError("show_audio needs IPython: pip install ipython.") from error
     named = sounds if isinstance(sounds, Mapping) else {"": sounds}
-    waveforms = {name: _as_array(as_waveform(sound, f"sound {name!r}")) for name, sound in named.items()}
+    waveforms = {
+        name: as_waveform(sound, f"sound {name!r}").detach().cpu().double().numpy() for name, sound in named.items()
+    }
     for name, waveform in waveforms.items():
         if waveform.ndim != 1 or waveform.size == 0:
             raise ValueError(f"Sound {name!r} must be (samples,), not empty; its shape is {waveform.shape}.")

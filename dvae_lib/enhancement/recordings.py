@@ -24,6 +24,11 @@ __all__ = ["PIECE_SECONDS", "Enhanced", "Mixture", "Progress", "Samples", "enhan
 Progress: TypeAlias = Callable[[int, int], object]
 """Called after each piece in each iteration, with the number of those done and of all."""
 
+# Chosen on validation speakers of LibriSpeech: 64 s in each of three noises, with the noncausal RVAE and 50 iterations
+# of "peem". SI-SDR between pieces and whole, and between two seeds of the whole: stationary noise 39.2 and 37.0 dB,
+# babble 36.7 and 25.4 dB, bursts 49.5 and 43.1 dB. With pieces of 15 s it is 32.7 dB in stationary noise, less than
+# between seeds. In pieces of 8 s an overlap of 0.5 s gives 28.9 dB, of 1 s 35.9 dB, of 2 s no more (20 s of speech, 10
+# iterations).
 PIECE_SECONDS = 30.0
 OVERLAP_SECONDS = 1.0
 
