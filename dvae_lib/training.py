@@ -394,10 +394,6 @@ def fit(
         stack.enter_context(brought_back(model))
         seed = derive_seed(config.seed, "global", fabric.global_rank)
         stack.enter_context(isolated_randomness(seed, fabric.device))
-        if fabric.world_size > 1:
-            # Whether any parameter is unused depends on the objective and on what is frozen, epoch by epoch.
-            stack.enter_context(warnings.catch_warnings())
-            warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
         run = _Run(model, train, validation, config, objective, fabric, callback)
         run.rehearse()
         if place is not None:

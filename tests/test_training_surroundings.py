@@ -5,7 +5,6 @@ import os
 import stat
 import subprocess
 import sys
-import warnings
 
 import numpy as np
 import pytest
@@ -316,10 +315,3 @@ def test_a_broken_disk_is_not_passed_over(tmp_path, monkeypatch, only_folders):
 def test_in_hand_needs_a_folder(tmp_path):
     with pytest.raises(FileNotFoundError), in_hand(tmp_path / "none"):
         pass
-
-
-def test_no_warning_of_parameters_that_are_all_used():
-    """Several processes look for unused parameters, and torch warns where there are none."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        trained()

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from dvae_lib.data.audio import AudioError
 from dvae_lib.data.speech import SpeechFrontEnd, refuse_silence
+from dvae_lib.devices import Device, brought_back, chosen_device, generator_on, moved
 from dvae_lib.enhancement.pieces import Cut, cross_faded, cuts, weights
 from dvae_lib.enhancement.separation import NUM_ITERATIONS, Separation, Settings, separate
 from dvae_lib.enhancement.vem import Method, check_speech_model
@@ -80,6 +81,7 @@ def enhance(
     piece_seconds: float | None = PIECE_SECONDS,
     generator: Generator | None = None,
     progress: bool = False,
+    device: Device = None,
 ) -> Enhanced:
     r"""Estimate the speech in a noisy recording.
 
@@ -109,12 +111,13 @@ def enhance(
         learning_rate: Of Adam; by default 0.02 for "peem" and 0.001 for "vem".
         num_samples: Number R of samples of the latents in an iteration of "vem". "peem" has but one point.
         piece_seconds: The longest piece. None takes any recording at once, in about 3.6 MB of memory for each second.
-        generator: Source of randomness, on the model's device.
+        generator: Source of randomness.
         progress: Show a progress bar with the remaining time.
+        device: Where to compute: "auto" takes the machine's GPU where it has one; by default where the model is.
 
     Returns:
         The estimate, in single precision (double, where the recording is in double), on the recording's device; and
-        all that was learned.
+        all that was learned, on the model's.
 
     Raises:
         ValueError: A model that is no model of clean speech, or a waveform that cannot be enhanced.
@@ -136,7 +139,19 @@ def enhance(
             bar.total = total
             bar.update(done - bar.n)
 
-        return enhance_samples(model, as_waveform(waveform), sample_rate, settings, piece_seconds, generator, told)
+        home, there = chosen_device(None, model), chosen_device(device, model)
+        with brought_back(model):
+            found = enhance_samples(
+                model.to(there),
+                as_waveform(waveform),
+                sample_rate,
+                settings,
+                piece_seconds,
+                generator_on(there, generator),
+                told,
+            )
+        learned = {name: moved(getattr(found, name), home) for name in ("gain", "speech", "W", "H", "g")}
+        return found._replace(**learned)
 
 
 def enhance_samples(

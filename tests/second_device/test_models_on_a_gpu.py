@@ -8,6 +8,7 @@ from dvae_lib.data import SequenceDataset, Standardizer, from_arrays
 from dvae_lib.data.toy import TOYS
 from dvae_lib.devices import accelerator, chosen_device
 from dvae_lib.distributions import DiagonalGaussian
+from dvae_lib.enhancement import enhance
 from dvae_lib.evaluation import resynthesise, score_sequences
 from dvae_lib.graphs import verify_dependencies
 from dvae_lib.models import MODELS, VAE, build_model
@@ -118,6 +119,22 @@ def test_a_run_goes_on_where_it_was(second, tmp_path):
         config = TrainingConfig(max_epochs=epochs, batch_size=2)
         parts = fit(made("srnn"), walks(), walks(), config, folder=tmp_path / "run", progress=False)
     assert all(torch.equal(value, parts.last_weights[name]) for name, value in whole.last_weights.items())
+
+
+@pytest.mark.usefixtures("as_a_user")
+@pytest.mark.parametrize("method", ["peem", "vem"])
+def test_noise_is_taken_out_of_speech_on_a_gpu(second, method):
+    torch.manual_seed(0)
+    model, noisy = VAE(513, 4, observation="gamma"), torch.randn(4000, generator=seeded())
+    found = enhance(model, noisy, num_iterations=2, method=method, generator=seeded(), device="auto")
+    there = enhance(model.to(second), noisy, num_iterations=2, method=method, generator=seeded())
+    assert found.waveform.device.type == there.waveform.device.type == "cpu"
+    assert (found.W.device.type, there.W.device.type) == ("cpu", "second")
+    torch.testing.assert_close(found.waveform, there.waveform)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            enhance(model, noisy, num_iterations=2, method=method, generator=seeded()).waveform, there.waveform
+        )
 
 
 @pytest.fixture(params=["device", "dtype"])
