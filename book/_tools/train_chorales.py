@@ -31,7 +31,7 @@ EPOCHS = 30
 # With layers of 96 units and a warm-up from 0.1 over four epochs the deep Kalman filter's posterior collapsed: it ended
 # below the static VAE on the validation chorales.
 WARM_UP = Schedule(((0, 0.01), (2, 0.01), (10, 1.0)))
-# A tenth of the review's: 20 % of the frames are the model's own in the first epochs, all of them in the last ten.
+# A twenty-fifth of the review's epochs: 20 % of the frames are the model's own at first, all in the last twelve.
 SCHEDULED_SAMPLING = Schedule.scheduled_sampling(every=2)
 SCHEDULED_EPOCHS = 20
 
