@@ -48,12 +48,13 @@ class ImprovedVRNN(DVAE):
 
     Two auxiliary terms stand beside the bound in the objective (they are no part of the model):
 
-    - ``future``: :math:`\alpha \sum_t \log p_\xi(\mathbf{b}_t | \mathbf{z}_t)`, without gradient into
+    - ``future``: :math:`\alpha_{\mathbf{b}} \sum_t \log p_\xi(\mathbf{b}_t | \mathbf{z}_t)`, without gradient into
       :math:`\mathbf{b}_t`: the latent vector shall know what the backward network knows (a Gaussian whose mean passes
       through a Tanh, as the state does);
-    - ``backward``: :math:`\beta \sum_{t \ge 2} \log p_\xi(\mathbf{x}_{t-1} | \mathbf{b}_t)`: the backward network shall
-      know something, namely the frame that comes next on its way. (In the paper :math:`\mathbf{z}_t` serves to generate
-      :math:`\mathbf{x}_{t+1}`; with such indices this is its :math:`p_\xi(\mathbf{x}_t | \mathbf{b}_t)`.)
+    - ``backward``: :math:`\alpha_{\mathbf{x}} \sum_{t \ge 2} \log p_\xi(\mathbf{x}_{t-1} | \mathbf{b}_t)`: the
+      backward network shall know something, namely the frame that comes next on its way. (In the paper
+      :math:`\mathbf{z}_t` serves to generate :math:`\mathbf{x}_{t+1}`; with such indices this is its
+      :math:`p_\xi(\mathbf{x}_t | \mathbf{b}_t)`.)
 
     As in the paper, inference does not see :math:`\mathbf{x}_{t-1}` directly, and :math:`\mathbf{h}_{t-1}` does not
     contain it: `spec.inference_gap()` shows it missing.
@@ -63,8 +64,8 @@ class ImprovedVRNN(DVAE):
         z_dim: Size L of the latent vectors.
         observation: The family of :math:`p(\mathbf{x}_t | \mathbf{h}_t)`.
         u_dim: Size of the input vectors, which enter :math:`d_h` and the backward network.
-        future: Weight :math:`\alpha` of the first auxiliary term.
-        backward: Weight :math:`\beta` of the second.
+        future: Weight :math:`\alpha_{\mathbf{b}}` of the first auxiliary term.
+        backward: Weight :math:`\alpha_{\mathbf{x}}` of the second.
         feature_x: Sizes of the layers (Tanh) of the feature extractor :math:`\varphi_x`.
         feature_z: The same of :math:`\varphi_z`.
         h_dim: Size of the internal state :math:`\mathbf{h}_t`.
