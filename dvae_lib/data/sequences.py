@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from dvae_lib.arrays import as_tensor
 from dvae_lib.data.tables import read_csv_folder
@@ -55,9 +56,14 @@ class Batch(NamedTuple):
         return Batch(*moved)  # type: ignore[arg-type]
 
 
-def identity(batch: Batch) -> Batch:
-    """What a ``DataLoader`` needs as its ``collate_fn``: the dataset has already made the batch."""
+def identity(made: list[Batch], **_: Any) -> Batch:
+    """What a ``DataLoader`` does by default with what `SequenceDataset` gives it: the batch has been made already."""
+    (batch,) = made
     return batch
+
+
+# torch's own way to say how a type is put together: without it, a loader would stack the parts of the batch.
+default_collate_fn_map[Batch] = identity
 
 
 @dataclass(frozen=True)
@@ -156,7 +162,7 @@ class SequenceDataset(Dataset[Tensor]):
     (:meth:`to`). A batch of sequences is a single indexing operation, whatever its size, so a
     ``DataLoader`` costs next to nothing::
 
-        loader = DataLoader(dataset, batch_size=128, shuffle=True, collate_fn=identity)
+        loader = DataLoader(dataset, batch_size=128, shuffle=True)
 
     Data of a higher precision than `dtype` are standardised before they are rounded: where rounding alone would cost
     digits of a standardised value, what it takes away is kept beside the frames.
@@ -378,9 +384,9 @@ class SequenceDataset(Dataset[Tensor]):
         """Sequence number ``index``, (T_i, x_dim)."""
         return self.batch([index]).x[0]
 
-    def __getitems__(self, indices: list[int]) -> Batch:
-        """What a ``DataLoader`` asks for: the batch itself, made by one gather."""
-        return self.batch(indices)
+    def __getitems__(self, indices: list[int]) -> list[Batch]:
+        """What a ``DataLoader`` asks for: a list, which holds the batch as a whole, made by one gather."""
+        return [self.batch(indices)]
 
     @on_the_host()
     def batch(self, indices: Sequence[int] | Tensor) -> Batch:

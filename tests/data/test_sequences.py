@@ -85,15 +85,23 @@ class TestBatches:
     def test_iterating_ends(self):
         assert [len(clip) for clip in SequenceDataset(ramps(3, 5))] == [3, 5]
 
-    def test_a_loader_gets_every_sequence_once(self):
+    @pytest.mark.parametrize("options", [{}, {"collate_fn": identity}])
+    def test_a_loader_gets_every_sequence_once(self, options):
         dataset = SequenceDataset(ramps(9, 7, 20), sequence_length=3)
-        loader = DataLoader(dataset, 4, shuffle=True, collate_fn=identity, generator=torch.Generator().manual_seed(0))
+        loader = DataLoader(dataset, 4, shuffle=True, generator=torch.Generator().manual_seed(0), **options)
         batches = list(loader)
         assert all(isinstance(batch, Batch) for batch in batches)
         rows = torch.cat([batch.x for batch in batches])
         everything = dataset.batch(range(len(dataset))).x
         assert sorted(rows[:, 0, 0].tolist()) == everything[:, 0, 0].tolist()
         assert rows[:, 0, 0].tolist() != everything[:, 0, 0].tolist()
+
+    def test_a_loader_gets_batches_with_and_without_lengths(self):
+        for clips, u in ((ramps(3, 3), None), (ramps(3, 5), ramps(3, 5, x_dim=1))):
+            dataset = SequenceDataset(clips, u)
+            (batch,) = DataLoader(dataset, batch_size=2)
+            for part, wanted in zip(batch, dataset.batch([0, 1]), strict=True):
+                assert part is wanted is None or torch.equal(part, wanted)
 
     def test_moving(self):
         dataset = SequenceDataset(ramps(3, 5), ramps(3, 5, x_dim=1))
