@@ -904,7 +904,7 @@ def check_sequences(
             f"{name} is {x.dtype} on {x.device}, the model {like.dtype} on {like.device}: "
             f"use {name}.to({like.device.type!r}, {like.dtype})"
         )
-    if _skip_values(x):
+    if _skip_values(x) or x.numel() == 0:  # vectors without entries: of an undriven model
         return None
     support = Support() if observation is None else support_of(observation)
     low, high, *fraction = _extremes(x, support.whole)

@@ -315,3 +315,8 @@ def test_maximum_likelihood_finds_the_system():
         optimiser.step()
     fitted = model.generation(x, {}).observation.log_prob(x)[:, 1:].mean().item()
     assert truth - 0.03 < fitted < truth + 0.03
+
+
+def test_inputs_of_size_zero_are_inputs():
+    """An undriven network is a function of time alone."""
+    assert RNN(0, 3, 2, learn_initial_state=True)(torch.zeros(1, 4, 0)).shape == (1, 4, 2)

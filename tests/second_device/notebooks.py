@@ -14,12 +14,14 @@ import traceback
 from pathlib import Path
 
 import second_device
+import torch
 
 
 def run(notebook: Path) -> str | None:
     """What went wrong, and where; None if nothing did."""
     from IPython.core.interactiveshell import InteractiveShell
 
+    torch.set_default_dtype(torch.float32)  # whatever the notebook before has set
     InteractiveShell.clear_instance()
     shell = InteractiveShell.instance()
     with tempfile.TemporaryDirectory() as empty:
