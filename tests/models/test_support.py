@@ -9,6 +9,7 @@ from torch.distributions import constraints
 from dvae_lib import build_model
 from dvae_lib.data import Standardizer
 from dvae_lib.distributions import OBSERVATIONS, Gamma
+from dvae_lib.models.base import check_sequences
 
 NAMES = ["vae", "srnn", "kvae", "dsae"]
 
@@ -113,3 +114,9 @@ class TestRawData:
         assert torch.equal(again.standardizer.mean, Standardizer.fit(x).mean)
         assert torch.equal(again.input_standardizer.scale, Standardizer.fit(u).scale)
         assert build_model("vae", x_dim=2, z_dim=2).standardizer is None
+
+
+@pytest.mark.parametrize("observation", ["gaussian", "gamma", "bernoulli"])
+def test_no_values_are_no_wrong_values(observation):
+    """The inputs of a recurrent network that has none."""
+    check_sequences(torch.zeros(2, 5, 0), "u", 0, torch.zeros(1), observation=observation)
