@@ -5,10 +5,11 @@ import torch
 
 from dvae_lib.data import AudioError
 from dvae_lib.data.speech import FrontEndSettings, SpeechFrontEnd
-from dvae_lib.enhancement import enhance, enhance_file, pink_noise, recordings
-from dvae_lib.enhancement.pieces import weights
+from dvae_lib.enhancement import enhance, enhance_file, files, pink_noise, recordings, separation, vem
+from dvae_lib.enhancement.nmf import random_factors
+from dvae_lib.enhancement.pieces import cuts, weights
 from dvae_lib.enhancement.recordings import Mixture
-from dvae_lib.enhancement.separation import Settings
+from dvae_lib.enhancement.separation import Settings, separate
 from dvae_lib.metrics import si_sdr
 from dvae_lib.models import build_model
 from dvae_lib.waveforms import as_waveform
@@ -236,3 +237,82 @@ def test_files_that_cannot_be_enhanced_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"must end in \.wav or \.flac; got out\.mp3"):
         enhance_file(speech_model(), tmp_path / "silent.wav", tmp_path / "out.mp3")
     assert not list(tmp_path.glob("out*"))
+
+
+# --- what pieces add up to ---
+
+
+class Known(vem.PointEstimate):
+    """A posterior that knows the speech: what is left are the sums over frames."""
+
+    def __init__(self, speech: torch.Tensor) -> None:
+        self.parameters = [torch.zeros(1, requires_grad=True)]
+        self._speech = speech
+
+    def draw(self, num_samples, generator=None):
+        return vem.Drawn(self._speech[None] + 0 * self.parameters[0], torch.zeros(()))
+
+
+def test_the_updates_of_pieces_are_those_of_the_whole():
+    """Where the speech is known, a frame of two pieces counts once, and nothing else is lost or counted twice."""
+    power, speech = torch.rand(2, 50, 33, generator=seeded()) + 0.1
+    W, H = random_factors(power, power.mean(0), 2, seeded(1))
+    places = cuts(50, 20, 5)
+    results = []
+    for cut in ([(0, 50)], places):
+        posteriors = [Known(speech[a:b]) for a, b in cut]
+        optimizer = torch.optim.SGD([p for posterior in posteriors for p in posterior.parameters], lr=1.0)
+        levels = [vem.Levels(W, H[:, a:b], torch.ones(b - a)) for a, b in cut]
+        for _ in range(3):
+            _, levels = vem.expectation_maximisation_step(
+                posteriors, optimizer, [power[a:b] for a, b in cut], levels, weights=[w.float() for w in weights(cut)]
+            )
+        results.append(levels)
+    (whole,), pieces = results
+    for (first, last), piece in zip(places, pieces, strict=True):
+        torch.testing.assert_close(piece.W, whole.W)
+        torch.testing.assert_close(piece.H, whole.H[:, first:last])
+        torch.testing.assert_close(piece.g, whole.g[first:last])
+
+
+def test_a_seed_begins_alike_in_pieces_and_in_the_whole(monkeypatch):
+    begun = []
+
+    def listen(posteriors, optimizer, powers, levels, *rest, **options):
+        begun.append((levels, options["weights"]))
+        return 0.0, levels
+
+    monkeypatch.setattr(separation, "expectation_maximisation_step", listen)
+    power = torch.rand(500, 33, generator=seeded()) + 0.1
+    places = cuts(500, 200, 50)
+    for cut in ([(0, 500)], places):
+        separate(
+            speech_model(),
+            lambda i, cut=cut: power[slice(*cut[i])],
+            cut,
+            Settings(num_iterations=1),
+            generator=seeded(),
+        )
+    ((whole,), none), (pieces, shares) = begun
+    assert none is None
+    assert [len(w) for w in shares] == [b - a for a, b in places]
+    for (first, last), piece in zip(places, pieces, strict=True):
+        # The level is that of the quietest frames, of which some are in two pieces.
+        torch.testing.assert_close(piece.H, whole.H[:, first:last], rtol=0.02, atol=0)
+        torch.testing.assert_close(piece.W, whole.W, rtol=0.2, atol=1e-3)
+
+
+def test_the_power_of_channels_is_their_mean():
+    x = torch.randn(3, 4_000, generator=seeded()) * torch.tensor([[1.0], [2.0], [0.1]])
+    front_end = SpeechFrontEnd(SETTINGS)
+    mixture = Mixture(front_end, recordings._Held(x), 1.0, None, torch.zeros(1))
+    expected = torch.stack([front_end.spectrum(channel).abs().square() for channel in x]).mean(0)
+    torch.testing.assert_close(mixture.power(0), expected)
+
+
+@pytest.mark.parametrize("length", [0, 3, 10, 12, 40])
+def test_what_is_written_has_the_length_of_the_recording(length):
+    blocks = [np.full((n, 2), 1.0, np.float32) for n in (5, 7)]
+    found = np.concatenate(list(files._of_length(blocks, length, 2)))
+    assert found.shape == (length, 2)
+    assert found.sum() == 2 * min(length, 12)
