@@ -130,8 +130,9 @@ def data_list() -> None:
     """List the corpora, and which of them are here."""
     from dvae_lib.data.sources import source_names
 
-    table = Table("name", "kind", "size")
-    table.add_column("here", overflow="fold")  # a path that is cut off is none
+    table = Table()
+    for head in ("name", "kind", "size", "here"):
+        table.add_column(head, overflow="fold")  # a name or a path that is cut off is none
     for info in list_corpora():
         found = info.find()
         how = f"no: dvae data fetch {info.name}" if info.fetch else f"no: dvae data info {info.name} says how"

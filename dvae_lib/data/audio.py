@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dvae_lib.extras import needed
 
-__all__ = ["AUDIO_SUFFIXES", "Audio", "AudioError", "cut_short", "opened", "read_audio", "refuse_missing"]
+__all__ = ["AUDIO_SUFFIXES", "Audio", "AudioError", "read_audio"]
 
 AUDIO_SUFFIXES = frozenset(
     (

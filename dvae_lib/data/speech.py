@@ -19,7 +19,7 @@ from torch.nn import functional
 from dvae_lib.data.audio import AudioError, read_audio
 from dvae_lib.waveforms import Waveform, as_waveform
 
-__all__ = ["Analysis", "FrontEndSettings", "SpeechFrontEnd", "refuse_silence"]
+__all__ = ["Analysis", "FrontEndSettings", "SpeechFrontEnd"]
 
 logger = logging.getLogger("dvae_lib.data")
 

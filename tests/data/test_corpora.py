@@ -362,7 +362,7 @@ class TestPrompts:
         with pytest.raises(DownloadError, match=r"1 recordings .*\(first: fr_CA_f_June/hello\.g722\)"):
             fetch_corpus("prompts", progress=False)
         assert catalogue.corpus_info("prompts").find() is None
-        assert [p.name for p in (cache / "corpora").iterdir()] == [".prompts.lock"]
+        assert list((cache / "corpora").iterdir()) == []
 
     def test_a_truncated_prompt_is_found_before_it_is_decoded(self, small, cache):
         folder = fetch_corpus("prompts", progress=False)
