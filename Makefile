@@ -90,7 +90,7 @@ layers: $(STAMP)
 
 unit: $(STAMP) data
 	@echo "== Unit tests and doctests"
-	@OMP_NUM_THREADS=1 $(PYTEST) -q -n $(JOBS) --dist loadfile
+	@OMP_NUM_THREADS=1 $(PYTEST) -q -n $(JOBS) --dist loadfile --durations=15 --durations-min=3
 
 # What most changes can break, and little that draws, trains or fetches: laws of the models, graphs, filters, notebooks.
 QUICK := tests/graphs tests/models tests/statespace --ignore tests/graphs/test_drawing.py tests/test_distributions.py \
