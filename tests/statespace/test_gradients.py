@@ -42,6 +42,19 @@ INFERENCES = {
 }
 
 
+def inferred_from_seen_values(ssm, inference, T, *, missing):
+    """An inference as a function of what is seen and of the model's parameters, and a point to differentiate it at."""
+    g = torch.Generator().manual_seed(1)
+    x = torch.randn(2, T, 2, generator=g, dtype=torch.float64)
+    u = torch.randn(T, 1, generator=g, dtype=torch.float64)
+    if missing:
+        x[0, 1] = x[1, 2, 0] = torch.nan
+    mask = ~x.isnan()
+    function, inputs = as_function(ssm, inference, x, u)
+    inputs[0] = x.nan_to_num().requires_grad_()
+    return lambda x, *rest: function(torch.where(mask, x, torch.nan), *rest), inputs
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", INFERENCES)
 @pytest.mark.parametrize("case", ["constant", "per step", "batch of models", "missing"])
@@ -49,15 +62,7 @@ def test_gradcheck(method, name, case):
     T = 4
     batch = (2,) if case == "batch of models" else ()
     ssm = random_ssm(2, 2, steps=T if case in ("per step", "missing") else None, u_dim=1, batch=batch, seed=2)
-    g = torch.Generator().manual_seed(1)
-    x = torch.randn(2, T, 2, generator=g, dtype=torch.float64)
-    u = torch.randn(T, 1, generator=g, dtype=torch.float64)
-    if case == "missing":
-        x[0, 1] = x[1, 2, 0] = torch.nan
-    mask = ~x.isnan()
-    function, inputs = as_function(ssm, INFERENCES[name](method), x, u)
-    hidden = lambda x, *rest: function(torch.where(mask, x, torch.nan), *rest)  # noqa: E731
-    inputs[0] = x.nan_to_num().requires_grad_()
+    hidden, inputs = inferred_from_seen_values(ssm, INFERENCES[name](method), T, missing=case == "missing")
     torch.autograd.gradcheck(hidden, inputs, fast_mode=True, atol=1e-6)
 
 
@@ -139,15 +144,7 @@ def test_second_derivatives(method, name, case):
     T = 3
     batch = (2,) if case == "batch of models" else ()
     ssm = random_ssm(2, 2, steps=T if case == "missing" else None, u_dim=1, batch=batch, seed=2)
-    g = torch.Generator().manual_seed(1)
-    x = torch.randn(2, T, 2, generator=g, dtype=torch.float64)
-    u = torch.randn(T, 1, generator=g, dtype=torch.float64)
-    if case == "missing":
-        x[0, 1] = x[1, 2, 0] = torch.nan
-    mask = ~x.isnan()
-    function, inputs = as_function(ssm, INFERENCES[name](method), x, u)
-    hidden = lambda x, *rest: function(torch.where(mask, x, torch.nan), *rest)  # noqa: E731
-    inputs[0] = x.nan_to_num().requires_grad_()
+    hidden, inputs = inferred_from_seen_values(ssm, INFERENCES[name](method), T, missing=case == "missing")
     torch.autograd.gradgradcheck(hidden, inputs, fast_mode=True, atol=1e-5)
 
 
