@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dvae_lib.locks import lock
 
-__all__ = ["CheckpointError", "in_hand", "load_checkpoint", "save_checkpoint", "write_atomically"]
+__all__ = ["CheckpointError", "in_hand", "load_checkpoint", "save_checkpoint", "write_atomically", "written_whole"]
 
 FORMAT = 1
 
@@ -25,28 +25,35 @@ class CheckpointError(ValueError):
     """A checkpoint that is damaged, or that belongs to something else than what it was opened for."""
 
 
-def write_atomically(path: str | Path, data: bytes) -> None:
-    """Write a file so that at any moment, power cuts included, either the old or the new one is there.
+@contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """A file to write into. At any moment, power cuts included, either the old or the new one is there.
 
-    The bytes go into ``<name>.partial`` beside it, which takes the file's name once they are on the disk.
+    The bytes go into ``<name>.partial`` beside it, which takes the file's name once they are on the disk, and is gone
+    where the writing ends with an error or an interrupt.
 
     Raises:
         OSError: if they cannot be written, for example on a full disk. The old file is then still there.
     """
-    path = Path(path)
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)  # noqa: PTH105  (tests stop here)
-    except OSError:
+    except BaseException:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
     if os.name == "posix":  # the new name must reach the disk, too; elsewhere a folder cannot be opened
         _flush_folder(path.parent)
+
+
+def write_atomically(path: str | Path, data: bytes) -> None:
+    """Write a file by `written_whole`."""
+    with written_whole(Path(path)) as file:
+        file.write(data)
 
 
 def _flush_folder(path: Path) -> None:

@@ -1,9 +1,8 @@
 """The speech in a noisy sound file of any length: read, enhanced and written piece by piece."""
 
-import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeAlias, cast
@@ -13,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
+from dvae_lib.checkpoints import written_whole
 from dvae_lib.data.audio import AudioError
 from dvae_lib.data.audio_stream import stream_audio
 from dvae_lib.enhancement.recordings import MOST_CHANNELS, PIECE_SECONDS, Mixture, Progress, enhance_samples
@@ -201,15 +201,8 @@ def _written(output: Path, rate: int, channels: int, length: int) -> Iterator[An
     kind, coding = SOUND_FILES[output.suffix.lower()]
     if kind == "WAV" and 2 * channels * length > _LARGEST_WAV:
         kind = "RF64"
-    partial = output.with_name(output.name + ".partial")
-    try:
-        with partial.open("wb") as raw:
-            with soundfile.SoundFile(raw, "w", rate, channels, format=kind, subtype=coding) as file:
-                yield file
-            raw.flush()
-            os.fsync(raw.fileno())
-        os.replace(partial, output)  # noqa: PTH105  (tests stop here)
-    except BaseException:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
+    with (
+        written_whole(output) as raw,
+        soundfile.SoundFile(raw, "w", rate, channels, format=kind, subtype=coding) as file,
+    ):
+        yield file
