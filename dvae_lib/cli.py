@@ -847,9 +847,9 @@ def benchmark(
 
     torchrun --nproc-per-node 8 -m dvae_lib.cli benchmark runs/benchmark --corpus librispeech --budget full
     """
-    from dvae_lib.benchmark import Job, collect, load, plan, protocol, run_all
-    from dvae_lib.benchmark.progress import Progress, spawn
-    from dvae_lib.benchmark.runs import WORKER, single_device
+    from dvae_lib.experiments import Job, collect, load, plan, protocol, run_all
+    from dvae_lib.experiments.progress import Progress, spawn
+    from dvae_lib.experiments.runs import WORKER, single_device
 
     if not corpus:
         corpus = ["librispeech"]
@@ -902,7 +902,7 @@ def benchmark(
 
 def _ask_before_fetching(info: CorpusInfo) -> None:
     """Nobody asked for this corpus by name: where somebody can answer, ask before much is downloaded."""
-    from dvae_lib.benchmark.runs import WORKER
+    from dvae_lib.experiments.runs import WORKER
 
     if info.find() is not None or WORKER in os.environ or not (sys.stdin.isatty() and err.is_terminal):
         return
@@ -924,7 +924,7 @@ def report(
 
     [bold]Example[/]: dvae report runs/benchmark -o report
     """
-    from dvae_lib.benchmark import collect
+    from dvae_lib.experiments import collect
 
     found, problems = collect(results)
     for text in problems:
@@ -938,8 +938,8 @@ def report(
 
 def _write_report(records: list[dict[str, Any]], folder: Path, *, figures: bool) -> None:
     """For each corpus and budget all results in one file, the tables, and the figures."""
-    from dvae_lib.benchmark import summarise, to_csv, to_latex, to_markdown, write_records
     from dvae_lib.checkpoints import write_atomically
+    from dvae_lib.experiments import summarise, to_csv, to_latex, to_markdown, write_records
 
     folder.mkdir(parents=True, exist_ok=True)
     for corpus, budget in sorted({(r["corpus"], r["budget"]) for r in records}):
@@ -960,7 +960,7 @@ def _write_report(records: list[dict[str, Any]], folder: Path, *, figures: bool)
 def _draw_report(records: list[dict[str, Any]], lines: list[Any], stem: Path) -> None:
     import matplotlib.pyplot as plt
 
-    from dvae_lib.benchmark import COLLAPSED, plot_collapse, plot_curves, plot_scores
+    from dvae_lib.experiments import COLLAPSED, plot_collapse, plot_curves, plot_scores
 
     plt.switch_backend("agg")
     best = "si_sdr" if records[0]["experiment"] == "speech" else "mpjpe"

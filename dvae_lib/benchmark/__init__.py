@@ -1,52 +1,24 @@
-"""The review's experiments (Chapter 13) on open data: models x corpora x seeds, tables and figures."""
+"""The former name of `dvae_lib.experiments`, for one release: what is taken from here comes from there."""
 
-from dvae_lib.benchmark.agreement import Agreement, rank_agreement, with_review
-from dvae_lib.benchmark.corpora import Corpus, load
-from dvae_lib.benchmark.figures import plot_collapse, plot_curves, plot_scores
-from dvae_lib.benchmark.protocol import MODELS, PROTOCOLS, SCHEDULED, Protocol, Run, plan, protocol
-from dvae_lib.benchmark.records import Record, RecordError, collect, read_records, write_records
-from dvae_lib.benchmark.review import COLLAPSED_IN_REVIEW, LABELS, REVIEW
-from dvae_lib.benchmark.runs import Done, Job, run_all, run_one
-from dvae_lib.benchmark.scores import COLLAPSED, active_dimensions, bounds, judge
-from dvae_lib.benchmark.tables import COLUMNS, Line, Value, summarise, to_csv, to_latex, to_markdown
+import importlib
+import sys
+import warnings
+from typing import Any
 
-__all__ = [
-    "COLLAPSED",
-    "COLLAPSED_IN_REVIEW",
-    "COLUMNS",
-    "LABELS",
-    "MODELS",
-    "PROTOCOLS",
-    "REVIEW",
-    "SCHEDULED",
-    "Agreement",
-    "Corpus",
-    "Done",
-    "Job",
-    "Line",
-    "Protocol",
-    "Record",
-    "RecordError",
-    "Run",
-    "Value",
-    "active_dimensions",
-    "bounds",
-    "collect",
-    "judge",
-    "load",
-    "plan",
-    "plot_collapse",
-    "plot_curves",
-    "plot_scores",
-    "protocol",
-    "rank_agreement",
-    "read_records",
-    "run_all",
-    "run_one",
-    "summarise",
-    "to_csv",
-    "to_latex",
-    "to_markdown",
-    "with_review",
-    "write_records",
-]
+from dvae_lib import experiments
+
+MODULES = ("agreement", "corpora", "figures", "progress", "protocol", "records", "review", "runs", "scores", "tables")
+
+for _name in MODULES:  # so that `from dvae_lib.benchmark.runs import Job` goes on working
+    sys.modules[f"{__name__}.{_name}"] = importlib.import_module(f"dvae_lib.experiments.{_name}")
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("__") or (name not in MODULES and not hasattr(experiments, name)):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(
+        f"dvae_lib.benchmark is now dvae_lib.experiments: take {name} from there; this name goes in the next release",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return getattr(experiments, name)

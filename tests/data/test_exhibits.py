@@ -6,10 +6,10 @@ import shutil
 import numpy as np
 import pytest
 
-from dvae_lib.benchmark import load, read_records
 from dvae_lib.data import corpus_info, load_cmu, load_corpus, load_hdm05, load_mocap
 from dvae_lib.data.exhibits import exhibit, pack, unpack
 from dvae_lib.data.make_exhibits import make_exhibits
+from dvae_lib.experiments import load, read_records
 from dvae_lib.resources import resource_path
 
 SHIPPED = resource_path("exhibits")

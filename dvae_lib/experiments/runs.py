@@ -16,11 +16,11 @@ import torch
 from lightning_fabric import Fabric
 
 import dvae_lib
-from dvae_lib.benchmark.corpora import Corpus
-from dvae_lib.benchmark.protocol import Protocol, Run
-from dvae_lib.benchmark.records import FORMAT, RECORD, Record, read_records, write_records
-from dvae_lib.benchmark.scores import judge
 from dvae_lib.checkpoints import write_atomically
+from dvae_lib.experiments.corpora import Corpus
+from dvae_lib.experiments.protocol import Protocol, Run
+from dvae_lib.experiments.records import FORMAT, RECORD, Record, read_records, write_records
+from dvae_lib.experiments.scores import judge
 from dvae_lib.locks import lock
 from dvae_lib.models.base import DVAE
 from dvae_lib.schedules import Number

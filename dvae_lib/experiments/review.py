@@ -1,6 +1,6 @@
 """What the review reports: Tables 13.1 and 13.2, and its counts of collapsed dimensions (Section 13.3.4)."""
 
-from dvae_lib.benchmark.protocol import Experiment
+from dvae_lib.experiments.protocol import Experiment
 
 __all__ = ["COLLAPSED_IN_REVIEW", "LABELS", "REVIEW"]
 

@@ -1,6 +1,6 @@
 """A training step of STORN, VRNN and SRNN at the speech sizes of Appendix B, beside bounds from below and above.
 
-    python benchmarks/autoregressive.py [--rounds 9] [--threads 2] [--memory] [--device cuda]
+    python speed/autoregressive.py [--rounds 9] [--threads 2] [--memory] [--device cuda]
 
 Batches of 128 sequences of 50 frames of 513 bins. Contestants take turns, so that what counts is the ratio:
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from dvae_lib.benchmark import PROTOCOLS, corpora, load
-from dvae_lib.benchmark.corpora import checksum
 from dvae_lib.data import MissingCorpusError
 from dvae_lib.data.sequences import SequenceDataset, Splits
+from dvae_lib.experiments import PROTOCOLS, corpora, load
+from dvae_lib.experiments.corpora import checksum
 
 PARTS = ("train", "validation", "test")
 

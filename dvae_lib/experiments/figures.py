@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from dvae_lib.benchmark.records import Record
-from dvae_lib.benchmark.review import LABELS, REVIEW
-from dvae_lib.benchmark.tables import COLUMNS, Line
+from dvae_lib.experiments.records import Record
+from dvae_lib.experiments.review import LABELS, REVIEW
+from dvae_lib.experiments.tables import COLUMNS, Line
 
 # There are more models than colours.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -62,7 +62,7 @@ def plot_scores(lines: Sequence[Line], column: str, *, review: str | None = None
     """A column of the table as dots, best at the top, with the spread between seeds; the review's beside it.
 
     Arguments:
-        lines: see `dvae_lib.benchmark.tables.summarise`.
+        lines: see `dvae_lib.experiments.tables.summarise`.
         column: which one.
         review: the review's column to show on an axis of its own; None: the same, where the review has it.
     """
@@ -107,7 +107,7 @@ def plot_collapse(lines: Sequence[Line], threshold: float) -> Figure:
     """The KL divergence of every latent dimension, largest first, one line a model; below the threshold is collapsed.
 
     Arguments:
-        lines: see `dvae_lib.benchmark.tables.summarise`; the first seed of each is shown.
+        lines: see `dvae_lib.experiments.tables.summarise`; the first seed of each is shown.
         threshold: in nats per frame.
     """
     if not any(line.kl_per_dim for line in lines):

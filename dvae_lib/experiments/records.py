@@ -10,7 +10,7 @@ from dvae_lib.checkpoints import write_atomically
 __all__ = ["FORMAT", "RECORD", "Record", "RecordError", "collect", "read_records", "write_records"]
 
 Record = dict[str, Any]
-"""What a run came to, as JSON data: see `dvae_lib.benchmark.runs`."""
+"""What a run came to, as JSON data: see `dvae_lib.experiments.runs`."""
 
 FORMAT = 1
 RECORD = "record.json"

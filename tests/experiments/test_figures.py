@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from dvae_lib.benchmark import (
+from dvae_lib.experiments import (
     COLLAPSED,
     MODELS,
     REVIEW,
@@ -16,7 +16,7 @@ from dvae_lib.benchmark import (
     plot_scores,
     summarise,
 )
-from dvae_lib.benchmark.review import LABELS
+from dvae_lib.experiments.review import LABELS
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 """A training step of the deep Kalman filter beside Pyro's deep Markov model and beside the same layers run flat.
 
-Run with ``python benchmarks/dkf.py``; `pyro-ppl` is compared where it is installed. All contestants have the same
+Run with ``python speed/dkf.py``; `pyro-ppl` is compared where it is installed. All contestants have the same
 layers (those of Krishnan et al., 2017: 88 notes, z of 100, RNN of 600), the same data and the same machine, and
 take turns, so that what counts is the ratio.
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from dvae_lib.benchmark.protocol import MODELS
-from dvae_lib.benchmark.records import Record
-from dvae_lib.benchmark.review import LABELS, REVIEW
+from dvae_lib.experiments.protocol import MODELS
+from dvae_lib.experiments.records import Record
+from dvae_lib.experiments.review import LABELS, REVIEW
 
 __all__ = ["COLUMNS", "Column", "Line", "Value", "summarise", "to_csv", "to_latex", "to_markdown"]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dvae_lib.benchmark.records import RECORD, Record, RecordError, read_records
-from dvae_lib.benchmark.runs import EPOCHS, TRAINED, WORKER, Done, Job
+from dvae_lib.experiments.records import RECORD, Record, RecordError, read_records
+from dvae_lib.experiments.runs import EPOCHS, TRAINED, WORKER, Done, Job
 
 __all__ = ["Progress", "spawn"]
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from dvae_lib.benchmark.protocol import BudgetName, Experiment, Protocol, protocol
 from dvae_lib.data.catalogue import list_corpora
 from dvae_lib.data.corpora import Utterance, load_corpus
 from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.data.sources import MOTION
+from dvae_lib.experiments.protocol import BudgetName, Experiment, Protocol, protocol
 
 __all__ = ["Corpus", "checksum", "load"]
 
@@ -60,7 +60,7 @@ def load(name: str, budget: BudgetName = "book") -> Corpus:
     Arguments:
         name: "librispeech", "prompts", "wsj0" or a folder of audio; "mocap" (CMU and HDM05 together), "cmu", "hdm05"
             or "h36m"; "librispeech-excerpt" or "mocap-excerpt", which travel with the library.
-        budget: see `dvae_lib.benchmark.protocol`.
+        budget: see `dvae_lib.experiments.protocol`.
 
     Raises:
         MissingCorpusError: it is not here; the message says how to get it.

@@ -6,8 +6,8 @@ import soundfile
 import torch
 from torch import Generator
 
-from dvae_lib.benchmark import Corpus, protocol
 from dvae_lib.data.sequences import SequenceDataset
+from dvae_lib.experiments import Corpus, protocol
 
 RATE = 16_000
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dvae_lib.benchmark import REVIEW, rank_agreement, summarise, with_review
+from dvae_lib.experiments import REVIEW, rank_agreement, summarise, with_review
 
 
 def named(values):

@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from dvae_lib.benchmark import COLUMNS, REVIEW, Value, summarise, to_csv, to_latex, to_markdown
-from dvae_lib.benchmark.review import COLLAPSED_IN_REVIEW, LABELS
+from dvae_lib.experiments import COLUMNS, REVIEW, Value, summarise, to_csv, to_latex, to_markdown
+from dvae_lib.experiments.review import COLLAPSED_IN_REVIEW, LABELS
 
 
 @pytest.fixture

@@ -16,18 +16,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dvae_lib.benchmark import Job, RecordError, Run, judge, plan, read_records, run_all, run_one, runs, summarise
-from dvae_lib.benchmark.records import write_records
-from dvae_lib.benchmark.runs import _claim, record_of
 from dvae_lib.checkpoints import load_checkpoint
 from dvae_lib.data.sequences import SequenceDataset
+from dvae_lib.experiments import Job, RecordError, Run, judge, plan, read_records, run_all, run_one, runs, summarise
+from dvae_lib.experiments.records import write_records
+from dvae_lib.experiments.runs import _claim, record_of
 from dvae_lib.models import DVAE
 from dvae_lib.schedules import Schedule
 from dvae_lib.training import TrainingConfig
 
 # Processes are forked from one that has imported torch already, which takes seconds, and done nothing else.
 processes = multiprocessing.get_context("forkserver" if sys.platform != "win32" else "spawn")
-processes.set_forkserver_preload(["numpy", "pytest", "dvae_lib.models", "dvae_lib.training", "dvae_lib.benchmark"])
+processes.set_forkserver_preload(["numpy", "pytest", "dvae_lib.models", "dvae_lib.training", "dvae_lib.experiments"])
 with_processes = pytest.mark.skipif(sys.platform == "win32", reason="needs fork, signals and locks")
 
 DONE = {"num_workers": 0, "progress": False}
@@ -221,7 +221,7 @@ def test_a_corpus_that_is_a_folder_is_called_by_its_last_name(job, walks, tmp_pa
 
 
 def test_speech_is_trained_and_judged(eight_voices, tmp_path):
-    from dvae_lib.benchmark import load, protocol
+    from dvae_lib.experiments import load, protocol
 
     corpus = load(str(eight_voices), "ci")
     record = run_one(Job(VAE, corpus, protocol("speech", "ci")), tmp_path, **DONE)

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from dvae_lib.benchmark import RecordError, collect, read_records, write_records
-from dvae_lib.benchmark.records import FORMAT
+from dvae_lib.experiments import RecordError, collect, read_records, write_records
+from dvae_lib.experiments.records import FORMAT
 from dvae_lib.resources import resource_path
 
 

@@ -1,6 +1,6 @@
 """What the training loop costs over the bare step, and how much of a step waits for data.
 
-    python benchmarks/training.py
+    python speed/training.py
 
 Sizes of the review's Appendix B: batches of 128 sequences of 50 frames of 513 bins. The data stand in a memory
 map, as the feature cache's do. Bare steps and the loop take turns in one process, and the medians are compared.

@@ -6,9 +6,9 @@ from typing import Any, Literal
 import torch
 from torch import Generator, Tensor
 
-from dvae_lib.benchmark.corpora import Corpus
 from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.evaluation import analysis_resynthesis, score_sequences
+from dvae_lib.experiments.corpora import Corpus
 from dvae_lib.graphs.links import links
 from dvae_lib.metrics import ScoreTable, raw_pesq
 from dvae_lib.models.base import DVAE

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dvae_lib.benchmark import MODELS, PROTOCOLS, SCHEDULED, Run, plan, protocol
+from dvae_lib.experiments import MODELS, PROTOCOLS, SCHEDULED, Run, plan, protocol
 from dvae_lib.graphs.links import links
 from dvae_lib.models import MODELS as REGISTRY
 from dvae_lib.models import build_model

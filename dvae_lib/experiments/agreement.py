@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from dvae_lib.benchmark.review import REVIEW
-from dvae_lib.benchmark.tables import COLUMNS, Line, check_columns
+from dvae_lib.experiments.review import REVIEW
+from dvae_lib.experiments.tables import COLUMNS, Line, check_columns
 
 __all__ = ["Agreement", "rank_agreement", "with_review"]
 
@@ -77,7 +77,7 @@ def with_review(lines: Sequence[Line], ours: str, theirs: str | None = None) -> 
     """Compare a column of our table with one of the review's.
 
     Arguments:
-        lines: see `dvae_lib.benchmark.tables.summarise`.
+        lines: see `dvae_lib.experiments.tables.summarise`.
         ours: one of our columns, such as "vlb".
         theirs: one of the review's; None: the same.
 

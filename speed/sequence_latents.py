@@ -1,6 +1,6 @@
 """A training step of RVAE and DSAE, beside the same work without a recursion in the latent vectors.
 
-    python benchmarks/sequence_latents.py [--rounds 9] [--threads 1] [--sizes speech small] [--device cuda]
+    python speed/sequence_latents.py [--rounds 9] [--threads 1] [--sizes speech small] [--device cuda]
 
 Batches of 128 sequences of 50 frames at the speech sizes of Appendix B; *small*: 32 sequences of 50 frames of 20
 values, z of 4, LSTMs of 32 units. Contestants take turns, so that what counts is the ratio:

@@ -1,6 +1,6 @@
 """Kalman smoothing beside statsmodels, filterpy, pykalman and dynamax: 4 states, 2 observations, float64.
 
-Run with ``python benchmarks/statespace.py``; what is not installed is left out. All contestants smooth the same
+Run with ``python speed/statespace.py``; what is not installed is left out. All contestants smooth the same
 series on the same machine and take turns, round after round, so that what counts is the ratio of the medians.
 Before any time is taken, every contestant must give the same smoothed means and covariances.
 

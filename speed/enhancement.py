@@ -1,6 +1,6 @@
 """What enhancement costs: processor seconds for a second of noisy speech.
 
-    python benchmarks/enhancement.py [--seconds 3] [--rounds 3] [--threads 1]
+    python speed/enhancement.py [--seconds 3] [--rounds 3] [--threads 1]
 
 Untrained models of Appendix B on made-up noise, at the defaults of `dvae_lib.enhancement.enhance`: the work does not
 depend on the weights. The classical Wiener filter and the NMF baseline stand beside them. All take turns.

@@ -9,10 +9,10 @@ from scipy import stats
 from torch import Generator
 
 from dvae_lib import DSAE, VAE, VRNN
-from dvae_lib.benchmark import COLLAPSED, MODELS, Corpus, active_dimensions, bounds, judge, load
-from dvae_lib.benchmark.scores import _summary, modes
 from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.evaluation import analysis_resynthesis
+from dvae_lib.experiments import COLLAPSED, MODELS, Corpus, active_dimensions, bounds, judge, load
+from dvae_lib.experiments.scores import _summary, modes
 from dvae_lib.metrics import ScoreTable, raw_pesq
 from dvae_lib.models import build_model
 

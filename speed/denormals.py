@@ -1,6 +1,6 @@
 """What denormal numbers cost a training step on speech, and what flushing them to zero changes.
 
-    python benchmarks/denormals.py [--rounds 5]
+    python speed/denormals.py [--rounds 5]
 
 Each model takes training steps on power spectrograms of `prompts` (batches of 32 sequences of 50 frames, Appendix B's
 sizes, new weights), in turn with and without `flush_denormals`. Medians of processor time, which other programs disturb
