@@ -1,0 +1,31 @@
+r"""Factorised distributions of one frame, with the interface of `torch.distributions`.
+
+Every class describes a vector whose entries are independent given the parameters, as in Eqs. (2.4) and
+(2.19) of the review. The last dimension of a parameter is the vector (the *event*), all dimensions before
+it are the *batch*: parameters of shape ``(B, T, D)`` make a batch of shape ``(B, T)`` and `log_prob`
+returns ``(B, T)``, in nats. What samples takes a keyword `generator`.
+"""
+
+from dvae_lib.distributions.base import FactorisedDistribution
+from dvae_lib.distributions.bernoulli import Bernoulli
+from dvae_lib.distributions.families import OBSERVATIONS, support_of
+from dvae_lib.distributions.gamma import Gamma, itakura_saito
+from dvae_lib.distributions.gaussian import CentimetreGaussian, DiagonalGaussian, UnitGaussian, standard_normal
+from dvae_lib.distributions.kl import kl_divergence, kl_per_dim
+from dvae_lib.distributions.support import Support
+
+__all__ = [
+    "OBSERVATIONS",
+    "Bernoulli",
+    "CentimetreGaussian",
+    "DiagonalGaussian",
+    "FactorisedDistribution",
+    "Gamma",
+    "Support",
+    "UnitGaussian",
+    "itakura_saito",
+    "kl_divergence",
+    "kl_per_dim",
+    "standard_normal",
+    "support_of",
+]
