@@ -34,7 +34,7 @@ def support_of(family: "str | type[Distribution]") -> Support:
     Arguments:
         family: a name in `OBSERVATIONS`, or a class of distributions.
 
-    Examples:
+    Example:
         >>> support_of("bernoulli")
         Support(low=0.0, high=1.0, whole=False)
         >>> support_of(DiagonalGaussian).everything

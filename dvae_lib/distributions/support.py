@@ -10,11 +10,11 @@ class Support(NamedTuple):
     """The values of an entry that a family gives a probability.
 
     Attributes:
-        low: the smallest one, -inf where there is none.
-        high: the largest one, inf where there is none.
-        whole: whether only whole numbers count.
+        low: The smallest one, -inf where there is none.
+        high: The largest one, inf where there is none.
+        whole: Whether only whole numbers count.
 
-    Examples:
+    Example:
         >>> str(Support(low=0.0))
         'numbers of at least 0'
     """

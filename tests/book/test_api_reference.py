@@ -5,8 +5,8 @@ import pytest
 
 
 def test_names_lead_to_where_they_are_defined():
-    assert api_reference.defining_name("dvae_lib.plotting.use_style") == "dvae_lib.plotting.use_style"
-    assert api_reference.defining_name("dvae_lib.plotting.Axes") == "matplotlib.axes._axes.Axes"
+    assert api_reference.defining_name("dvae_lib.plotting.use_style") == "dvae_lib.plotting.style.use_style"
+    assert api_reference.defining_name("dvae_lib.plotting.spectrograms.Axes") == "matplotlib.axes._axes.Axes"
     assert api_reference.defining_name("dvae_lib.no.such.name") == "dvae_lib.no.such.name"
 
 

@@ -1,0 +1,62 @@
+"""Tables under a notebook cell."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from IPython.display import Markdown
+
+__all__ = ["show_table"]
+
+
+def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], digits: int = 3) -> "Markdown":
+    """A table under a notebook cell, in which words may hold formulas and links.
+
+    Arguments:
+        columns: The heads.
+        rows: The cells of each row, from left to right. Floats and single-valued tensors are rounded, truth values
+            become "yes" and "–", None an empty cell; everything else is written as it is.
+        digits: After the point.
+
+    Returns:
+        What a notebook displays.
+
+    Raises:
+        ValueError: If a row has another number of cells than there are columns.
+        ImportError: Outside Jupyter, where IPython is not installed.
+
+    Example:
+        >>> print(show_table(["model", "nats"], [["VAE", -1.23456], ["DKF", None]]).data)
+        | model | nats |
+        |---|--:|
+        | VAE | -1.235 |
+        | DKF |  |
+    """
+    try:
+        from IPython.display import Markdown
+    except ImportError as error:
+        raise ImportError("show_table needs IPython: pip install ipython") from error
+
+    def written(value: object) -> str:
+        if value is None:
+            return ""
+        if isinstance(value, bool):
+            return "yes" if value else "–"
+        if isinstance(value, torch.Tensor):
+            value = value.item()
+        if isinstance(value, float):  # a NumPy float is one
+            return f"{value:.{digits}f}"
+        return str(value)
+
+    listed = [list(row) for row in rows]
+    for row in listed:
+        if len(row) != len(columns):
+            raise ValueError(f"Expected rows of {len(columns)} cells, one for each column; got {row}")
+    cells = [[written(value) for value in row] for row in listed]
+    numbers = [all(not isinstance(row[k], str | bool) for row in listed) for k in range(len(columns))]
+    rule = "|" + "".join("--:|" if number and listed else "---|" for number in numbers)
+    lines = (f"| {' | '.join(line)} |" for line in (list(columns), *cells))
+    head, *body = lines
+    return Markdown("\n".join([head, rule, *body]))  # type: ignore[no-untyped-call]
