@@ -4,6 +4,7 @@ The models and what they are trained with stand here; `dvae_lib.data`, `dvae_lib
 `dvae_lib.graphs`, `dvae_lib.metrics` and `dvae_lib.plotting` are imported by name.
 """
 
+from dvae_lib._version import __version__ as __version__
 from dvae_lib.graphs import DependencySpec
 from dvae_lib.models import (
     DKF,
@@ -21,8 +22,6 @@ from dvae_lib.models import (
     ImprovedVRNN,
     build_model,
 )
-
-__version__ = "0.1.0"
 
 __all__ = [
     "DKF",

@@ -26,7 +26,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
-import dvae_lib
+from dvae_lib._version import __version__
 from dvae_lib.data.catalogue import CorpusInfo, corpus_info, describe, fetch_corpus, list_corpora
 from dvae_lib.data.places import cache_folder, search_path
 from dvae_lib.metrics import METRICS, SPEECH_METRICS, ScoreTable
@@ -90,7 +90,7 @@ def main() -> None:
 
 def _show_version(wanted: bool) -> bool:
     if wanted:
-        out.print(dvae_lib.__version__)
+        out.print(__version__)
         raise typer.Exit
     return wanted
 
@@ -517,8 +517,8 @@ def evaluate(
 
     dvae evaluate runs/vae --corpus librispeech --limit 20 -o librispeech.csv
     """
-    from dvae_lib.checkpoints import write_atomically
     from dvae_lib.evaluation import analysis_resynthesis, score_sequences
+    from dvae_lib.files import write_atomically
     from dvae_lib.training import training_fabric
 
     if output is not None and output.suffix not in (".json", ".csv"):
@@ -550,7 +550,7 @@ def evaluate(
     _print_scores(table, f"{model} on the test part of {source.name} ({len(table)} sequences)")
     about = {
         "model": model,
-        "dvae_lib": dvae_lib.__version__,
+        "dvae_lib": __version__,
         **source.metadata,
         "part": "test",
         "latents": latents.value,
@@ -938,8 +938,8 @@ def report(
 
 def _write_report(records: list[dict[str, Any]], folder: Path, *, figures: bool) -> None:
     """For each corpus and budget all results in one file, the tables, and the figures."""
-    from dvae_lib.checkpoints import write_atomically
     from dvae_lib.experiments import summarise, to_csv, to_latex, to_markdown, write_records
+    from dvae_lib.files import write_atomically
 
     folder.mkdir(parents=True, exist_ok=True)
     for corpus, budget in sorted({(r["corpus"], r["budget"]) for r in records}):
@@ -1042,7 +1042,7 @@ def _installation() -> dict[str, str]:
             return "missing"
 
     facts = {
-        "dvae-lib": f"{dvae_lib.__version__} in {Path(dvae_lib.__file__).parent}",
+        "dvae-lib": f"{__version__} in {Path(__file__).parent}",
         "Python": f"{platform.python_version()} on {platform.platform(terse=True)}",
         "needed": ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "lightning-fabric")),
     }

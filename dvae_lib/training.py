@@ -29,12 +29,13 @@ import torch
 from lightning_fabric import Fabric
 from torch import Generator, Tensor, nn
 
-import dvae_lib
-from dvae_lib.checkpoints import CheckpointError, in_hand, load_checkpoint, save_checkpoint, write_atomically
+from dvae_lib._version import __version__
+from dvae_lib.checkpoints import CheckpointError, in_hand, load_checkpoint, save_checkpoint
 from dvae_lib.data.sequences import Batch, SequenceDataset
 from dvae_lib.denormals import flush_denormals
 from dvae_lib.devices import brought_back
 from dvae_lib.distributions import support_of
+from dvae_lib.files import write_atomically
 from dvae_lib.models.base import DVAE
 from dvae_lib.models.replay import Replay, replay_recursion
 from dvae_lib.parallel import Share, SharedNoise, check_precision, load_share, training_fabric
@@ -800,7 +801,7 @@ class _Run:
             for index, values in optimizer["state"].items():
                 tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(v) for name, v in values.items()}
             state = {
-                "dvae_lib": dvae_lib.__version__,
+                "dvae_lib": __version__,
                 "run": self.identity,
                 "config": self.config.to_dict(),
                 "progress": {name: getattr(self, name) for name in self.PROGRESS},

@@ -1,5 +1,3 @@
-import errno
-import os
 from contextlib import suppress
 
 import pytest
@@ -7,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from dvae_lib import checkpoints
-from dvae_lib.checkpoints import CheckpointError, load_checkpoint, save_checkpoint, write_atomically
+from dvae_lib.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 
 TENSORS = {
     "float": torch.randn(3, 4),
@@ -71,26 +69,3 @@ def test_newer_format(tmp_path, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match="format 2"):
         load_checkpoint(tmp_path / "c")
-
-
-def test_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    write_atomically(path, b"old")
-
-    def full(descriptor):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
-
-
-def test_the_name_is_given_only_to_what_is_on_the_disk(tmp_path, monkeypatch):
-    events = []
-    fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda fd: (events.append("sync"), fsync(fd)))
-    monkeypatch.setattr(os, "replace", lambda a, b: (events.append("replace"), replace(a, b)))
-    write_atomically(tmp_path / "file", b"data")
-    assert events[:2] == ["sync", "replace"]

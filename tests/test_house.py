@@ -71,6 +71,8 @@ def test_constraints_pin_everything_that_is_asked_for():
 def test_versions_agree():
     import dvae_lib
 
+    path = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["version"]["path"]
+    assert f'__version__ = "{dvae_lib.__version__}"' in (ROOT / path).read_text(encoding="utf-8")
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == dvae_lib.__version__
     assert citation["license"] == PROJECT["license"]["text"] == "MIT"

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import stat
 import subprocess
 import sys
 
@@ -10,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from dvae_lib import DVAE, VAE, build_model, checkpoints, locks
-from dvae_lib.checkpoints import CheckpointError, in_hand, write_atomically
+from dvae_lib import DVAE, VAE, build_model, locks
+from dvae_lib.checkpoints import CheckpointError, in_hand
 from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.locks import lock
 from dvae_lib.models import MODELS
@@ -283,33 +282,6 @@ def test_file_systems_without_locks(tmp_path, monkeypatch, code):
     with lock(tmp_path / "lock", wait=True) as mine:
         assert mine
     assert (trained(folder=tmp_path / "run").best_model.x_dim, list(tmp_path.glob("*lock"))) == (3, [])
-
-
-def flushing(code, only_folders=True):
-    """What a file system does that flushes no folders."""
-    real = os.fsync
-
-    def fsync(descriptor):
-        if not only_folders or stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            raise OSError(code, os.strerror(code))
-        real(descriptor)
-
-    return fsync
-
-
-@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
-def test_file_systems_that_flush_no_folders(tmp_path, monkeypatch, code):
-    monkeypatch.setattr(checkpoints.os, "fsync", flushing(code))
-    write_atomically(tmp_path / "file", b"whole")
-    assert (tmp_path / "file").read_bytes() == b"whole"
-    trained(folder=tmp_path / "run")
-
-
-@pytest.mark.parametrize("only_folders", [True, False])
-def test_a_broken_disk_is_not_passed_over(tmp_path, monkeypatch, only_folders):
-    monkeypatch.setattr(checkpoints.os, "fsync", flushing(errno.EIO, only_folders))
-    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
-        write_atomically(tmp_path / "file", b"whole")
 
 
 def test_in_hand_needs_a_folder(tmp_path):

@@ -21,8 +21,8 @@ import torch
 from score_models import bounds
 from train_chorales import KEYS, MODELS, PIECE, report
 
-from dvae_lib.checkpoints import write_atomically
 from dvae_lib.data.music import load_chorales
+from dvae_lib.files import write_atomically
 from dvae_lib.models import DVAE
 from dvae_lib.schedules import Schedule
 from dvae_lib.training import TrainingConfig, fit

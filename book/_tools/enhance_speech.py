@@ -28,7 +28,6 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from dvae_lib.checkpoints import write_atomically
 from dvae_lib.data import SpeechCorpus, load_corpus
 from dvae_lib.enhancement import (
     babble,
@@ -40,6 +39,7 @@ from dvae_lib.enhancement import (
     nmf_wiener,
     speech_shaped_noise,
 )
+from dvae_lib.files import write_atomically
 from dvae_lib.metrics import SPEECH_METRICS, speech_metrics
 from dvae_lib.models import DVAE
 from dvae_lib.randomness import derive_seed

@@ -31,8 +31,8 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from dvae_lib.checkpoints import write_atomically
 from dvae_lib.data import load_corpus
+from dvae_lib.files import write_atomically
 from dvae_lib.models import DVAE, build_model
 
 ROOT = Path(__file__).resolve().parents[2]

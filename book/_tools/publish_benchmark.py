@@ -13,8 +13,8 @@ import argparse
 import shutil
 from pathlib import Path
 
-from dvae_lib.checkpoints import write_atomically
 from dvae_lib.experiments import LABELS, Record, Run, collect, summarise, to_markdown, write_records
+from dvae_lib.files import write_atomically
 from dvae_lib.models import DVAE
 
 ROOT = Path(__file__).resolve().parents[2]

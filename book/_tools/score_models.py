@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 
-from dvae_lib.checkpoints import write_atomically
 from dvae_lib.data import load_corpus
 from dvae_lib.data.music import load_chorales
 from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.evaluation import analysis_resynthesis
+from dvae_lib.files import write_atomically
 from dvae_lib.graphs.links import links
 from dvae_lib.models import DVAE
 from dvae_lib.models.rnn import GRNN

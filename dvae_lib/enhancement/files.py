@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from dvae_lib.checkpoints import written_whole
 from dvae_lib.data.audio import AudioError
 from dvae_lib.data.audio_stream import stream_audio
 from dvae_lib.enhancement.recordings import MOST_CHANNELS, PIECE_SECONDS, Mixture, Progress, enhance_samples
 from dvae_lib.enhancement.separation import NUM_ITERATIONS, Settings
 from dvae_lib.enhancement.vem import Method, check_speech_model
 from dvae_lib.extras import needed, require
+from dvae_lib.files import written_whole
 from dvae_lib.models.base import DVAE
 
 __all__ = ["SOUND_FILES", "EnhancedFile", "enhance_file"]

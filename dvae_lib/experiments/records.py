@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dvae_lib.checkpoints import write_atomically
+from dvae_lib.files import write_atomically
 
 __all__ = ["FORMAT", "RECORD", "Record", "RecordError", "collect", "read_records", "write_records"]
 

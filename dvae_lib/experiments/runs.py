@@ -15,12 +15,12 @@ from typing import Any, Literal, NamedTuple
 import torch
 from lightning_fabric import Fabric
 
-import dvae_lib
-from dvae_lib.checkpoints import write_atomically
+from dvae_lib._version import __version__
 from dvae_lib.experiments.corpora import Corpus
 from dvae_lib.experiments.protocol import Protocol, Run
 from dvae_lib.experiments.records import FORMAT, RECORD, Record, read_records, write_records
 from dvae_lib.experiments.scores import judge
+from dvae_lib.files import write_atomically
 from dvae_lib.locks import lock
 from dvae_lib.models.base import DVAE
 from dvae_lib.schedules import Number
@@ -355,7 +355,7 @@ def _heading(job: Job) -> Record:
     run, corpus, protocol = job
     return {
         "format": FORMAT,
-        "dvae_lib": dvae_lib.__version__,
+        "dvae_lib": __version__,
         "corpus": Path(corpus.name).name,
         "experiment": corpus.experiment,
         "model": run.model,

@@ -22,11 +22,12 @@ from torch import Generator, Tensor, nn
 from torch.distributions import Distribution
 from torch.nn import functional as F
 
+from dvae_lib._version import __version__
 from dvae_lib.arrays import as_tensor
-from dvae_lib.checkpoints import write_atomically
 from dvae_lib.data.sequences import Standardizer
 from dvae_lib.devices import Device, computed_on
 from dvae_lib.distributions import Support, support_of
+from dvae_lib.files import write_atomically
 from dvae_lib.graphs import DependencySpec
 from dvae_lib.graphs.links import links
 from dvae_lib.objectives import (
@@ -778,15 +779,13 @@ class DVAE(nn.Module):
         Raises:
             TypeError: What `from_pretrained` could not build again.
         """
-        import dvae_lib
-
         kind = type(self)
         values = {
             "format": FORMAT,
             "class": kind.__name__,
             "options": self.options,
             "metadata": self.metadata,
-            "dvae_lib": dvae_lib.__version__,
+            "dvae_lib": __version__,
         }
         try:
             inspect.signature(kind.__init__).bind(self, **self.options)
