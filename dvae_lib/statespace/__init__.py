@@ -3,11 +3,23 @@
 `LinearGaussianSSM` holds a model after Eqs. (3.16) and (3.17). `kalman_filter`, `kalman_smoother`, `log_likelihood`,
 `sample_posterior` and `forecast` infer in it, `sample` draws from it, `fit_em` fits it. `NonlinearGaussianSSM` with
 `extended_kalman_filter` and `unscented_kalman_filter`, and their smoothers, covers Eqs. (3.9) to (3.12).
-`structure_cost` says what an inference model of a given structure loses.
+`structure_cost` says what an inference model of a given structure loses. `HiddenMarkovModel` is the chain of discrete
+states, with its own filter, smoother, posterior samples and most probable path.
 """
 
 from dvae_lib.statespace.em import EMResult, fit_em
 from dvae_lib.statespace.explorer import local_level, noise_explorer
+from dvae_lib.statespace.hmm import (
+    HiddenMarkovModel,
+    HMMFilterResult,
+    HMMSmootherResult,
+    ViterbiResult,
+    hmm_filter,
+    hmm_log_likelihood,
+    hmm_sample_posterior,
+    hmm_smoother,
+    viterbi,
+)
 from dvae_lib.statespace.kalman import (
     FilterResult,
     Forecast,
@@ -42,11 +54,15 @@ __all__ = [
     "FilterResult",
     "Forecast",
     "GaussianPath",
+    "HMMFilterResult",
+    "HMMSmootherResult",
+    "HiddenMarkovModel",
     "LinearGaussianSSM",
     "NonlinearGaussianSSM",
     "SigmaPoints",
     "SmootherResult",
     "StateSpaceSample",
+    "ViterbiResult",
     "best_inference",
     "covariance_factor",
     "extended_kalman_filter",
@@ -54,6 +70,10 @@ __all__ = [
     "fit_em",
     "forecast",
     "gaussian_path",
+    "hmm_filter",
+    "hmm_log_likelihood",
+    "hmm_sample_posterior",
+    "hmm_smoother",
     "kalman_filter",
     "kalman_smoother",
     "local_level",
@@ -64,5 +84,6 @@ __all__ = [
     "structure_cost",
     "unscented_kalman_filter",
     "unscented_kalman_smoother",
+    "viterbi",
     "visible",
 ]
