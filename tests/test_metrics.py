@@ -458,7 +458,7 @@ def test_a_batch_is_a_list_of_recordings(recordings):
 
 @pytest.mark.parametrize("one", ["a.wav", np.zeros(5), torch.zeros(5)])
 def test_a_single_recording_belongs_into_a_list(one):
-    with pytest.raises(TypeError, match=r"references must be a list of recordings.*got (the )?one.*Put it into a list"):
+    with pytest.raises(TypeError, match=r"references must be a list of recordings.*got (the )?one.*put it into a list"):
         speech_metrics(one, one)
 
 
@@ -539,3 +539,70 @@ def test_after_an_interrupt_the_next_question_gets_its_own_answer(monkeypatch):
             child.ask(9.0)
     assert child.ask(16.0) == 4.0
     child.close()
+
+
+# --- a measure of one's own ---
+
+
+def level(reference, estimate, *, sample_rate):
+    """In dB, and the rate on top of it: so the test sees that it arrives."""
+    return 20 * math.log10(np.std(estimate) / np.std(reference)) + sample_rate
+
+
+@pytest.fixture
+def own_metric():
+    yield metrics.register_metric(metrics.Metric("level", "Level", "dB", 1, "higher", level, kind="speech"))
+    metrics.METRICS.pop("level", None)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_registered_measure_is_computed_beside_the_others(recordings, own_metric, num_workers):
+    references, _ = recordings
+    estimates = [2.0 * reference for reference in references]
+    table = speech_metrics(references, estimates, metrics=["level", "si_sdr"], num_workers=num_workers)
+    assert table.columns["level"] == pytest.approx([20 * math.log10(2) + RATE] * len(references))
+    assert "Level (dB)" in str(table)
+    assert "level" in speech_metrics(references[:1], estimates[:1], num_workers=0).columns
+
+
+def test_a_measure_of_a_notebook_is_computed_in_the_notebook(recordings, own_metric):
+    """Its function stands where no other process can import it."""
+
+    def local(reference, estimate, *, sample_rate):
+        return 1.0
+
+    del metrics.METRICS["level"]
+    metrics.register_metric(metrics.Metric("level", "Level", "", 1, "higher", local, kind="speech"))
+    assert speech_metrics(*recordings, metrics=["level"], num_workers=2).columns["level"] == (1.0,) * 4
+
+
+def test_a_name_is_taken_once(own_metric, as_a_user):
+    metrics.register_metric(own_metric)  # a cell that is run again
+    with pytest.raises(ValueError, match="there is a metric 'estoi' already, ESTOI; give yours another name"):
+        metrics.register_metric(metrics.Metric("estoi", "ESTOI", function=level, kind="speech"))
+    with pytest.raises(ValueError, match="word of letters"):
+        metrics.register_metric(metrics.Metric("my level", "Level"))
+    with pytest.raises(ValueError, match="'higher' or 'lower'; got 'more'"):
+        metrics.register_metric(metrics.Metric("mine", "Mine", better="more"))
+
+
+def test_what_is_printed_comes_from_where_the_measure_is_defined():
+    assert metrics.SPEECH_METRICS == ("si_sdr", "pesq_nb", "pesq_wb", "estoi")
+    assert metrics.metrics_of("motion") == ("mpjpe",)
+    assert {name for name, m in metrics.METRICS.items() if not m.higher_is_better} == {"mpjpe", "rmse", "kl"}
+    assert all(name == metric.name for name, metric in metrics.METRICS.items())
+    table = ScoreTable(("a",), {"mpjpe": (12.345,), "estoi": (0.5,), "unknown": (1.0,)})
+    assert [line[:2] for line in table.printed()[1:]] == [
+        ("MPJPE (mm)", "12.3"),
+        ("ESTOI", "0.50"),
+        ("unknown", "1.000"),
+    ]
+
+
+def test_rmse_is_refused_what_it_cannot_compare():
+    assert metrics.rmse(np.zeros((4, 2)), np.full((4, 2), 3.0)) == 3.0
+    for wrong in (np.zeros((4, 3)), np.full((4, 2), np.nan)):
+        with pytest.raises(ValueError, match="reference"):
+            metrics.rmse(np.zeros((4, 2)), wrong)
+    with pytest.raises(ValueError, match="hold something"):
+        metrics.rmse(np.zeros((0, 2)), np.zeros((0, 2)))

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from dvae_lib.metrics.processes import ChildProcess, ProcessDied
 
-__all__ = ["Band", "count_utterances", "mos_lqo"]
+__all__ = ["Band", "count_utterances", "may_be_lost", "mos_lqo"]
 
 Samples = npt.NDArray[np.float64]
 Band = Literal["narrow", "wide"]
@@ -33,15 +33,14 @@ class NoScore(Exception):  # noqa: N818 - the caller decides whether this is an 
     """Why there is no score."""
 
 
-def mos_lqo(reference: Samples, estimate: Samples, sample_rate: int, band: Band, *, isolated: bool = True) -> float:
-    """The score of the package `pesq`.
+def mos_lqo(reference: Samples, estimate: Samples, sample_rate: int, band: Band) -> float:
+    """The score of the package `pesq`, computed in another process unless this one `may_be_lost`.
 
     Arguments:
         reference: The original.
         estimate: Of the same length.
         sample_rate: 8,000 or 16,000 Hz.
         band: Narrow or wide.
-        isolated: Compute in another process. Without it, a crash is the caller's.
 
     Raises:
         NoScore: Silence where speech should be, too short, too many utterances, or the process was lost.
@@ -55,7 +54,7 @@ def mos_lqo(reference: Samples, estimate: Samples, sample_rate: int, band: Band,
     import pesq as itu
 
     try:
-        if not isolated:
+        if _expendable:
             return float(itu.pesq(sample_rate, reference, estimate, mode))
         score = _ask(sample_rate, reference, estimate, mode)
     except (itu.NoUtterancesError, itu.BufferTooShortError) as error:
@@ -96,6 +95,13 @@ def _stretches(active: npt.NDArray[np.bool_]) -> int:
     return int(((stops - starts) * _FRAME_S >= _UTTERANCE_S).sum())
 
 
+def may_be_lost() -> None:
+    """Say of this process that it can take a crash: somebody watches it, and no other is needed for PESQ."""
+    global _expendable
+    _expendable = True
+
+
+_expendable = False
 _lock = threading.Lock()
 _child: tuple[int, ChildProcess] | None = None
 

@@ -42,7 +42,7 @@ def map_in_processes(
         num_processes: How many processes to start, at most one per item.
 
     Yields:
-        For each item its result, or :class:`ProcessDied` where the process was lost (a crash in compiled
+        For each item its result, or `ProcessDied` where the process was lost (a crash in compiled
         code, no memory); a new process takes the next item.
 
     Raises:
@@ -90,7 +90,7 @@ class ChildProcess:
         self._stopped = False
 
     def ask(self, *arguments: Any) -> Any:
-        """What the function returns; :class:`ProcessDied` where the process was lost.
+        """What the function returns; `ProcessDied` where the process was lost.
 
         Raises:
             RuntimeError: The process cannot start.
@@ -146,7 +146,7 @@ class ChildProcess:
         assert process.stdout is not None
         if process.stdout.read(len(_READY)) != _READY and not self._stopped:
             raise RuntimeError(
-                f"A parallel process {_how_it_ended(process)} while starting; what it wrote stands above."
+                f"A parallel process {_how_it_ended(process)} while starting; what it wrote stands above"
             )
         return process
 

@@ -3,8 +3,10 @@
 import contextlib
 import math
 import os
+import pickle
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
@@ -12,21 +14,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dvae_lib.extras import needed, require
-from dvae_lib.metrics.itu_pesq import Band, NoScore, mos_lqo
+from dvae_lib.extras import needed
+from dvae_lib.metrics.itu_pesq import Band, NoScore, may_be_lost, mos_lqo
 from dvae_lib.metrics.processes import ProcessDied, map_in_processes
-from dvae_lib.metrics.table import METRICS, ScoreTable
+from dvae_lib.metrics.registry import METRICS, Metric, metrics_of, register_metric
+from dvae_lib.metrics.table import ScoreTable
 from dvae_lib.waveforms import Waveform, as_waveform
 
 __all__ = ["SPEECH_METRICS", "UndefinedScoreError", "estoi", "pesq", "raw_pesq", "si_sdr", "speech_metrics"]
 
 Samples: TypeAlias = npt.NDArray[np.float64]
 Batch: TypeAlias = npt.NDArray[Any] | torch.Tensor
-
-SPEECH_METRICS = ("si_sdr", "pesq_nb", "pesq_wb", "estoi")
-"""The measures of :func:`speech_metrics`."""
-
-_PACKAGE = {"si_sdr": "torchmetrics", "pesq_nb": "pesq", "pesq_wb": "pesq", "estoi": "pystoi"}
 
 # Below -120 dB re full scale, under the step of 16-bit audio, the packages' own constants take over.
 _SILENCE_RMS = 1e-6
@@ -75,7 +73,7 @@ def si_sdr(reference: Waveform, estimate: Waveform, *, zero_mean: bool = False) 
         20.0
     """
     s, s_hat = _comparable(reference, estimate)
-    _require("si_sdr")
+    METRICS["si_sdr"].require()
     from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio
 
     _refuse_silence(s, s_hat)
@@ -94,7 +92,7 @@ def pesq(
 
     Narrow-band scores follow ITU-T P.862 with the mapping of P.862.1 (1.02 to 4.55), wide-band scores P.862.2 (1.04 to
     4.64); the two differ much and must not be mixed. The range [-0.5, 4.5] that the review names is that of the raw
-    narrow-band score before the mapping: :func:`raw_pesq` undoes it. The package `pesq` computes the value, in a
+    narrow-band score before the mapping: `raw_pesq` undoes it. The package `pesq` computes the value, in a
     process of its own that the first call starts: its C code overruns its memory where a recording has 50 utterances or
     more, which ends a process or gives a wrong score.
 
@@ -116,20 +114,16 @@ def pesq(
     References:
         Rix, Beerends, Hollier, Hekstra (2001). Perceptual evaluation of speech quality (PESQ). ICASSP.
     """
-    return _pesq(reference, estimate, sample_rate, band, isolated=True)
-
-
-def _pesq(reference: Waveform, estimate: Waveform, sample_rate: int, band: Band, isolated: bool) -> float:
     if band not in ("narrow", "wide"):
-        raise ValueError(f"band must be 'narrow' or 'wide', not {band!r}.")
+        raise ValueError(f"band must be 'narrow' or 'wide', not {band!r}")
     allowed = (8_000, 16_000) if band == "narrow" else (16_000,)
     if sample_rate not in allowed:
         rates = " or ".join(f"{rate:,}" for rate in allowed)
         raise ValueError(
-            f"PESQ {band}-band is defined at {rates} Hz, but sample_rate is {sample_rate:,}. Resample both first."
+            f"PESQ {band}-band is defined at {rates} Hz, but sample_rate is {sample_rate:,}. Resample both first"
         )
     s, s_hat = _comparable(reference, estimate)
-    _require("pesq_nb")
+    METRICS["pesq_nb"].require()
     _refuse_silence(s, s_hat)
     if s.size > _PESQ_LONGEST_S * sample_rate:
         raise UndefinedScoreError(
@@ -137,13 +131,13 @@ def _pesq(reference: Waveform, estimate: Waveform, sample_rate: int, band: Band,
             "into parts"
         )
     try:
-        return mos_lqo(s, s_hat, sample_rate, band, isolated=isolated)
+        return mos_lqo(s, s_hat, sample_rate, band)
     except NoScore as reason:
         raise UndefinedScoreError(str(reason)) from None
 
 
 def raw_pesq(mos_lqo: float) -> float:
-    r"""The raw narrow-band PESQ score in [-0.5, 4.5], from the MOS-LQO that :func:`pesq` gives.
+    r"""The raw narrow-band PESQ score in [-0.5, 4.5], from the MOS-LQO that `pesq` gives.
 
     Inverts the mapping of ITU-T P.862.1, :math:`y = 0.999 + 4 / (1 + e^{-1.4945 x + 4.6607})`. Older packages, and the
     range that the review names, use the raw score.
@@ -158,7 +152,7 @@ def raw_pesq(mos_lqo: float) -> float:
     if math.isnan(mos_lqo):
         return math.nan
     if not 0.999 < mos_lqo < 4.999:
-        raise ValueError(f"A narrow-band MOS-LQO lies between 0.999 and 4.999, not {mos_lqo}.")
+        raise ValueError(f"A narrow-band MOS-LQO lies between 0.999 and 4.999, not {mos_lqo}")
     return (4.6607 - math.log((4.999 - mos_lqo) / (mos_lqo - 0.999))) / 1.4945
 
 
@@ -186,9 +180,9 @@ def estoi(reference: Waveform, estimate: Waveform, *, sample_rate: int = 16_000)
         maskers. IEEE/ACM Transactions on Audio, Speech, and Language Processing.
     """
     if sample_rate != int(sample_rate) or sample_rate <= 0:
-        raise ValueError(f"sample_rate must be a positive whole number of Hz, not {sample_rate}.")
+        raise ValueError(f"sample_rate must be a positive whole number of Hz, not {sample_rate}")
     s, s_hat = _comparable(reference, estimate)
-    _require("estoi")
+    METRICS["estoi"].require()
     from pystoi import stoi
 
     _refuse_silence(s, s_hat)
@@ -225,11 +219,11 @@ def speech_metrics(
 
     Arguments:
         references: The originals: a list of waveforms of shape (samples,) and of audio files, or a batch of shape
-            (recordings, samples). Of waveforms all kinds that :func:`~dvae_lib.waveforms.as_waveform` takes.
+            (recordings, samples). Of waveforms all kinds that `dvae_lib.waveforms.as_waveform` takes.
         estimates: The resynthesised signals in the same order.
         sample_rate: Of the arrays, in Hz. Files carry their own, and have to agree pairwise.
-        metrics: Some of :data:`SPEECH_METRICS`. Default: all whose package is installed, with a warning that names the
-            others.
+        metrics: Names of measures of speech, see `metrics_of`. Default: all whose package is installed, with a warning
+            that names the others.
         names: Names for the table and for errors. Default: the file of the estimate, or ``"recording 0"``.
         num_workers: Processes; 0 computes here. Default: one per core, but none for a handful of recordings.
         progress: Whether to show a progress bar.
@@ -237,7 +231,7 @@ def speech_metrics(
             NaN with a warning, for pages that show several measures.
 
     Returns:
-        One row per recording. Undefined scores are NaN; :attr:`ScoreTable.reasons` says why.
+        One row per recording. Undefined scores are NaN; `ScoreTable.reasons` says why.
 
     Raises:
         ValueError: Lists of different lengths, no recordings, or a recording that cannot be compared, by its name.
@@ -246,34 +240,36 @@ def speech_metrics(
     _refuse_one(references, "references")
     _refuse_one(estimates, "estimates")
     if len(references) != len(estimates):
-        raise ValueError(f"There are {len(references)} references but {len(estimates)} estimates.")
+        raise ValueError(f"There are {len(references)} references but {len(estimates)} estimates")
     if len(references) == 0:
-        raise ValueError("There are no recordings to score.")
+        raise ValueError("There are no recordings to score")
     if names is None:
         names = [str(e) if isinstance(e, str | Path) else f"recording {i}" for i, e in enumerate(estimates)]
     elif len(names) != len(references):
-        raise ValueError(f"There are {len(names)} names for {len(references)} recordings.")
+        raise ValueError(f"There are {len(names)} names for {len(references)} recordings")
     asked = _installed() if metrics is None else tuple(metrics)
     lacking: dict[str, str] = {}
     for metric in asked:
-        if metric not in SPEECH_METRICS:
-            raise ValueError(f"metrics: {metric!r} is none of {', '.join(SPEECH_METRICS)}.")
+        if metric not in metrics_of("speech"):
+            raise ValueError(f"metrics: {metric!r} is none of {', '.join(metrics_of('speech'))}")
         try:
-            _require(metric)
+            METRICS[metric].require()
         except ImportError as error:
             if missing == "error":
                 raise
             lacking[metric] = str(error).rstrip(".")
             warnings.warn(f"NaN in the table. {error}", stacklevel=2)
-    metrics = tuple(metric for metric in asked if metric not in lacking)
+    measured = tuple(METRICS[metric] for metric in asked if metric not in lacking)
     if num_workers is None:
         num_workers = min(_cores(), len(references) // _RECORDINGS_PER_PROCESS)
     if num_workers < 0:
-        raise ValueError(f"num_workers must be 0 or more, not {num_workers}.")
+        raise ValueError(f"num_workers must be 0 or more, not {num_workers}")
+    if not all(map(_is_importable, measured)):
+        num_workers = 0
 
     tasks = [
         _Task(
-            name, _sendable(reference, name, "reference"), _sendable(estimate, name, "estimate"), sample_rate, metrics
+            name, _sendable(reference, name, "reference"), _sendable(estimate, name, "estimate"), sample_rate, measured
         )
         for name, reference, estimate in zip(names, references, estimates, strict=True)
     ]
@@ -297,7 +293,7 @@ class _Task(NamedTuple):
     reference: npt.NDArray[Any] | Path
     estimate: npt.NDArray[Any] | Path
     sample_rate: int
-    metrics: tuple[str, ...]
+    metrics: tuple[Metric, ...]
 
 
 class _Result(NamedTuple):
@@ -305,31 +301,25 @@ class _Result(NamedTuple):
     reasons: dict[str, str]
 
 
-_FUNCTIONS: dict[str, Callable[[npt.NDArray[Any], npt.NDArray[Any], int, bool], float]] = {
-    "si_sdr": lambda s, s_hat, rate, isolated: si_sdr(s, s_hat),
-    "pesq_nb": lambda s, s_hat, rate, isolated: _pesq(s, s_hat, rate, "narrow", isolated),
-    "pesq_wb": lambda s, s_hat, rate, isolated: _pesq(s, s_hat, rate, "wide", isolated),
-    "estoi": lambda s, s_hat, rate, isolated: estoi(s, s_hat, sample_rate=rate),
-}
-
-
 def _score_in_worker(task: _Task) -> _Result:
     """In a process of its own already: what a crash costs is seen to by who started it."""
-    return _score(task, isolated=False)
+    may_be_lost()
+    return _score(task)
 
 
-def _score(task: _Task, isolated: bool = True) -> _Result:
+def _score(task: _Task) -> _Result:
     try:
         s, rate = _read(task.reference, task.sample_rate)
         s_hat, rate_hat = _read(task.estimate, task.sample_rate)
         if rate != rate_hat:
-            raise ValueError(f"the reference is sampled at {rate:,} Hz, the estimate at {rate_hat:,} Hz. Resample one.")
+            raise ValueError(f"the reference is sampled at {rate:,} Hz, the estimate at {rate_hat:,} Hz. Resample one")
         result = _Result({}, {})
         for metric in task.metrics:
             try:
-                result.scores[metric] = _FUNCTIONS[metric](s, s_hat, rate, isolated)
+                assert metric.function is not None
+                result.scores[metric.name] = float(metric.function(s, s_hat, sample_rate=rate))
             except UndefinedScoreError as undefined:
-                result.scores[metric], result.reasons[metric] = math.nan, str(undefined)
+                result.scores[metric.name], result.reasons[metric.name] = math.nan, str(undefined)
         return result
     except (ValueError, TypeError, OSError) as error:
         raise ValueError(f"{task.name}: {error}") from error
@@ -346,7 +336,7 @@ def _score_all(tasks: Sequence[_Task], num_workers: int, progress: bool) -> list
             results.append(result)
         elif len(task.metrics) == 1:
             reason = f"the process that computed it {result}"
-            results.append(_Result({task.metrics[0]: math.nan}, {task.metrics[0]: reason}))
+            results.append(_Result({task.metrics[0].name: math.nan}, {task.metrics[0].name: reason}))
         else:  # which measure was it? Each on its own, so that the others are not lost
             alone = [task._replace(metrics=(metric,)) for metric in task.metrics]
             parts = _score_all(alone, 1, progress=False)
@@ -369,16 +359,16 @@ def _comparable(reference: Waveform, estimate: Waveform) -> tuple[Samples, Sampl
     for role, waveform in (("reference", reference), ("estimate", estimate)):
         samples = _as_array(waveform, role)
         if samples.ndim != 1:
-            raise ValueError(f"the {role} must be one channel of shape (samples,), not {samples.shape}.")
+            raise ValueError(f"the {role} must be one channel of shape (samples,), not {samples.shape}")
         bad = np.flatnonzero(~np.isfinite(samples))
         if bad.size:
-            raise ValueError(f"the {role} holds {bad.size} NaN or infinite samples, the first at {bad[0]}.")
+            raise ValueError(f"the {role} holds {bad.size} NaN or infinite samples, the first at {bad[0]}")
         pair.append(samples.astype(np.float64))
     s, s_hat = pair
     if s.size != s_hat.size:
-        raise ValueError(f"the reference has {s.size} samples, the estimate {s_hat.size}. Cut or pad one to the other.")
+        raise ValueError(f"the reference has {s.size} samples, the estimate {s_hat.size}. Cut or pad one to the other")
     if s.size == 0:
-        raise ValueError("the signals hold no samples.")
+        raise ValueError("the signals hold no samples")
     return s, s_hat
 
 
@@ -393,13 +383,13 @@ def _read(source: npt.NDArray[Any] | Path, sample_rate: int) -> tuple[npt.NDArra
         return source, sample_rate
     soundfile = needed("soundfile", "Reading audio files")
     if not source.is_file():
-        raise FileNotFoundError(f"{source} does not exist.")
+        raise FileNotFoundError(f"{source} does not exist")
     try:
         samples, rate = soundfile.read(source, dtype="float64", always_2d=True)
     except soundfile.SoundFileError as error:
-        raise ValueError(f"{source} is not an audio file that can be read ({error}).") from None
+        raise ValueError(f"{source} is not an audio file that can be read ({error})") from None
     if samples.shape[1] != 1:
-        raise ValueError(f"{source} has {samples.shape[1]} channels. Mix it to one first.")
+        raise ValueError(f"{source} has {samples.shape[1]} channels. Mix it to one first")
     return samples[:, 0], int(rate)
 
 
@@ -419,24 +409,30 @@ def _refuse_one(recordings: Any, role: str) -> None:
         raise TypeError(
             f"{role} must be a list of recordings, or a batch of shape (recordings, samples); got "
             + (f"the one file {str(recordings)!r}" if one else f"one array of shape {tuple(recordings.shape)}")
-            + ". Put it into a list."
+            + "; put it into a list"
         )
-
-
-def _require(metric: str) -> None:
-    require(_PACKAGE[metric], METRICS[metric].label)
 
 
 def _installed() -> tuple[str, ...]:
     present = []
-    for metric in SPEECH_METRICS:
+    for name in metrics_of("speech"):
         try:
-            _require(metric)
+            METRICS[name].require()
         except ImportError as missing:
             warnings.warn(f"Left out of the table. {missing}", stacklevel=3)
         else:
-            present.append(metric)
+            present.append(name)
     return tuple(present)
+
+
+def _is_importable(metric: Metric) -> bool:
+    """Whether another process can compute it: not what a notebook or a script has defined."""
+    function: Any = getattr(metric.function, "func", metric.function)
+    try:
+        pickle.dumps(metric)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return False
+    return bool(function.__module__ != "__main__")
 
 
 @contextlib.contextmanager
@@ -459,3 +455,22 @@ def _bar(items: Iterable[Any], total: int, progress: bool) -> Iterable[Any]:
     from tqdm.auto import tqdm
 
     return cast(Iterable[Any], tqdm(items, total=total, desc="Scoring", unit="recording", leave=False))
+
+
+def _si_sdr(reference: Waveform, estimate: Waveform, *, sample_rate: int) -> float:
+    """Called as all measures of speech are; a ratio of energies is the same at any rate."""
+    return si_sdr(reference, estimate)
+
+
+register_metric(Metric("si_sdr", "SI-SDR", "dB", 1, "higher", _si_sdr, "speech", "torchmetrics"))
+register_metric(
+    Metric("pesq_nb", "PESQ narrow-band", "MOS-LQO", 2, "higher", partial(pesq, band="narrow"), "speech", "pesq")
+)
+register_metric(
+    Metric("pesq_wb", "PESQ wide-band", "MOS-LQO", 2, "higher", partial(pesq, band="wide"), "speech", "pesq")
+)
+register_metric(Metric("estoi", "ESTOI", "", 2, "higher", estoi, "speech", "pystoi"))
+register_metric(Metric("pesq", "PESQ", "raw", 2, "higher", kind="speech"))  # by `raw_pesq`, of the narrow-band score
+
+SPEECH_METRICS = metrics_of("speech")
+"""The library's own measures of speech."""

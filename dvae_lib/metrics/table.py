@@ -5,32 +5,14 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy.special import stdtrit
 
-__all__ = ["METRICS", "Metric", "ScoreTable", "Summary"]
+from dvae_lib.metrics.registry import METRICS, Metric
 
-
-class Metric(NamedTuple):
-    """What a column of a :class:`ScoreTable` holds: its name in print, its unit and which way is better."""
-
-    label: str
-    unit: str
-    higher_is_better: bool
-
-
-METRICS: dict[str, Metric] = {
-    "si_sdr": Metric("SI-SDR", "dB", True),
-    "pesq_nb": Metric("PESQ narrow-band", "MOS-LQO", True),
-    "pesq_wb": Metric("PESQ wide-band", "MOS-LQO", True),
-    "estoi": Metric("ESTOI", "", True),
-    "mpjpe": Metric("MPJPE", "mm", False),
-    "rmse": Metric("RMSE", "units of the data", False),
-    "bound": Metric("VLB", "nats per frame", True),
-}
-"""Every measure by the name of its column."""
+__all__ = ["ScoreTable", "Summary"]
 
 
 @dataclass(frozen=True)
@@ -60,8 +42,8 @@ class ScoreTable:
         >>> table.summary()[0].mean
         5.0
         >>> print(table)
-        measure       mean    std   95 % interval  count
-        SI-SDR (dB)  5.000  1.000  2.516 to 7.484      3
+        measure      mean  std  95 % interval  count
+        SI-SDR (dB)   5.0  1.0     2.5 to 7.5      3
     """
 
     names: tuple[str, ...]
@@ -71,7 +53,7 @@ class ScoreTable:
     def __post_init__(self) -> None:
         for metric, values in self.columns.items():
             if len(values) != len(self.names):
-                raise ValueError(f"Column {metric!r} has {len(values)} values for {len(self.names)} recordings.")
+                raise ValueError(f"Column {metric!r} has {len(values)} values for {len(self.names)} recordings")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -94,7 +76,7 @@ class ScoreTable:
         speaker are not, so that with few speakers it is too narrow. It is NaN for fewer than two scores.
         """
         if not 0 < confidence < 1:
-            raise ValueError(f"confidence must lie between 0 and 1, not {confidence}.")
+            raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
         summaries = []
         for metric, values in self.columns.items():
             defined = np.array([value for value in values if not math.isnan(value)])
@@ -131,15 +113,15 @@ class ScoreTable:
     def printed(self) -> list[tuple[str, str, str, str, str]]:
         """The summary as text: a line of titles, then for each measure name, mean, std, interval and count."""
 
-        def text(*numbers: float) -> str:
-            return "-" if any(map(math.isnan, numbers)) else " to ".join(f"{number:.3f}" for number in numbers)
+        def line(s: Summary) -> tuple[str, str, str, str, str]:
+            metric = _metric(s.metric)
 
-        titles = ("measure", "mean", "std", "95 % interval", "count")
-        lines = self.summary()
-        return [
-            titles,
-            *((_titled(s.metric), text(s.mean), text(s.std), text(s.low, s.high), str(s.count)) for s in lines),
-        ]
+            def text(*numbers: float) -> str:
+                return "-" if any(map(math.isnan, numbers)) else " to ".join(map(metric.printed, numbers))
+
+            return metric.title, text(s.mean), text(s.std), text(s.low, s.high), str(s.count)
+
+        return [("measure", "mean", "std", "95 % interval", "count"), *map(line, self.summary())]
 
     def __str__(self) -> str:
         lines = self.printed()
@@ -153,6 +135,6 @@ class ScoreTable:
         return f"<table><thead>{header.replace('td>', 'th>')}</thead><tbody>{''.join(body)}</tbody></table>"
 
 
-def _titled(metric: str) -> str:
-    label, unit, _ = METRICS.get(metric, Metric(metric, "", True))
-    return f"{label} ({unit})" if unit else label
+def _metric(name: str) -> Metric:
+    """The measure of a column; one that nobody registered is printed under its name."""
+    return METRICS.get(name) or Metric(name, name)
