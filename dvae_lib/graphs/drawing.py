@@ -1,9 +1,8 @@
 """The figures: graphical models over the frames t-1, t and t+1, in the review's signs."""
 
 import re
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import matplotlib as mpl
 import numpy as np
@@ -13,13 +12,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, FancyArrowPatch, PathPatch, Polygon
 from matplotlib.path import Path
 
-from dvae_lib.graphs.language import Form, Process
-from dvae_lib.graphs.layout import NODE_RADIUS, Array, Arrow, Layout, Link, arrange, bezier
-from dvae_lib.graphs.ranges import Node
+from dvae_lib.graphs.arranged import layout
+from dvae_lib.graphs.layout import NODE_RADIUS, Array, Arrow, Layout, Picture, bezier
 from dvae_lib.plotting import CARD, COLOURS
-
-if TYPE_CHECKING:
-    from dvae_lib.graphs.spec import DependencySpec
 
 __all__ = ["draw", "layout"]
 
@@ -41,19 +36,9 @@ _MEANING = {
 }
 
 
-def draw(
-    spec: "DependencySpec",
-    process: Process,
-    form: Form | Literal["both"],
-    *,
-    gap: bool = True,
-    order: str | Sequence[str] | None = None,
-) -> Figure:
-    """The figure of a spec; see `DependencySpec.draw`."""
-    forms: list[Form] = ["developed", "compact"] if form == "both" else [form]
-    if form == "both" and all(spec.kind(n[0]) != "deterministic" for n in layout_nodes(spec, process, "developed")):
-        forms = ["compact"]
-    layouts = [layout(spec, process, f, gap=gap, order=order) for f in forms]
+def draw(pictures: Sequence[Picture]) -> Figure:
+    """A figure with one panel a picture, side by side, and a legend of the arrows that need one."""
+    layouts = [layout(picture) for picture in pictures]
     boxes = [_box(one) for one in layouts]
     roles = {a.link.role for one in layouts for a in one.arrows} & set(_MEANING)
     widths = [x1 - x0 for x0, x1, _, _ in boxes]
@@ -64,7 +49,7 @@ def draw(
     with mpl.rc_context({"figure.constrained_layout.use": False}):
         figure = Figure(figsize=size, facecolor=CARD)
         left = (size[0] - across) / 2
-        for one, (x0, x1, y0, y1) in zip(layouts, boxes, strict=True):
+        for picture, one, (x0, x1, y0, y1) in zip(pictures, layouts, boxes, strict=True):
             width, height = (x1 - x0) * _UNIT, (y1 - y0) * _UNIT
             room = size[1] - legend
             axes = figure.add_axes(
@@ -72,49 +57,11 @@ def draw(
             )
             axes.set_axis_off()
             axes.set(xlim=(x0, x1), ylim=(y0, y1))
-            _draw_panel(axes, spec, one)
+            _draw_panel(axes, picture.symbols, one)
             left += width + gutter
         if roles:
             _add_legend(figure, [role for role in _MEANING if role in roles])
     return figure
-
-
-def layout_nodes(spec: "DependencySpec", process: Process, form: Form) -> dict[Node, str]:
-    """The nodes of a panel and their kinds."""
-    graph = spec.unroll(3, process, form)
-    drawn = {node: data["kind"] for node, data in graph.nodes(data=True)}
-    # Inputs that the process does not use would stand about alone.
-    used = {name for (name, _) in (node for node in graph if graph.degree(node))}
-    return {node: kind for node, kind in drawn.items() if kind != "input" or node[0] in used}
-
-
-def layout(
-    spec: "DependencySpec", process: Process, form: Form, *, gap: bool = True, order: str | Sequence[str] | None = None
-) -> Layout:
-    """The geometry of one panel of a figure.
-
-    Arguments:
-        spec: what is drawn.
-        process: ``"generation"`` or ``"inference"``.
-        form: ``"compact"`` or ``"developed"``.
-        gap: whether to add the missing and mark the extra arrows of an inference model.
-        order: of the chain rule that the gap refers to.
-
-    Returns:
-        where everything stands.
-    """
-    return _layout(spec, process, form, gap, order if order is None or isinstance(order, str) else tuple(order))
-
-
-@lru_cache(maxsize=64)
-def _layout(
-    spec: "DependencySpec", process: Process, form: Form, gap: bool, order: str | tuple[str, ...] | None
-) -> Layout:
-    nodes = layout_nodes(spec, process, form)
-    roles = spec.arrow_roles(process, form, gap=gap, order=order)
-    for parent, _ in roles:
-        nodes.setdefault(parent, spec.kind(parent[0]))
-    return arrange(nodes, [Link(parent, child, role) for (parent, child), role in roles.items()])
 
 
 def _box(one: Layout) -> tuple[float, float, float, float]:
@@ -128,12 +75,12 @@ def _box(one: Layout) -> tuple[float, float, float, float]:
     return float(x0), float(x1), float(y0), float(y1)
 
 
-def _draw_panel(axes: Axes, spec: "DependencySpec", one: Layout) -> None:
+def _draw_panel(axes: Axes, symbols: Mapping[str, str], one: Layout) -> None:
     for arrow in sorted(one.arrows, key=lambda a: _ORDER[a.link.role]):
         _draw_arrow(axes, one, arrow)
     for node, kind in one.kinds.items():
         _draw_node(axes, kind, one.positions[node])
-        _draw_label(axes, spec.symbol(node[0]), node[1], one.positions[node], kind)
+        _draw_label(axes, symbols[node[0]], node[1], one.positions[node], kind)
 
 
 def _tint(colour: str, strength: float) -> tuple[float, float, float]:

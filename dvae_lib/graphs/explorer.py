@@ -67,13 +67,13 @@ def explore(
     toggles = [node for node in graph if node not in (a, b)]
     lacking = [node_label(node) for node in graph if node not in positions]
     if lacking:
-        raise ValueError(f"positions lacks {', '.join(lacking)}.")
+        raise ValueError(f"positions lacks {', '.join(lacking)}")
     if len(toggles) > _MOST_NODES:
         raise ValueError(
-            f"at most {_MOST_NODES} nodes besides the two ends can be chosen; the graph has {len(toggles)}."
+            f"at most {_MOST_NODES} nodes besides the two ends can be chosen; the graph has {len(toggles)}"
         )
     if not chosen <= set(toggles):
-        raise ValueError("observed must be nodes of the graph other than a and b.")
+        raise ValueError("observed must be nodes of the graph other than a and b")
     subsets = [frozenset(s) for n in range(len(toggles) + 1) for s in itertools.combinations(toggles, n)]
     answers = {subset: explain(graph, a, b, subset) for subset in subsets}
     index = {node: i for i, node in enumerate(graph)}

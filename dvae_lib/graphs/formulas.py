@@ -1,18 +1,15 @@
 """LaTeX of a spec: the factorisations of Sections 4.1 to 4.3, with the model's own conditionings."""
 
 import re
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
-import networkx as nx
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 from dvae_lib.graphs.language import Index, Reference
-from dvae_lib.graphs.ranges import Node
 
-if TYPE_CHECKING:
-    from dvae_lib.graphs.spec import DependencySpec
+__all__ = ["Factors", "Formula", "default_symbol", "latex", "reference_latex"]
 
-__all__ = ["default_symbol", "latex", "reference_latex"]
+Formula = Literal["joint", "posterior", "exact", "vlb"]
 
 _GREEK = re.compile(
     "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|kappa|lambda|mu|nu|xi|pi|rho|sigma|tau|phi|psi|omega"
@@ -23,8 +20,9 @@ _ARROWS = {"fwd": "overrightarrow", "bwd": "overleftarrow"}
 def default_symbol(name: str) -> str:
     r"""LaTeX of a plain name: bold, with further letters as superscript and arrows for ``_fwd`` and ``_bwd``.
 
-    >>> print(default_symbol("z"), default_symbol("gz_fwd"))
-    \mathbf{z} \overrightarrow{\mathbf{g}}^{\mathbf{z}}
+    Example:
+        >>> print(default_symbol("z"), default_symbol("gz_fwd"))
+        \mathbf{z} \overrightarrow{\mathbf{g}}^{\mathbf{z}}
     """
     stem, *marks = name.split("_")
     greek = _GREEK.match(stem)
@@ -39,24 +37,47 @@ def default_symbol(name: str) -> str:
     return f"{base}^{{{','.join(superscripts)}}}" if superscripts else base
 
 
-def reference_latex(spec: "DependencySpec", reference: Reference) -> str:
+def reference_latex(symbol: str, reference: Reference) -> str:
     r"""LaTeX of a variable with its index: ``\mathbf{x}_{1:t-1}``."""
     _, _, index = str(reference).removeprefix(reference.name).partition("_")
-    symbol = spec.symbol(reference.name)
     return f"{symbol}_{index}" if index else symbol
 
 
-def latex(spec: "DependencySpec", kind: str) -> str:
-    """LaTeX of ``"joint"``, ``"posterior"``, ``"exact"`` or ``"vlb"``; see `DependencySpec.latex`."""
-    if kind == "joint":
-        return _Writer(spec).joint()
-    if kind == "exact":
-        return _Writer(spec).exact()
-    if kind not in ("posterior", "vlb"):
-        raise ValueError(f"kind must be 'joint', 'posterior', 'exact' or 'vlb', not {kind!r}.")
-    if spec.latents and not spec.inference.strip():
-        raise ValueError(f"the spec has no inference block, which the {kind} needs.")
-    return _Writer(spec).posterior() if kind == "posterior" else _Writer(spec).vlb()
+@dataclass(frozen=True)
+class Factors:
+    """What the formulas of a spec are written from: who stands left and who right of the bar.
+
+    All but the first three are by name, and only those that the wanted formula needs have to be given.
+
+    Arguments:
+        observed: The data.
+        inputs: The external inputs that are in use.
+        latents: The latent variables, in the order of the chain rule.
+        framewise: Whether a variable has one value per frame.
+        symbols: LaTeX of each variable, without its index.
+        generated: The parents of each random variable in the generative model, in the order of its block.
+        inferred: What the inference model conditions each latent variable on.
+        exact: What the exact posterior conditions it on.
+        averaged: The latent variables that a variable's term of the bound is an expectation over.
+        divergences: The latent variables whose term is a KL divergence.
+    """
+
+    observed: tuple[str, ...]
+    inputs: tuple[str, ...]
+    latents: tuple[str, ...]
+    framewise: Mapping[str, bool]
+    symbols: Mapping[str, str]
+    generated: Mapping[str, tuple[Reference, ...]] = field(default_factory=dict)
+    inferred: Mapping[str, tuple[Reference, ...]] = field(default_factory=dict)
+    exact: Mapping[str, tuple[Reference, ...]] = field(default_factory=dict)
+    averaged: Mapping[str, tuple[Reference, ...]] = field(default_factory=dict)
+    divergences: frozenset[str] = frozenset()
+
+
+def latex(factors: Factors, formula: Formula) -> str:
+    """LaTeX of a factorisation or of the bound; see `DependencySpec.latex`."""
+    writer = _Writer(factors)
+    return {"joint": writer.joint, "posterior": writer.posterior, "exact": writer.exact, "vlb": writer.vlb}[formula]()
 
 
 _T = Index("t")
@@ -66,23 +87,20 @@ _P, _Q = r"p_{\theta}", r"q_{\phi}"
 class _Writer:
     """Writes the formulas of one spec."""
 
-    def __init__(self, spec: "DependencySpec") -> None:
-        self.spec = spec
-        self.generative = spec.compact_references("generation")
-        self.inferred = spec.compact_references("inference") if spec.inference.strip() else {}
-        self.data = [self._whole(name) for name in (*spec.observed, *spec.used_inputs)]
-        self.observed = [self._whole(name) for name in spec.observed]
-        self.inputs = [self._whole(name) for name in spec.used_inputs]
+    def __init__(self, factors: Factors) -> None:
+        self.factors = factors
+        self.observed = [self._whole(name) for name in factors.observed]
+        self.inputs = [self._whole(name) for name in factors.inputs]
+        self.data = [*self.observed, *self.inputs]
 
     def _whole(self, name: str) -> Reference:
-        framewise = self.spec.is_framewise(name)
-        return Reference(name, Index("1"), Index("T")) if framewise else Reference(name)
+        return Reference(name, Index("1"), Index("T")) if self.factors.framewise[name] else Reference(name)
 
     def _own(self, name: str) -> Reference:
-        return Reference(name, _T, _T) if self.spec.is_framewise(name) else Reference(name)
+        return Reference(name, _T, _T) if self.factors.framewise[name] else Reference(name)
 
     def _list(self, references: Iterable[Reference]) -> str:
-        return ", ".join(reference_latex(self.spec, r) for r in references)
+        return ", ".join(reference_latex(self.factors.symbols[r.name], r) for r in references)
 
     def _density(self, density: str, left: Iterable[Reference], right: Iterable[Reference] = ()) -> str:
         condition = self._list(right)
@@ -91,48 +109,45 @@ class _Writer:
 
     def p(self, name: str) -> str:
         """A factor of the generative model. A prior without parents carries no parameters."""
-        parents = self.generative[str(self._own(name))]
-        return self._density(
-            rf"p_{{\theta_{{{self.spec.symbol(name)}}}}}" if parents else "p", [self._own(name)], parents
-        )
+        parents = self.factors.generated[name]
+        density = rf"p_{{\theta_{{{self.factors.symbols[name]}}}}}" if parents else "p"
+        return self._density(density, [self._own(name)], parents)
 
     def q(self, name: str) -> str:
         """A factor of the inference model."""
-        return self._density(_Q, [self._own(name)], self.inferred[str(self._own(name))])
+        return self._density(_Q, [self._own(name)], self.factors.inferred[name])
 
     def _product(self, factors: dict[str, str]) -> str:
         """Factors of the sequence-level variables, then the product over frames."""
-        single = [factor for name, factor in factors.items() if not self.spec.is_framewise(name)]
-        framewise = [factor for name, factor in factors.items() if self.spec.is_framewise(name)]
+        single = [factor for name, factor in factors.items() if not self.factors.framewise[name]]
+        framewise = [factor for name, factor in factors.items() if self.factors.framewise[name]]
         product = r"\prod_{t=1}^{T} " if framewise else ""
         return " ".join([*single, product + r" \, ".join(framewise)]).strip()
 
     def joint(self) -> str:
-        latents = [s for s in self.generative if s not in map(str, map(self._own, self.spec.observed))]
-        names = [*self.spec.observed, *(key.removesuffix("_t") for key in reversed(latents))]
-        left = [*self.observed, *map(self._whole, names[len(self.observed) :])]
-        factors = {name: self.p(name) for name in names}
-        return f"{self._density(_P, left, self.inputs)} = {self._product(factors)}"
+        latents = [name for name in self.factors.generated if name not in self.factors.observed]
+        names = [*self.factors.observed, *reversed(latents)]
+        left = self._density(_P, map(self._whole, names), self.inputs)
+        return f"{left} = {self._product({name: self.p(name) for name in names})}"
 
     def posterior(self) -> str:
-        left = self._density(_Q, map(self._whole, self.spec.latents), self.data)
-        return f"{left} = {self._product({name: self.q(name) for name in self.spec.latents})}"
+        left = self._density(_Q, map(self._whole, self.factors.latents), self.data)
+        return f"{left} = {self._product({name: self.q(name) for name in self.factors.latents})}"
 
     def exact(self) -> str:
-        exact = self.spec.exact_references()
-        left = self._density(_P, map(self._whole, self.spec.latents), self.data)
+        left = self._density(_P, map(self._whole, self.factors.latents), self.data)
         factors = {
-            name: self._density(_P, [self._own(name)], exact[str(self._own(name))]) for name in self.spec.latents
+            name: self._density(_P, [self._own(name)], self.factors.exact[name]) for name in self.factors.latents
         }
         return f"{left} = {self._product(factors)}"
 
     def vlb(self) -> str:
         left = rf"\mathcal{{L}}(\theta, \phi; {self._list(self.data)})"
-        lines = [self._term("+", name, rf"\log {self.p(name)}") for name in self.spec.observed]
-        for name in self.spec.latents:
-            if self._is_divergence(name):
+        lines = [self._term("+", name, rf"\log {self.p(name)}") for name in self.factors.observed]
+        for name in self.factors.latents:
+            if name in self.factors.divergences:
                 # A long divergence is broken before its second half, so that it fits a narrow page.
-                broken = " \\\\\n&\\qquad" if self.expectation(name) else ""
+                broken = " \\\\\n&\\qquad" if self.factors.averaged[name] else ""
                 divergence = rf"D_{{\mathrm{{KL}}}}\big({self.q(name)}{broken} \,\big\|\, {self.p(name)}\big)"
                 lines.append(self._term("-", name, divergence))
             else:
@@ -142,38 +157,11 @@ class _Writer:
         return f"\\begin{{aligned}}\n&{left} \\\\\n&\\quad {body}\n\\end{{aligned}}"
 
     def _term(self, sign: str, name: str, content: str) -> str:
-        sum_over = r"\sum_{t=1}^{T} " if self.spec.is_framewise(name) else ""
-        variables = self.expectation(name)
+        sum_over = r"\sum_{t=1}^{T} " if self.factors.framewise[name] else ""
+        variables = self.factors.averaged[name]
         if variables:
             expectation = rf"\mathbb{{E}}_{{{self._density(_Q, variables, self.data)}}}"
             content = rf"{expectation}\big[{content}\big]"
         elif " - " in content:
             content = f"({content})"
         return f"{sign} {sum_over}{content}"
-
-    def expectation(self, name: str) -> tuple[Reference, ...]:
-        """The latent variables that a term of the bound is an expectation over."""
-
-        def latents(t: int, num_steps: int) -> dict[str, Iterable[Node]]:
-            node = (name, t if self.spec.is_framewise(name) else None)
-            nodes = set(self.spec.unroll(num_steps).pred[node])
-            if name in self.spec.latents:
-                nodes |= set(self.spec.unroll(num_steps, "inference").pred[node])
-                if not self._is_divergence(name):
-                    nodes.add(node)
-            return {name: {n for n in nodes if n[0] in self.spec.latents}}
-
-        (references,) = self.spec.named_sets(latents).values()
-        return references
-
-    def _is_divergence(self, name: str) -> bool:
-        """Whether a latent's term is the expectation of a KL divergence.
-
-        It is if, under q, the latent is independent of its generative parents given what q conditions it on: if
-        none of them is its descendant in the inference graph. Otherwise only the log-ratio is right.
-        """
-        num_steps, t = self.spec.interior()
-        node = (name, t if self.spec.is_framewise(name) else None)
-        inference = self.spec.unroll(num_steps, "inference")
-        parents = [n for n in self.spec.unroll(num_steps).pred[node] if n[0] in self.spec.latents]
-        return not set(parents) & set(nx.descendants(inference, node))

@@ -7,14 +7,35 @@ it cannot accept raises a `SpecError` that points at the line and the column.
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NoReturn
 
-__all__ = ["Form", "Index", "Process", "Reference", "SpecError", "Statement", "check_references", "parse_block"]
+__all__ = [
+    "Form",
+    "Index",
+    "Process",
+    "Reference",
+    "SpecError",
+    "Statement",
+    "check_choice",
+    "check_references",
+    "parse_block",
+]
 
 Process = Literal["generation", "inference"]
 Form = Literal["compact", "developed"]
+
+
+def check_choice(value: str, name: str, allowed: Sequence[str]) -> None:
+    """Refuse a value of an argument that is none of those allowed.
+
+    Raises:
+        ValueError: With the argument's name, what it may be, and what it was.
+    """
+    if value not in allowed:
+        *others, last = map(repr, allowed)
+        raise ValueError(f"{name} must be {', '.join(others)} or {last}, not {value!r}")
 
 
 class SpecError(ValueError):
@@ -121,7 +142,7 @@ _REFERENCE = re.compile(rf"(?P<name>{_NAME})(?:_(?:\{{(?P<braced>[^{{}}]*)\}}|(?
 _INDEX = re.compile(r"t(?:\s*[+-]\s*\d+)?|1|T")
 _GRAMMAR = (
     "An index is 1, T, t, t-k, t+k (k a number), or a range a:b between two of them, in braces if it is "
-    "longer than one character: z_{t-1}, x_{1:T}, x_{t:T}."
+    "longer than one character: z_{t-1}, x_{1:T}, x_{t:T}"
 )
 
 
@@ -161,7 +182,7 @@ def _parse_reference(line: _Line, text: str, position: int, *, left: bool = Fals
         if bad:
             line.fail(f"cannot read {text!r}. {_GRAMMAR}", position + bad.end())
         wanted = "the variable on the left, such as z_t" if left else "a variable, such as z_{t-1}"
-        line.fail(f"expected {wanted}, found {text!r}." if text else f"expected {wanted}, found nothing.", position)
+        line.fail(f"expected {wanted}, found {text!r}" if text else f"expected {wanted}, found nothing", position)
     name, inside, offset = match["name"], match["braced"], match.start("braced")
     if inside is None:
         inside, offset = match["bare"], match.start("bare")
@@ -174,7 +195,7 @@ def _parse_reference(line: _Line, text: str, position: int, *, left: bool = Fals
     last = _parse_index(line, ends[1], position + offset + len(ends[0]) + 1) if len(ends) == 2 else first
     order = ["1tT".index(end.anchor) for end in (first, last)]
     if order[0] > order[1] or (order[0] == order[1] and first.offset > last.offset):
-        line.fail(f"the range {inside!r} runs backwards and would always be empty.", position + offset)
+        line.fail(f"the range {inside!r} runs backwards and would always be empty", position + offset)
     return Reference(name, first, last, line.number, position + 1)
 
 
@@ -186,14 +207,14 @@ def _parse_line(line: _Line) -> Statement | None:
     arrow = re.search(r"<-|~", line.text[:end])
     if arrow is None:
         start = len(line.text) - len(line.text.lstrip())
-        line.fail("expected '<-' (deterministic) or '~' (random) after the variable.", start)
+        line.fail("expected '<-' (deterministic) or '~' (random) after the variable", start)
     left_text = line.text[: arrow.start()]
     start = len(left_text) - len(left_text.lstrip())
     left = _parse_reference(line, left_text.strip(), start, left=True)
     if left.first not in (None, Index("t")) or left.first != left.last:
         line.fail(
             f"the left side is {left.name}_t (one per frame) or {left.name} (one per sequence), not {left}. "
-            "Initial conditions need no line: parents outside 1..T drop out.",
+            "Initial conditions need no line: parents outside 1..T drop out",
             start,
         )
     parents: tuple[Reference, ...] = ()
@@ -201,13 +222,13 @@ def _parse_line(line: _Line) -> Statement | None:
         parents = tuple(_parse_reference(line, *piece) for piece in _split(line, arrow.end(), end))
     statement = Statement(left.name, left.first is not None, arrow.group() == "~", parents, line.number, left.column)
     if not parents and not statement.random:
-        line.fail(f"{statement.key} is deterministic and has no parents: it would be a constant.", start)
+        line.fail(f"{statement.key} is deterministic and has no parents: it would be a constant", start)
     for parent in parents:
         uses_t = any(end is not None and end.anchor == "t" for end in (parent.first, parent.last))
         if uses_t and not statement.framewise:
             line.fail(
                 f"{parent} speaks of a frame t, but {statement.name} belongs to the whole sequence. "
-                f"Write a range such as {parent.name}_{{1:T}}, or an end: {parent.name}_1, {parent.name}_T.",
+                f"Write a range such as {parent.name}_{{1:T}}, or an end: {parent.name}_1, {parent.name}_T",
                 parent.column - 1,
             )
     return statement
@@ -238,7 +259,7 @@ def parse_block(text: str, block: str) -> tuple[Statement, ...]:
             continue
         if statement.name in statements:
             line.fail(
-                f"{statement.name} is already defined in line {statements[statement.name].line}.",
+                f"{statement.name} is already defined in line {statements[statement.name].line}",
                 statement.column - 1,
             )
         statements[statement.name] = statement
@@ -265,13 +286,13 @@ def check_references(statements: Iterable[Statement], known: dict[str, bool], bl
                 guess = difflib.get_close_matches(parent.name, known, n=1, cutoff=0.5)
                 hint = f" Did you mean {guess[0]!r}?" if guess else ""
                 line.fail(
-                    f"unknown variable {parent.name!r}.{hint} Known here: {', '.join(sorted(known))}.",
+                    f"unknown variable {parent.name!r}.{hint} Known here: {', '.join(sorted(known))}",
                     parent.column - 1,
                 )
             if known[parent.name] and parent.first is None:
                 line.fail(
-                    f"{parent.name} has one value per frame and needs an index, such as {parent.name}_t.",
+                    f"{parent.name} has one value per frame and needs an index, such as {parent.name}_t",
                     parent.column - 1,
                 )
             if not known[parent.name] and parent.first is not None:
-                line.fail(f"{parent.name} belongs to the whole sequence and takes no index.", parent.column - 1)
+                line.fail(f"{parent.name} belongs to the whole sequence and takes no index", parent.column - 1)

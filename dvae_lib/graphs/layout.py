@@ -6,15 +6,27 @@ short arrows that cross little and run through no node. Arrows that still would 
 alike: z_{t-1} -> z_t is bent as z_t -> z_{t+1} is.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from dvae_lib.graphs.ranges import Node
 
-__all__ = ["NODE_RADIUS", "Arrow", "Layout", "Link", "arrange", "bezier", "outline_distance"]
+__all__ = [
+    "NODE_RADIUS",
+    "Arrangement",
+    "Arrow",
+    "Layout",
+    "Link",
+    "Picture",
+    "arrange",
+    "bezier",
+    "crossings",
+    "outline_distance",
+    "settle",
+]
 
 Array = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -37,8 +49,8 @@ class Link:
     """An arrow still without a place.
 
     Arguments:
-        parent: where it begins.
-        child: where it ends.
+        parent: Where it begins.
+        child: Where it ends.
         role: ``"plain"``, ``"missing"``, ``"extra"``, or ``"end"`` for one that comes from the first or last frame.
     """
 
@@ -56,6 +68,21 @@ class Link:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """What a panel of a figure shows, before anything has a place.
+
+    Arguments:
+        kinds: The nodes over three frames, each ``"latent"``, ``"observed"``, ``"input"`` or ``"deterministic"``.
+        links: The arrows between them.
+        symbols: LaTeX of each variable, without its index.
+    """
+
+    kinds: dict[Node, str]
+    links: tuple[Link, ...]
+    symbols: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Arrow:
     """A link and the quadratic Bezier curve it runs along, from centre to centre: (3, 2)."""
 
@@ -68,9 +95,9 @@ class Layout:
     """A figure's geometry, in units of which a node is 0.74 wide.
 
     Arguments:
-        positions: centre of each node.
+        positions: Centre of each node.
         kinds: ``"latent"``, ``"observed"``, ``"input"`` or ``"deterministic"``.
-        arrows: in the order of drawing.
+        arrows: In the order of drawing.
     """
 
     positions: dict[Node, tuple[float, float]]
@@ -95,15 +122,15 @@ def bezier(curve: Array, at: Array) -> Array:
     return points
 
 
-def _curves(starts: Array, ends: Array, bend: float) -> Array:
+def _curves(starts: Array, ends: Array, bend: float | Array) -> Array:
     """Curves between points (n, 2), with the control point beside the middle by ``bend`` times the length."""
     across = ends - starts
-    control = (starts + ends) / 2 + bend * np.stack([-across[:, 1], across[:, 0]], axis=1)
+    control = (starts + ends) / 2 + np.reshape(bend, (-1, 1)) * np.stack([-across[:, 1], across[:, 0]], axis=1)
     return np.stack([starts, control, ends], axis=1)
 
 
-def _crossings(first: Array, second: Array) -> int:
-    """How many segments (n, 2, 2) properly cross segments (m, 2, 2)."""
+def crossings(first: Array, second: Array) -> int:
+    """How many segments ``(n, 2, 2)`` properly cross segments ``(m, 2, 2)``: not at their ends."""
     p, r = first[:, None, 0], (first[:, 1] - first[:, 0])[:, None]
     q, s = second[None, :, 0], (second[:, 1] - second[:, 0])[None]
     cross = r[..., 0] * s[..., 1] - r[..., 1] * s[..., 0]
@@ -119,12 +146,12 @@ def outline_distance(offsets: Array, radii: Array | float, diamonds: npt.NDArray
     """How far points are outside of nodes, negative inside.
 
     Arguments:
-        offsets: points as seen from the centres, ``(..., 2)``.
-        radii: of the nodes; for a diamond half its diagonal.
-        diamonds: which nodes are diamonds rather than circles.
+        offsets: Points as seen from the centres, ``(..., 2)``.
+        radii: Of the nodes; for a diamond half its diagonal.
+        diamonds: Which nodes are diamonds rather than circles.
 
     Returns:
-        distances to the outline; beyond a diamond's corners, to the line that continues its side.
+        Distances to the outline; beyond a diamond's corners, to the line that continues its side.
     """
     sideways, up = np.abs(offsets[..., 0]), np.abs(offsets[..., 1])
     distance: Array = np.where(diamonds, (sideways + up - radii) / np.sqrt(2), np.hypot(sideways, up) - radii)
@@ -147,17 +174,27 @@ def _collisions(
 
 
 @dataclass
-class _Draft:
-    """Places that are being improved."""
+class Arrangement:
+    """What is decided where a figure is arranged; all places and curves follow from it.
+
+    Arguments:
+        rows: The framewise variables from top to bottom.
+        shifts: How far each of them stands right of its column.
+        single: For each sequence-level variable, slices right of the middle and rows below the top.
+        bends: How far each arrow's control point is beside its middle, in lengths of the arrow; 0 is straight.
+    """
 
     rows: list[str]
     shifts: dict[str, float]
-    single: dict[str, tuple[float, float]]  # sequence-level variables: slices from the middle, rows from the top
+    single: dict[str, tuple[float, float]]
+    bends: list[float] = field(default_factory=list)
 
-    def copy(self) -> "_Draft":
-        return _Draft([*self.rows], {**self.shifts}, {**self.single})
+    def copy(self) -> "Arrangement":
+        """One that can be changed by itself."""
+        return Arrangement([*self.rows], {**self.shifts}, {**self.single}, [*self.bends])
 
     def positions(self, nodes: Iterable[Node]) -> dict[Node, tuple[float, float]]:
+        """Where each node stands."""
         row = {name: i for i, name in enumerate(self.rows)}
         places: dict[Node, tuple[float, float]] = {}
         for name, time in nodes:
@@ -168,11 +205,21 @@ class _Draft:
                 places[name, time] = ((time - 1) * _SLICE_PITCH + self.shifts[name], -row[name] * _ROW_PITCH)
         return places
 
+    def layout(self, picture: Picture) -> Layout:
+        """The geometry of a picture so arranged."""
+        positions = self.positions(picture.kinds)
+        places = np.array([(positions[link.parent], positions[link.child]) for link in picture.links])
+        starts, ends = places.reshape(-1, 2, 2).swapaxes(0, 1)
+        curves = _curves(starts, ends, np.array(self.bends))
+        arrows = tuple(Arrow(link, curve) for link, curve in zip(picture.links, curves, strict=True))
+        return Layout(positions, picture.kinds, arrows)
+
 
 class _Arranger:
-    """Finds places and curves for one set of nodes and links."""
+    """Finds places and curves for one picture."""
 
-    def __init__(self, kinds: dict[Node, str], links: Sequence[Link]) -> None:
+    def __init__(self, picture: Picture) -> None:
+        kinds, links = picture.kinds, picture.links
         self.wariness = 6.0  # the price of a node in the way of a straight arrow, which may yet be bent
         self.nodes = list(kinds)
         self.kinds = kinds
@@ -214,12 +261,12 @@ class _Arranger:
             if kind == "deterministic" and time and fed.get(name, set()) - {name} <= set(self.single)
         }
 
-    def points(self, draft: _Draft) -> Array:
+    def points(self, draft: Arrangement) -> Array:
         """Where each node stands."""
         places = draft.positions(self.nodes)
         return np.array([places[node] for node in self.nodes])
 
-    def cost(self, draft: _Draft) -> float:
+    def cost(self, draft: Arrangement) -> float:
         """Of straight arrows: nodes in the way, nodes on top of each other, crossings, near-overlaps, length."""
         nodes = self.points(draft)
         apart = np.linalg.norm(nodes[:, None] - nodes, axis=-1) + 10 * np.eye(len(nodes))
@@ -235,7 +282,7 @@ class _Arranger:
         angle = np.arctan2(direction[:, 1], direction[:, 0])
         total += 0.5 * float((self.downward * direction[:, 1] > 0).sum())
         total += self.wariness * _collisions(points, self.ends, nodes, self.radii, self.diamonds)
-        total += 0.35 * _crossings(segments, segments) / 2
+        total += 0.35 * crossings(segments, segments) / 2
         total += 0.25 * float(length.sum())
         for side, flip in ((0, 0.0), (1, np.pi)):  # arrows that leave or enter a node side by side
             for other, turn in ((0, 0.0), (1, np.pi)):
@@ -245,14 +292,14 @@ class _Arranger:
                 total += 0.6 * float((same * np.clip(1 - between / 0.3, 0, None)).sum())
         return total
 
-    def start(self) -> _Draft:
+    def start(self) -> Arrangement:
         """Inputs, latents, states, data from top to bottom; states in the order in which they feed each other."""
         ranks = {"input": 0, "latent": 1, "deterministic": 2, "observed": 3}
         rows = sorted(self.framewise, key=lambda name: 4 if name in self.aside else ranks[self.kind[name]])
         single = {name: (-1.6, len(rows) / 2 + i) for i, name in enumerate(self.single)}
-        return _Draft(rows, dict.fromkeys(rows, 0.0), single)
+        return Arrangement(rows, dict.fromkeys(rows, 0.0), single)
 
-    def _neighbours(self, draft: _Draft, name: str) -> Iterable[_Draft]:
+    def _neighbours(self, draft: Arrangement, name: str) -> Iterable[Arrangement]:
         if name in self.single:
             last = len(draft.rows) - 1
             beside = [(c, h / 2) for c in (-1.9, -1.6, 1.6, 1.9) for h in range(2 * last + 1)]
@@ -274,7 +321,7 @@ class _Arranger:
                 near.shifts[name] = shift
                 yield near
 
-    def settle(self) -> _Draft:
+    def descend(self) -> Arrangement:
         """Move one variable at a time to its best place until none moves."""
         best = self.start()
         lowest = self.cost(best)
@@ -289,8 +336,8 @@ class _Arranger:
                 break
         return best
 
-    def bend(self, nodes: Array) -> Array:
-        """The curve of each link: straight where it can be."""
+    def bend(self, nodes: Array) -> tuple[list[float], Array]:
+        """The bend of each link, which is straight where it can be; and its curve."""
         curves = _curves(nodes[self.ends[:, 0]], nodes[self.ends[:, 1]], 0.0)
         families: dict[tuple[str, str, int | None, str], list[int]] = {}
         for i, link in enumerate(self.links):
@@ -318,7 +365,7 @@ class _Arranger:
                     clear |= hits == 0
                     costs[bend] = (
                         400.0 * hits
-                        + 0.3 * _crossings(own, segments)
+                        + 0.3 * crossings(own, segments)
                         + len(members) * (2.0 * abs(bend) + 0.3 * (bend != 0))
                         + 4.0 * self._alongside(trial, members, curves, others)
                     )
@@ -328,7 +375,8 @@ class _Arranger:
                 curves[members] = _curves(starts, ends, chosen)
             if not changed:
                 break
-        return curves
+        of_link = {i: bends[family] for family, members in families.items() for i in members}
+        return [of_link[i] for i in range(len(self.links))], curves
 
     def left_over(self, curves: Array, nodes: Array) -> float:
         """How much the arrows still run through nodes."""
@@ -353,29 +401,24 @@ class _Arranger:
         return total
 
 
-def arrange(kinds: dict[Node, str], links: Sequence[Link]) -> Layout:
-    """Find places for nodes and curves for arrows.
-
-    Arguments:
-        kinds: the kind of each node; framewise variables at times 1, 2 and 3.
-        links: what connects them.
-
-    Returns:
-        the geometry, the same one each time for the same arguments.
-    """
-    arranger = _Arranger(kinds, links)
-    best: tuple[float, _Draft, Array] | None = None
+def settle(picture: Picture) -> Arrangement:
+    """Decide where the nodes of a picture stand and how its arrows bend: the same each time for the same picture."""
+    arranger = _Arranger(picture)
+    best: tuple[float, Arrangement] | None = None
     for wariness in (6.0, 15.0, 40.0, 2.0):
         arranger.wariness = wariness
-        draft = arranger.settle()
+        draft = arranger.descend()
         nodes = arranger.points(draft)
-        curves = arranger.bend(nodes)
+        draft.bends, curves = arranger.bend(nodes)
         left = arranger.left_over(curves, nodes)
         if best is None or left < best[0]:
-            best = left, draft, curves
+            best = left, draft
         if left == 0:
             break
     assert best is not None
-    _, draft, curves = best
-    arrows = tuple(Arrow(link, curve) for link, curve in zip(links, curves, strict=True))
-    return Layout(draft.positions(arranger.nodes), kinds, arrows)
+    return best[1]
+
+
+def arrange(picture: Picture) -> Layout:
+    """Find places for the nodes of a picture and curves for its arrows."""
+    return settle(picture).layout(picture)

@@ -94,5 +94,5 @@ def name_sets(sets: NodeSets, reach: int, framewise: Mapping[str, bool]) -> dict
     raise ValueError(
         f"the parents of {name} are not a union of ranges between 1, t and T that holds at every frame: they are "
         f"{seen}. A recurrence over several steps at once, such as h_t <- h_{{t-2}}, skips frames for ever: give it "
-        "h_{t-1} as well, or write the parents it reaches one by one."
+        "h_{t-1} as well, or write the parents it reaches one by one"
     )

@@ -43,23 +43,23 @@ def _node_set(graph: nx.DiGraph, nodes: Any, role: str) -> set[Hashable]:
         raise ValueError(
             f"{role}: no such node in the graph: {', '.join(unknown)}. "
             f"It has {', '.join(node_label(node) for node in itertools.islice(graph, 12))}"
-            f"{', ...' if len(graph) > 12 else ''}."
+            f"{', ...' if len(graph) > 12 else ''}"
         )
     return found
 
 
 def _checked(graph: nx.DiGraph, a: Any, b: Any, given: Any) -> tuple[set[Hashable], set[Hashable], set[Hashable]]:
     if not isinstance(graph, nx.DiGraph):
-        raise TypeError(f"graph must be a networkx.DiGraph, not {type(graph).__name__}.")
+        raise TypeError(f"graph must be a networkx.DiGraph, not {type(graph).__name__}")
     if not nx.is_directed_acyclic_graph(graph):
-        raise ValueError("d-separation is defined on acyclic graphs; this graph has a directed cycle.")
+        raise ValueError("d-separation is defined on acyclic graphs; this graph has a directed cycle")
     sets = _node_set(graph, a, "a"), _node_set(graph, b, "b"), _node_set(graph, given, "given")
     for (first, one), (second, other) in itertools.combinations(zip(("a", "b", "given"), sets, strict=True), 2):
         if one & other:
             shared = ", ".join(sorted(map(node_label, one & other)))
-            raise ValueError(f"a, b and given must not share nodes, but {first} and {second} share {shared}.")
+            raise ValueError(f"a, b and given must not share nodes, but {first} and {second} share {shared}")
     if not sets[0] or not sets[1]:
-        raise ValueError("a and b need at least one node each.")
+        raise ValueError("a and b need at least one node each")
     return sets
 
 
@@ -259,7 +259,7 @@ def explain(graph: nx.DiGraph, a: Any, b: Any, given: Any = (), *, limit: int = 
         c, head-to-head: neither it nor a descendant is observed, so it blocks the path
     """
     if limit < 1:
-        raise ValueError(f"limit must be at least 1, not {limit}.")
+        raise ValueError(f"limit must be at least 1, not {limit}")
     sources, targets, observed = _checked(graph, a, b, given)
     found: list[Path] = []
     queue: deque[tuple[Hashable, ...]] = deque((node,) for node in sorted(sources, key=str))

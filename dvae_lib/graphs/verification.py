@@ -142,20 +142,20 @@ def verify_dependencies(
 
 def _check(model: Any, num_steps: int, feedback: float) -> None:
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}.")
+        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     lacking = [name for name in ("spec", "x_dim", "inference", "generation") if not hasattr(model, name)]
     if lacking:
-        raise TypeError(f"{type(model).__name__} has no {', '.join(lacking)}: a DVAE needs a spec, x_dim and both.")
+        raise TypeError(f"{type(model).__name__} has no {', '.join(lacking)}: a DVAE needs a spec, x_dim and both")
     if num_steps < 2:
-        raise ValueError(f"num_steps must be at least 2 for a dependency over time to show, not {num_steps}.")
+        raise ValueError(f"num_steps must be at least 2 for a dependency over time to show, not {num_steps}")
     if feedback not in (0.0, 1.0):
         raise ValueError(
             f"feedback must be 0 (teacher forcing) or 1 (generation mode), not {feedback}: in between, which frames "
-            "are fed back is random, and so are the dependencies."
+            "are fed back is random, and so are the dependencies"
         )
     generation: Any = model.generation
     if feedback and "feedback" not in inspect.signature(generation).parameters:
-        raise ValueError(f"{type(model).__name__}.generation takes no feedback: it has no generation mode to verify.")
+        raise ValueError(f"{type(model).__name__}.generation takes no feedback: it has no generation mode to verify")
 
 
 def _randomised(model: nn.Module, generator: torch.Generator) -> Any:
@@ -192,13 +192,13 @@ def _edges(
     shapes = {name: latent.sample.shape for name, latent in model.inference(x, u).items()}
     if set(shapes) != set(spec.latents):
         raise ValueError(
-            f"inference returns {sorted(shapes)}, but the spec's latent variables are {sorted(spec.latents)}."
+            f"inference returns {sorted(shapes)}, but the spec's latent variables are {sorted(spec.latents)}"
         )
     for name, shape in shapes.items():
         wanted = (batch_size, num_steps) if spec.is_framewise(name) else (batch_size,)
         if shape[:-1] != wanted:
             raise ValueError(
-                f"inference returns samples of {name} of shape {tuple(shape)}, expected {(*wanted, '...')}."
+                f"inference returns samples of {name} of shape {tuple(shape)}, expected {(*wanted, '...')}"
             )
     latents = {
         name: torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
@@ -238,11 +238,11 @@ def _parameters(distribution: Any, name: str, leading: tuple[int, ...]) -> list[
         if value.shape[: len(leading)] != leading:
             raise ValueError(
                 f"the {attribute} of the distribution of {name} has shape {tuple(value.shape)}, expected it to begin "
-                f"with {leading}."
+                f"with {leading}"
             )
         found.append(value)
     if not found:
-        raise ValueError(f"the distribution of {name}, {type(distribution).__name__}, has no mean to differentiate.")
+        raise ValueError(f"the distribution of {name}, {type(distribution).__name__}, has no mean to differentiate")
     return [value for value in found if value.requires_grad]
 
 

@@ -7,6 +7,7 @@ import review_specs as review
 from review_specs import MODELS
 
 from dvae_lib.graphs import DependencySpec, Gap, Reference
+from dvae_lib.graphs.structure import Structure, read
 
 reference = getattr(nx, "is_d_separator", None) or nx.d_separated
 every_model = pytest.mark.parametrize("spec", MODELS.values(), ids=MODELS)
@@ -198,7 +199,9 @@ def test_compact_forms_are_reachability_through_states(spec, process):
 def test_results_do_not_depend_on_the_length_used_for_unrolling(spec):
     results = spec.compact(), spec.compact("inference"), spec.exact_posterior(), spec.inference_gap()
     longer = DependencySpec(spec.generation, spec.inference)
-    longer.__dict__["_reach"] = spec._reach + 5
+    structure = Structure(spec.generation, spec.inference, spec.observed, spec.inputs)
+    structure.reach = read(spec.generation, spec.inference, spec.observed, spec.inputs).reach + 5
+    object.__setattr__(longer, "_structure", structure)
     assert (longer.compact(), longer.compact("inference"), longer.exact_posterior(), longer.inference_gap()) == results
     assert longer.interior()[0] > spec.interior()[0]
 

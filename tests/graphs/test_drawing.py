@@ -8,8 +8,7 @@ import pytest
 import review_specs as review
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from dvae_lib.graphs import DependencySpec
-from dvae_lib.graphs.drawing import layout
+from dvae_lib.graphs import DependencySpec, arranged
 from dvae_lib.graphs.layout import bezier
 from dvae_lib.plotting import COLOURS
 
@@ -37,6 +36,12 @@ FIGURES = {
     "11.2": (review.DSAE_FULL, "inference"),
 }
 PANELS = [(spec, process, form) for spec, process in FIGURES.values() for form in ("developed", "compact")]
+
+
+def layout(spec, process, form, *, gap=True):
+    return arranged.layout(spec.picture(process, form, gap=gap))
+
+
 every_panel = pytest.mark.parametrize(
     ("spec", "process", "form"),
     PANELS,
