@@ -94,7 +94,7 @@ unit: $(STAMP) data
 
 # What most changes can break, and little that draws, trains or fetches: laws of the models, graphs, filters, notebooks.
 QUICK := tests/graphs tests/models tests/statespace --ignore tests/graphs/test_drawing.py tests/test_distributions.py \
-	tests/test_networks.py tests/test_schedules.py tests/test_checkpoints.py tests/test_budget.py tests/test_house.py \
+	tests/test_networks.py tests/training/test_schedules.py tests/training/test_checkpoints.py tests/test_budget.py tests/test_house.py \
 	tests/book/test_notebooks.py tests/book/test_contents.py tests/book/test_first_cells.py \
 	--ignore tests/models/test_dkf_learned.py --ignore tests/models/test_replay.py \
 	-k "not importance_weighted_bound_rises and not schedule_of_feedback_trains and not frequencies_are_the_models"

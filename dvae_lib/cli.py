@@ -1066,8 +1066,8 @@ def _installation() -> dict[str, str]:
 
 
 def _model_facts(name: str) -> dict[str, str]:
-    from dvae_lib.checkpoints import load_checkpoint
     from dvae_lib.training import BEST, CHECKPOINT, HISTORY
+    from dvae_lib.training.checkpoints import load_checkpoint
 
     folder = Path(name)
     facts: dict[str, str] = {}

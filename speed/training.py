@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dvae_lib.checkpoints import save_checkpoint
 from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.models import MODELS, build_model
 from dvae_lib.training import TrainingConfig, fit, training_fabric
+from dvae_lib.training.checkpoints import save_checkpoint
 
 BATCH, FRAMES, BINS = 128, 50, 513
 

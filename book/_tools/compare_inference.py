@@ -24,8 +24,8 @@ from train_chorales import KEYS, MODELS, PIECE, report
 from dvae_lib.data.music import load_chorales
 from dvae_lib.files import write_atomically
 from dvae_lib.models import DVAE
-from dvae_lib.schedules import Schedule
 from dvae_lib.training import TrainingConfig, fit
+from dvae_lib.training.schedules import Schedule
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCHS = 10

@@ -22,8 +22,8 @@ import torch
 from dvae_lib.data.music import load_chorales
 from dvae_lib.models import DKF, DSAE, DVAE, RVAE, SRNN, STORN, VAE, VRNN, ImprovedVRNN
 from dvae_lib.models.rnn import GRNN
-from dvae_lib.schedules import Number, Schedule
 from dvae_lib.training import TrainingConfig, fit
+from dvae_lib.training.schedules import Number, Schedule
 
 ROOT = Path(__file__).resolve().parents[2]
 PIECE, KEYS = 32, range(-5, 7)

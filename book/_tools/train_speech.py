@@ -20,8 +20,8 @@ import torch
 
 from dvae_lib.data import load_corpus
 from dvae_lib.models import DVAE, build_model
-from dvae_lib.schedules import Number, Schedule
 from dvae_lib.training import TrainingConfig, fit
+from dvae_lib.training.schedules import Number, Schedule
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ("vae", "storn", "vrnn", "srnn")

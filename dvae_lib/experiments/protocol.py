@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 from dvae_lib.models import DVAE, build_model
-from dvae_lib.schedules import Schedule
 from dvae_lib.training import TrainingConfig
+from dvae_lib.training.schedules import Schedule
 
 __all__ = ["MODELS", "PROTOCOLS", "SCHEDULED", "BudgetName", "Experiment", "Protocol", "Run", "plan", "protocol"]
 

@@ -23,8 +23,8 @@ from dvae_lib.experiments.scores import judge
 from dvae_lib.files import write_atomically
 from dvae_lib.locks import lock
 from dvae_lib.models.base import DVAE
-from dvae_lib.schedules import Number
 from dvae_lib.training import NonFiniteError, TrainingResult, fit
+from dvae_lib.training.schedules import Number
 
 __all__ = ["Done", "Interrupted", "Job", "record_of", "run_all", "run_one", "single_device"]
 

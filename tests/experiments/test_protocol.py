@@ -9,7 +9,7 @@ from dvae_lib.experiments import MODELS, PROTOCOLS, SCHEDULED, Run, plan, protoc
 from dvae_lib.graphs.links import links
 from dvae_lib.models import MODELS as REGISTRY
 from dvae_lib.models import build_model
-from dvae_lib.schedules import Schedule
+from dvae_lib.training.schedules import Schedule
 
 BUDGETS = [(experiment, budget) for experiment, budgets in PROTOCOLS.items() for budget in budgets]
 of_every_budget = pytest.mark.parametrize(("experiment", "budget"), BUDGETS)

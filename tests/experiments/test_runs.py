@@ -16,14 +16,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dvae_lib.checkpoints import load_checkpoint
 from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.experiments import Job, RecordError, Run, judge, plan, read_records, run_all, run_one, runs, summarise
 from dvae_lib.experiments.records import write_records
 from dvae_lib.experiments.runs import _claim, record_of
 from dvae_lib.models import DVAE
-from dvae_lib.schedules import Schedule
 from dvae_lib.training import TrainingConfig
+from dvae_lib.training.checkpoints import load_checkpoint
+from dvae_lib.training.schedules import Schedule
 
 # Processes are forked from one that has imported torch already, which takes seconds, and done nothing else.
 processes = multiprocessing.get_context("forkserver" if sys.platform != "win32" else "spawn")

@@ -7,9 +7,9 @@ import torch
 
 from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.models.dkf import DKF
-from dvae_lib.schedules import Schedule
 from dvae_lib.statespace import LinearGaussianSSM, log_likelihood, sample
 from dvae_lib.training import TrainingConfig, fit
+from dvae_lib.training.schedules import Schedule
 
 NUM_STEPS = 20
 

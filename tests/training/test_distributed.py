@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Generator, nn
 
-from dvae_lib.checkpoints import load_checkpoint
 from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.models import VAE
 from dvae_lib.objectives import VLB
 from dvae_lib.training import NonFiniteError, Schedule, TrainingConfig, fit, vlb_terms
+from dvae_lib.training.checkpoints import load_checkpoint
 
 # 13 sequences in batches of 4: the last batch has one, so that one of two processes has none of it.
 CONFIG = TrainingConfig(

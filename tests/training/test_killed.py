@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import Generator
 
-from dvae_lib.checkpoints import load_checkpoint
 from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.models import VAE
 from dvae_lib.training import Schedule, TrainingConfig, fit, vlb_terms
+from dvae_lib.training.checkpoints import load_checkpoint
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL")
 

@@ -4,22 +4,23 @@ The batch and the noise of a step are those of one process; each process takes i
 losses do not depend on how many processes there are, up to the order in which floating-point numbers are added.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.accelerators.accelerator import Accelerator
-from lightning_fabric.loggers.logger import Logger
-from lightning_fabric.strategies.ddp import DDPStrategy
-from lightning_fabric.strategies.single_device import SingleDeviceStrategy
 from torch import Generator, Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from dvae_lib.data.sequences import Batch, SequenceDataset
 from dvae_lib.devices import accelerator as this_machines
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+    from lightning_fabric.loggers.logger import Logger
 
 __all__ = ["PRECISIONS", "Share", "SharedNoise", "check_precision", "load_share", "training_fabric"]
 
@@ -41,13 +42,20 @@ def training_fabric(
         ValueError: for other precisions, such as 16-bit floats, whose gradients overflow as a matter of course, or a
             GPU that is not there.
     """
+    # Fabric takes two seconds to import, torchmetrics and matplotlib with it: whoever trains waits, nobody else.
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies.ddp import DDPStrategy
+    from lightning_fabric.strategies.single_device import SingleDeviceStrategy
+
     check_precision(precision)
     missing = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
     if missing.get(accelerator, False):
         raise ValueError(f"PyTorch {torch.__version__} finds no {accelerator} device here; use 'auto' or 'cpu'.")
     here = this_machines()
     if accelerator == "auto" and here.type not in ("cuda", "mps", "cpu"):
-        strategy = SingleDeviceStrategy(here, _Other())
+        from dvae_lib.training.other_accelerator import OtherAccelerator
+
+        strategy = SingleDeviceStrategy(here, OtherAccelerator())
         return Fabric(strategy=strategy, devices=1, precision=precision, loggers=list(loggers or []))  # type: ignore[arg-type]
     torchrun = torch.distributed.is_available() and torch.distributed.is_torchelastic_launched()
     devices = int(os.environ["LOCAL_WORLD_SIZE"]) if torchrun else 1
@@ -64,41 +72,6 @@ def training_fabric(
     if fabric.world_size > 1:
         fabric.launch()
     return fabric
-
-
-class _Other(Accelerator):
-    """An accelerator that torch knows and Fabric does not: one device, which this process computes on."""
-
-    def setup_device(self, device: torch.device) -> None:
-        """There is nothing to do."""
-
-    def teardown(self) -> None:
-        """There is nothing to do."""
-
-    @staticmethod
-    def parse_devices(devices: Any) -> Any:
-        """The number asked for."""
-        return devices
-
-    @staticmethod
-    def get_parallel_devices(devices: Any) -> list[torch.device]:
-        """The one that there is."""
-        return [this_machines()]
-
-    @staticmethod
-    def auto_device_count() -> int:
-        """One."""
-        return 1
-
-    @staticmethod
-    def is_available() -> bool:
-        """It is: torch has said so."""
-        return True
-
-    @staticmethod
-    def name() -> str:
-        """What torch calls it."""
-        return this_machines().type
 
 
 def check_precision(precision: str) -> None:
@@ -124,7 +97,7 @@ class Share(NamedTuple):
     weight: float
 
     @classmethod
-    def of(cls, total: int, rank: int, world_size: int) -> "Share":
+    def of(cls, total: int, rank: int, world_size: int) -> Share:
         """Rows as evenly dealt out as whole rows allow."""
         start, stop = rank * total // world_size, (rank + 1) * total // world_size
         return cls(start, stop, total, 1.0) if stop > start else cls(0, 1, total, 0.0)

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from dvae_lib import DVAE, VAE, build_model, locks
-from dvae_lib.checkpoints import CheckpointError, in_hand
 from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.locks import lock
 from dvae_lib.models import MODELS
-from dvae_lib.parallel import PRECISIONS
 from dvae_lib.training import NonFiniteError, Schedule, TrainingConfig, fit, training_fabric
+from dvae_lib.training.checkpoints import CheckpointError
+from dvae_lib.training.parallel import PRECISIONS
+from dvae_lib.training.run_folder import in_hand
 
 DATA = SequenceDataset(torch.randn(8, 10, 3, generator=torch.Generator().manual_seed(0)))
 ONE = TrainingConfig(max_epochs=1)
@@ -235,7 +236,7 @@ def test_other_data_are_said_to_differ_in_what_they_differ(tmp_path):
 HOLDER = """
 import sys, time
 from pathlib import Path
-from dvae_lib.checkpoints import in_hand
+from dvae_lib.training.run_folder import in_hand
 with in_hand(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -15,8 +15,6 @@ import torch
 from lightning_fabric import Fabric
 from torch import Generator, nn
 
-from dvae_lib import checkpoints, training
-from dvae_lib.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from dvae_lib.data.sequences import SequenceDataset, Standardizer, from_arrays
 from dvae_lib.models import DKF, DVAE, MODELS, VAE, build_model
 from dvae_lib.objectives import importance_weighted_bound, log_weights
@@ -29,6 +27,8 @@ from dvae_lib.training import (
     training_fabric,
     vlb_terms,
 )
+from dvae_lib.training.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
+from dvae_lib.training.reporting import EpochLog
 
 
 def waves(count, seed, shortest=6, longest=12, **options):
@@ -337,7 +337,7 @@ def test_second_interrupt_stops_at_once(monkeypatch):
     def impatient(model, batch, *, generator):
         if model.training:
             with monkeypatch.context() as patch:
-                patch.setattr("dvae_lib.training.time.monotonic", lambda: next(times))
+                patch.setattr("dvae_lib.training.signals.time.monotonic", lambda: next(times))
                 for _ in range(2):
                     os.kill(os.getpid(), signal.SIGINT)
             pytest.fail("was not interrupted")
@@ -410,7 +410,7 @@ def test_a_log_file_gets_a_line_now_and_then(capsys):
     assert first.startswith("epoch 1/40: vlb/frame ")
     assert last.startswith("epoch 40/40: vlb/frame ")
     assert last.endswith("; ended by max_epochs")
-    log = training._Log(9, seconds=0.0)
+    log = EpochLog(9, seconds=0.0)
     log.note(1, "a")
     log.note(2, "b")
     assert capsys.readouterr().err == "epoch 1/9: a\nepoch 2/9: b\n"
@@ -498,7 +498,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         fit(small_vae(), TRAIN, VALIDATION, CONFIG, folder=tmp_path)
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == before

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dvae_lib.schedules import Schedule
+from dvae_lib.training.schedules import Schedule
 
 
 def test_warm_up_of_the_review():

@@ -4,7 +4,7 @@ from torch import Generator
 
 from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.models import MODELS, build_model
-from dvae_lib.parallel import Share, SharedNoise, load_share, training_fabric
+from dvae_lib.training.parallel import Share, SharedNoise, load_share, training_fabric
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])

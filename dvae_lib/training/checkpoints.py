@@ -2,8 +2,7 @@
 
 import json
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +12,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dvae_lib.files import write_atomically
-from dvae_lib.locks import lock
 
-__all__ = ["CheckpointError", "in_hand", "load_checkpoint", "save_checkpoint"]
+__all__ = ["CheckpointError", "load_checkpoint", "save_checkpoint"]
 
 FORMAT = 1
 
 
 class CheckpointError(ValueError):
     """A checkpoint that is damaged, or that belongs to something else than what it was opened for."""
-
-
-@contextmanager
-def in_hand(folder: Path) -> Iterator[None]:
-    """Keep other processes from training in a folder meanwhile.
-
-    Raises:
-        BlockingIOError: another one is at it.
-    """
-    with lock(folder / ".lock", wait=False) as mine:
-        if not mine:
-            raise BlockingIOError(
-                f"Another process is training in {folder}. Wait until it has ended, or choose another folder."
-            )
-        yield
 
 
 def save_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:

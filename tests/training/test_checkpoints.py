@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dvae_lib import checkpoints
-from dvae_lib.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
+from dvae_lib.training import checkpoints
+from dvae_lib.training.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 
 TENSORS = {
     "float": torch.randn(3, 4),
