@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -35,6 +34,7 @@ from dvae_lib.resources import resource_path
 
 if TYPE_CHECKING:
     from dvae_lib.data.sources import Source
+    from dvae_lib.experiments import Report
     from dvae_lib.training import TrainingConfig
 
 __all__ = ["app", "main"]
@@ -517,7 +517,7 @@ def evaluate(
 
     dvae evaluate runs/vae --corpus librispeech --limit 20 -o librispeech.csv
     """
-    from dvae_lib.evaluation import analysis_resynthesis, score_sequences
+    from dvae_lib.evaluation import analysis_resynthesis, evaluation_source, score_sequences
     from dvae_lib.files import write_atomically
     from dvae_lib.training import training_fabric
 
@@ -529,7 +529,7 @@ def evaluate(
     folder = Path(model)
     network = DVAE.from_pretrained(model)
     network.to(training_fabric(accelerator=accelerator.value).device)
-    source = _evaluation_source(network, corpus, data, limit)
+    source = evaluation_source(network, data or corpus, limit=limit)
     generator = torch.Generator(next(network.parameters()).device).manual_seed(seed)
     common: dict[str, Any] = {"latents": latents.value, "feedback": feedback, "generator": generator}
     if source.kind == "speech":
@@ -569,71 +569,6 @@ def evaluate(
         text = table.to_csv() if file.suffix == ".csv" else json.dumps({**about, **table.to_dict()}, indent=2) + "\n"
         write_atomically(file, text.encode())
         out.print(f"Written: {file}", soft_wrap=True, highlight=False)
-
-
-def _evaluation_source(network: DVAE, corpus: str | None, data: Path | None, limit: int | None) -> "Source":
-    """What was asked for, or what the model was trained on, as the model wants to see it, and none that it has seen."""
-    from dvae_lib.data.sequences import Standardizer
-    from dvae_lib.data.sources import load_source, source_names
-    from dvae_lib.data.speech import FrontEndSettings
-
-    card = network.metadata
-    saved = {"source": card.get("corpus"), "sequence_length": card.get("sequence_length"), **card.get("data", {})}
-    wanted: str | Path
-    if corpus is None and data is None:
-        if saved["source"] is None:
-            raise ValueError("The model does not say what it was trained on: use --corpus or --data.")
-        wanted = saved["source"] if saved["source"] in source_names() else Path(saved["source"])
-        limit = saved.get("limit") if limit is None else limit
-    else:
-        wanted = data or corpus or ""
-    front_end = card.get("front_end")
-    source = load_source(
-        wanted,
-        # The split depends on these. Of the same sequences, wherever they lie now, it is the run's own.
-        sequence_length=saved["sequence_length"],
-        seed=saved.get("seed", 0),
-        split=saved.get("split", "group"),
-        limit=limit,
-        settings=None if front_end is None else FrontEndSettings.from_dict(front_end),
-    )
-    if source.kind == "speech":
-        return source
-    if source.parts.test.x_dim != network.x_dim:
-        raise ValueError(
-            f"The model observes vectors of size {network.x_dim}, those of {source.name} have "
-            f"{source.parts.test.x_dim}."
-        )
-    own = card.get("standardizer")
-    for part in (source.parts.train, source.parts.validation, source.parts.test):
-        part.standardizer = None if own is None else Standardizer.from_dict(own)
-    return _unseen(source, saved.get("seen", []), saved["sequence_length"])
-
-
-def _unseen(source: "Source", seen: list[list[float]], length: int | None) -> "Source":
-    """The source without the test sequences that the model was trained with."""
-    from dvae_lib.data.heldout import marks, same_marks, seen_before
-    from dvae_lib.data.sequences import Splits
-
-    assert isinstance(source.parts, Splits)
-    test = source.parts.test
-    known = seen_before(test, seen, length)
-    if not seen or (not any(known) and same_marks(marks(source.parts.train, source.parts.validation), seen)):
-        return source  # nothing to compare with; or the data of the training
-    kept = [i for i, was_seen in enumerate(known) if not was_seen]
-    if not kept:
-        raise ValueError(
-            f"All {len(test)} test sequences of {source.name} are among those that the model was trained with."
-        )
-    left_out = f" {len(test) - len(kept)} of its {len(test)} test sequences were among these, and are left out."
-    err.print(
-        f"Note: {source.name} does not hold the sequences that the model was trained with, and those alone."
-        + (left_out if any(known) else ""),
-        soft_wrap=True,
-        highlight=False,
-        markup=False,
-    )
-    return replace(source, parts=source.parts._replace(test=test.select(kept)))
 
 
 def _chosen(metrics: list[str] | None) -> list[str] | None:
@@ -847,56 +782,33 @@ def benchmark(
 
     torchrun --nproc-per-node 8 -m dvae_lib.cli benchmark runs/benchmark --corpus librispeech --budget full
     """
-    from dvae_lib.experiments import Job, collect, load, plan, protocol, run_all
-    from dvae_lib.experiments.progress import Progress, spawn
-    from dvae_lib.experiments.runs import WORKER, single_device
+    import matplotlib.pyplot as plt
 
+    from dvae_lib.experiments import run
+
+    plt.switch_backend("agg")
     if not corpus:
         corpus = ["librispeech"]
         _ask_before_fetching(corpus_info("librispeech"))
-    runs = plan(model, range(seeds))
-    prepared: list[Job] = []
-    errors: dict[str, str] = {}
-    for name in corpus:
-        try:
-            data = load(name, budget.value)
-        except (ValueError, OSError) as error:
-            errors[name] = str(error)
-            continue
-        prepared += [Job(run, data, protocol(data.experiment, budget.value)) for run in runs]
-    # All corpora of one seed before the next seed.
-    prepared.sort(key=lambda job: runs.index(job.run))
-    # One process speaks for all of them, and makes the tables.
-    first = int(os.environ.get("RANK", 0)) == 0 and WORKER not in os.environ
-    if first and prepared and not quiet:
-        out.print(Progress.plan(prepared, folder), highlight=False, soft_wrap=True)
-
-    def tell(job: Job, record: dict[str, Any] | None) -> None:
-        out.print(Progress.line(job, record), soft_wrap=True, highlight=False, markup=False)
-
-    with Progress(prepared, folder, enabled=first and not quiet and err.is_terminal):
-        if jobs > 1 and prepared:
-            done = spawn(prepared, folder, jobs, accelerator.value, train_only=train_only)
-        else:
-            done = run_all(
-                prepared,
-                folder,
-                fabric=single_device(accelerator.value),
-                progress=False,
-                train_only=train_only,
-                report=None if quiet else tell,
-            )
-    errors |= done.errors
-    if first and done.records and not train_only:
-        found, problems = collect([folder])
-        errors |= {f"result {i + 1}": text for i, text in enumerate(problems)}
-        _write_report(found, folder / "report", figures=True)
-    for name, text in errors.items():
+    outcome = run(
+        folder,
+        corpus,
+        model,
+        seeds=seeds,
+        budget=budget.value,
+        jobs=jobs,
+        train_only=train_only,
+        accelerator=accelerator.value,
+        progress=not quiet and err.is_terminal,
+        say=None if quiet else partial(out.print, soft_wrap=True, highlight=False, markup=False),
+    )
+    _print_reports(outcome.reports)
+    for name, text in outcome.errors.items():
         err.print(f"{name}: {text}", soft_wrap=True, highlight=False, markup=False)
-    if done.interrupted:
+    if outcome.interrupted:
         out.print("Interrupted and saved; the same command goes on.")
         raise typer.Exit(INTERRUPTED)
-    if errors:
+    if outcome.errors:
         raise typer.Exit(1)
 
 
@@ -924,58 +836,28 @@ def report(
 
     [bold]Example[/]: dvae report runs/benchmark -o report
     """
-    from dvae_lib.experiments import collect
+    import matplotlib.pyplot as plt
+
+    from dvae_lib.experiments import collect, write_report
+
+    plt.switch_backend("agg")
 
     found, problems = collect(results)
     for text in problems:
         err.print(text, soft_wrap=True, highlight=False, markup=False)
     if not found:
         raise ValueError("These files and folders hold no result of the benchmark that can be read.")
-    _write_report(found, output, figures=figures)
+    _print_reports(write_report(found, output, figures=figures))
     if problems:
         raise typer.Exit(1)
 
 
-def _write_report(records: list[dict[str, Any]], folder: Path, *, figures: bool) -> None:
-    """For each corpus and budget all results in one file, the tables, and the figures."""
-    from dvae_lib.experiments import summarise, to_csv, to_latex, to_markdown, write_records
-    from dvae_lib.files import write_atomically
-
-    folder.mkdir(parents=True, exist_ok=True)
-    for corpus, budget in sorted({(r["corpus"], r["budget"]) for r in records}):
-        these = [r for r in records if (r["corpus"], r["budget"]) == (corpus, budget)]
-        stem = folder / f"{corpus}-{budget}"
-        write_records(stem.with_suffix(".json"), these)
-        lines = summarise(these)
-        if not lines:
-            continue
-        for suffix, text in ((".md", to_markdown(lines)), (".tex", to_latex(lines)), (".csv", to_csv(lines))):
-            write_atomically(stem.with_suffix(suffix), text.encode())
-        if figures:
-            _draw_report(these, lines, stem)
-        out.print(f"{corpus} ({budget}): {stem}.md, .tex, .csv, .json", soft_wrap=True, highlight=False)
-        out.print(to_markdown(lines), soft_wrap=True, highlight=False, markup=False)
-
-
-def _draw_report(records: list[dict[str, Any]], lines: list[Any], stem: Path) -> None:
-    import matplotlib.pyplot as plt
-
-    from dvae_lib.experiments import COLLAPSED, plot_collapse, plot_curves, plot_scores
-
-    plt.switch_backend("agg")
-    best = "si_sdr" if records[0]["experiment"] == "speech" else "mpjpe"
-    drawn = {
-        "curves": partial(plot_curves, records),
-        "collapse": partial(plot_collapse, lines, COLLAPSED),
-        **{column: partial(plot_scores, lines, column) for column in (best, "iw")},
-    }
-    for name, draw in drawn.items():
-        try:
-            figure = draw()
-        except ValueError:  # nothing of that kind in these results
-            continue
-        figure.savefig(f"{stem}-{name}.svg")
-        plt.close(figure)
+def _print_reports(reports: "list[Report]") -> None:
+    for report in reports:
+        out.print(
+            f"{report.corpus} ({report.budget}): {report.stem}.md, .tex, .csv, .json", soft_wrap=True, highlight=False
+        )
+        out.print(report.table, soft_wrap=True, highlight=False, markup=False)
 
 
 # --- info ---------------------------------------------------------------------------------------------------------

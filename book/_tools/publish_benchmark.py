@@ -13,7 +13,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from dvae_lib.experiments import LABELS, Record, Run, collect, summarise, to_markdown, write_records
+from dvae_lib.experiments import LABELS, Record, Run, collect, markdown_table, summarise, write_records
 from dvae_lib.files import write_atomically
 from dvae_lib.models import DVAE
 
@@ -42,7 +42,7 @@ def card(record: Record, model: DVAE) -> str:
         "likelihood with a standard deviation of one centimetre."
     )
     ended = "the validation bound had stopped rising" if training["converged"] else "the cap on epochs ended it"
-    table = to_markdown(summarise([record]), review=False)
+    table = markdown_table(summarise([record]), review=False)
     return f"""# {name}
 
 {LABELS[record["model"]]}, {how}, seed {record["seed"]}. {record["weights"]:,} weights, in half precision.

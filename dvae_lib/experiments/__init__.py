@@ -1,39 +1,45 @@
 """The review's experiments (Chapter 13) on open data: models x corpora x seeds, tables and figures."""
 
+from dvae_lib.evaluation import COLLAPSED, active_dimensions
 from dvae_lib.experiments.agreement import Agreement, rank_agreement, with_review
-from dvae_lib.experiments.corpora import Corpus, load
+from dvae_lib.experiments.corpora import ExperimentData, load_experiment
 from dvae_lib.experiments.figures import plot_collapse, plot_curves, plot_scores
-from dvae_lib.experiments.protocol import MODELS, PROTOCOLS, SCHEDULED, Protocol, Run, plan, protocol
+from dvae_lib.experiments.protocol import PROTOCOLS, REVIEW_MODELS, SCHEDULED, Protocol, Run, plan, protocol
 from dvae_lib.experiments.records import Record, RecordError, collect, read_records, write_records
+from dvae_lib.experiments.report import Report, write_report
 from dvae_lib.experiments.review import COLLAPSED_IN_REVIEW, LABELS, REVIEW
-from dvae_lib.experiments.runs import Done, Job, run_all, run_one
-from dvae_lib.experiments.scores import COLLAPSED, active_dimensions, bounds, judge
-from dvae_lib.experiments.tables import COLUMNS, Line, Value, summarise, to_csv, to_latex, to_markdown
+from dvae_lib.experiments.running import run
+from dvae_lib.experiments.runs import Job, Outcome, run_all, run_one
+from dvae_lib.experiments.scores import evaluate_model
+from dvae_lib.experiments.tables import COLUMNS, ResultRow, Value, csv_table, latex_table, markdown_table, summarise
 
 __all__ = [
     "COLLAPSED",
     "COLLAPSED_IN_REVIEW",
     "COLUMNS",
     "LABELS",
-    "MODELS",
     "PROTOCOLS",
     "REVIEW",
+    "REVIEW_MODELS",
     "SCHEDULED",
     "Agreement",
-    "Corpus",
-    "Done",
+    "ExperimentData",
     "Job",
-    "Line",
+    "Outcome",
     "Protocol",
     "Record",
     "RecordError",
+    "Report",
+    "ResultRow",
     "Run",
     "Value",
     "active_dimensions",
-    "bounds",
     "collect",
-    "judge",
-    "load",
+    "csv_table",
+    "evaluate_model",
+    "latex_table",
+    "load_experiment",
+    "markdown_table",
     "plan",
     "plot_collapse",
     "plot_curves",
@@ -41,12 +47,11 @@ __all__ = [
     "protocol",
     "rank_agreement",
     "read_records",
+    "run",
     "run_all",
     "run_one",
     "summarise",
-    "to_csv",
-    "to_latex",
-    "to_markdown",
     "with_review",
     "write_records",
+    "write_report",
 ]

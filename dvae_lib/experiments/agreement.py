@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 from dvae_lib.experiments.review import REVIEW
-from dvae_lib.experiments.tables import COLUMNS, Line, check_columns
+from dvae_lib.experiments.tables import COLUMNS, ResultRow, check_columns
 
 __all__ = ["Agreement", "rank_agreement", "with_review"]
 
@@ -21,10 +21,10 @@ class Agreement(NamedTuple):
         spearman: Spearman's rank correlation, 1 for the same order, -1 for the reverse; like the next two NaN where
             all scores of a side are the same.
         kendall: Kendall's tau-b.
-        p_value: the share of all orders whose Spearman correlation is at least as large: one-sided, exact up to nine
+        p_value: The share of all orders whose Spearman correlation is at least as large: one-sided, exact up to nine
             models; above from 100,000 orders, the observed one and others drawn with seed 0.
-        names: the models compared.
-        swapped: pairs that the two orders put the other way round.
+        names: The models compared.
+        swapped: Pairs that the two orders put the other way round.
     """
 
     spearman: float
@@ -38,15 +38,15 @@ def rank_agreement(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Ag
     """Compare two sets of scores by the models that both have. Both must count the same way (higher is better).
 
     Raises:
-        ValueError: fewer than three models in common.
+        ValueError: Fewer than three models in common.
 
-    Examples:
+    Example:
         >>> rank_agreement({"a": 1.0, "b": 2.0, "c": 3.0}, {"a": 10.0, "b": 30.0, "c": 20.0}).swapped
         (('b', 'c'),)
     """
     names = tuple(name for name in theirs if name in ours)
     if len(names) < 3:
-        raise ValueError(f"Orders of {len(names)} model(s) cannot be compared; three at least must be in both.")
+        raise ValueError(f"Orders of {len(names)} model(s) cannot be compared; three at least must be in both")
     a, b = (stats.rankdata([scores[name] for name in names]) for scores in (ours, theirs))
     centred_a, centred_b = a - a.mean(), b - b.mean()
     scale = float(np.sqrt((centred_a**2).sum() * (centred_b**2).sum()))
@@ -73,16 +73,16 @@ def rank_agreement(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Ag
     )
 
 
-def with_review(lines: Sequence[Line], ours: str, theirs: str | None = None) -> Agreement:
+def with_review(lines: Sequence[ResultRow], ours: str, theirs: str | None = None) -> Agreement:
     """Compare a column of our table with one of the review's.
 
     Arguments:
-        lines: see `dvae_lib.experiments.tables.summarise`.
-        ours: one of our columns, such as "vlb".
-        theirs: one of the review's; None: the same.
+        lines: See `dvae_lib.experiments.tables.summarise`.
+        ours: One of our columns, such as "vlb".
+        theirs: One of the review's; None: the same.
 
     Raises:
-        ValueError: no such column, or fewer than three models in common.
+        ValueError: No such column, or fewer than three models in common.
     """
     theirs = ours if theirs is None else theirs
     table = REVIEW[lines[0].runs[0]["experiment"]]

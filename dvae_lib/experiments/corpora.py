@@ -14,21 +14,21 @@ from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.data.sources import MOTION
 from dvae_lib.experiments.protocol import BudgetName, Experiment, Protocol, protocol
 
-__all__ = ["Corpus", "checksum", "load"]
+__all__ = ["ExperimentData", "checksum", "load_experiment"]
 
 
 @dataclass(frozen=True)
-class Corpus:
-    """Sequences to train and to judge by.
+class ExperimentData:
+    """Sequences to train with and to test on.
 
     Attributes:
-        name: of the corpus.
+        name: Of the corpus.
         experiment: "speech" or "motion".
-        train: training sequences of equal length.
-        validation: sequences that decide when to stop.
-        test: what is judged: whole utterances of speech, sequences of motion.
-        recordings: the files behind `test`, where it is speech.
-        metadata: what a model says of its data: front end, licence, attribution.
+        train: Training sequences of equal length.
+        validation: Sequences that decide when to stop.
+        test: What is tested: whole utterances of speech, sequences of motion.
+        recordings: The files behind `test`, where it is speech.
+        metadata: What a model says of its data: front end, licence, attribution.
     """
 
     name: str
@@ -54,23 +54,23 @@ def experiment_of(name: str) -> Experiment:
     return "motion" if name in MOTION else "speech"
 
 
-def load(name: str, budget: BudgetName = "book") -> Corpus:
+def load_experiment(name: str, budget: BudgetName = "book") -> ExperimentData:
     """A corpus as the benchmark uses it.
 
     Arguments:
         name: "librispeech", "prompts", "wsj0" or a folder of audio; "mocap" (CMU and HDM05 together), "cmu", "hdm05"
             or "h36m"; "librispeech-excerpt" or "mocap-excerpt", which travel with the library.
-        budget: see `dvae_lib.experiments.protocol`.
+        budget: See `dvae_lib.experiments.protocol`.
 
     Raises:
-        MissingCorpusError: it is not here; the message says how to get it.
-        ValueError: too few speakers or actors for three parts, or damaged files.
+        MissingCorpusError: It is not here; the message says how to get it.
+        ValueError: Too few speakers or actors for three parts, or damaged files.
     """
     chosen = protocol(experiment_of(name), budget)
     return _motion(name, chosen) if chosen.experiment == "motion" else _speech(name, chosen)
 
 
-def _speech(name: str, chosen: Protocol) -> Corpus:
+def _speech(name: str, chosen: Protocol) -> ExperimentData:
     known = {info.name for info in list_corpora("speech")}
     corpus = load_corpus(
         name if name in known else Path(name),
@@ -87,10 +87,10 @@ def _speech(name: str, chosen: Protocol) -> Corpus:
     test, kept = _some(corpus.test, chosen.test_limit)
     utterances = corpus.utterances("test")
     recordings = tuple(utterances[i] for i in kept)
-    return Corpus(name, "speech", corpus.train, corpus.validation, test, recordings, metadata)
+    return ExperimentData(name, "speech", corpus.train, corpus.validation, test, recordings, metadata)
 
 
-def _motion(name: str, chosen: Protocol) -> Corpus:
+def _motion(name: str, chosen: Protocol) -> ExperimentData:
     parts = MOTION[name](sequence_length=chosen.sequence_length, hop=chosen.hop)
     test, _ = _some(parts.test, chosen.test_limit)
     which = ("cmu", "hdm05") if name.startswith("mocap") else (name,)
@@ -99,7 +99,7 @@ def _motion(name: str, chosen: Protocol) -> Corpus:
         "licence": "; ".join(infos[part].licence for part in which),
         "attribution": "; ".join(infos[part].attribution for part in which),
     }
-    return Corpus(name, "motion", parts.train, parts.validation, test, (), metadata)
+    return ExperimentData(name, "motion", parts.train, parts.validation, test, (), metadata)
 
 
 def _some(data: SequenceDataset, limit: int | None) -> tuple[SequenceDataset, list[int]]:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from dvae_lib.experiments.records import Record
 from dvae_lib.experiments.review import LABELS, REVIEW
-from dvae_lib.experiments.tables import COLUMNS, Line
+from dvae_lib.experiments.tables import COLUMNS, ResultRow
 
 # There are more models than colours.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -20,14 +20,14 @@ def plot_curves(records: Sequence[Record], *, scheduled: bool = False, part: str
     """The bound of every model over the epochs, one small panel for each; thin lines are seeds, dots the best epochs.
 
     Arguments:
-        records: of one corpus.
-        scheduled: show the trainings by scheduled sampling instead of those before.
+        records: Of one corpus.
+        scheduled: Show the trainings by scheduled sampling instead of those before.
         part: "validation" or "train".
     """
     shown = [r for r in records if r["scheduled"] == scheduled and "training" in r]
     models = [name for name in LABELS if any(r["model"] == name for r in shown)]
     if not models:
-        raise ValueError("No result here has a training of that kind.")
+        raise ValueError("No result here has a training of that kind")
     columns = min(4, len(models))
     rows = math.ceil(len(models) / columns)
     figure, axes = plt.subplots(
@@ -58,17 +58,17 @@ def plot_curves(records: Sequence[Record], *, scheduled: bool = False, part: str
     return figure
 
 
-def plot_scores(lines: Sequence[Line], column: str, *, review: str | None = None) -> Figure:
+def plot_scores(lines: Sequence[ResultRow], column: str, *, review: str | None = None) -> Figure:
     """A column of the table as dots, best at the top, with the spread between seeds; the review's beside it.
 
     Arguments:
-        lines: see `dvae_lib.experiments.tables.summarise`.
-        column: which one.
-        review: the review's column to show on an axis of its own; None: the same, where the review has it.
+        lines: See `dvae_lib.experiments.tables.summarise`.
+        column: Which one.
+        review: The review's column to show on an axis of its own; None: the same, where the review has it.
     """
     for name in (column, review):
         if name is not None and name not in COLUMNS:
-            raise ValueError(f"There is no column {name!r}; there are {', '.join(COLUMNS)}.")
+            raise ValueError(f"There is no column {name!r}; there are {', '.join(COLUMNS)}")
     what = COLUMNS[column]
     shown = sorted(
         (line for line in lines if column in line.values),
@@ -76,7 +76,7 @@ def plot_scores(lines: Sequence[Line], column: str, *, review: str | None = None
         reverse=not what.higher_is_better,
     )
     if not shown:
-        raise ValueError(f"No result here has the column {column!r}.")
+        raise ValueError(f"No result here has the column {column!r}")
     table = REVIEW[shown[0].runs[0]["experiment"]]
     review = review or (column if any(column in values for values in table.values()) else None)
     theirs = {name: values[review] for name, values in table.items() if review in values} if review else {}
@@ -103,15 +103,15 @@ def plot_scores(lines: Sequence[Line], column: str, *, review: str | None = None
     return figure
 
 
-def plot_collapse(lines: Sequence[Line], threshold: float) -> Figure:
+def plot_collapse(lines: Sequence[ResultRow], threshold: float) -> Figure:
     """The KL divergence of every latent dimension, largest first, one line a model; below the threshold is collapsed.
 
     Arguments:
-        lines: see `dvae_lib.experiments.tables.summarise`; the first seed of each is shown.
-        threshold: in nats per frame.
+        lines: See `dvae_lib.experiments.tables.summarise`; the first seed of each is shown.
+        threshold: In nats per frame.
     """
     if not any(line.kl_per_dim for line in lines):
-        raise ValueError("No result here has a latent dimension: all have diverged, or there is none.")
+        raise ValueError("No result here has a latent dimension: all have diverged, or there is none")
     figure, axis = plt.subplots(figsize=(7.0, 3.4), layout="constrained")
     styles = {"TF": "-", "TF-GM": ":", "GM": "--"}
     for i, line in enumerate(lines):

@@ -1,8 +1,5 @@
-"""What one sees of a benchmark while it runs, and the processes that share it."""
+"""What one sees of an experiment while it runs."""
 
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +8,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dvae_lib.experiments.records import RECORD, Record, RecordError, read_records
-from dvae_lib.experiments.runs import EPOCHS, TRAINED, WORKER, Done, Job
+from dvae_lib.experiments.records import RECORD, Record
+from dvae_lib.experiments.runs import EPOCHS, TRAINED, Job
 
-__all__ = ["Progress", "spawn"]
+__all__ = ["Progress"]
 
 
 class Progress:
@@ -24,10 +21,10 @@ class Progress:
     differ in speed.
 
     Arguments:
-        jobs: all that is to be done.
-        root: the folder of the benchmark.
-        enabled: show it.
-        interval: seconds between two looks at the folder.
+        jobs: All that is to be done.
+        root: The folder of the experiment.
+        enabled: Show it.
+        interval: Seconds between two looks at the folder.
     """
 
     def __init__(self, jobs: Sequence[Job], root: str | Path, *, enabled: bool, interval: float = 1.0) -> None:
@@ -58,7 +55,7 @@ class Progress:
             self._watcher.join()
 
     def _watch(self) -> None:
-        with tqdm(total=self.total, initial=self.epochs(), unit="epoch", desc="benchmark", smoothing=0.1) as bar:
+        with tqdm(total=self.total, initial=self.epochs(), unit="epoch", desc="experiment", smoothing=0.1) as bar:
             while not self._end.wait(self.interval):
                 self._update(bar)
             self._update(bar)
@@ -66,7 +63,7 @@ class Progress:
     def _update(self, bar: Any) -> None:
         bar.update(self.epochs() - bar.n)
         done = sum((job.folder(self.root) / RECORD).exists() for job in self.jobs)
-        bar.set_postfix_str(f"{done} of {len(self.jobs)} runs judged")
+        bar.set_postfix_str(f"{done} of {len(self.jobs)} runs tested")
 
     @staticmethod
     def plan(jobs: Sequence[Job], root: str | Path) -> str:
@@ -104,54 +101,3 @@ def epochs_of(job: Job, root: str | Path) -> int:
         return int((here / EPOCHS).read_text())
     except (OSError, ValueError):
         return 0
-
-
-def spawn(jobs: Sequence[Job], root: str | Path, count: int, accelerator: str, *, train_only: bool) -> Done:
-    """So many copies of this command on the same folder, which share the runs among them.
-
-    Arguments:
-        jobs: all that is to be done.
-        root: the folder of the benchmark.
-        count: number of processes.
-        accelerator: as in the command.
-        train_only: as in the command.
-
-    Returns:
-        The results that are there in the end, and what the processes said went wrong.
-    """
-    threads = max(1, (os.cpu_count() or 1) // count)
-    names = sorted({job.run.name for job in jobs})
-    seeds = max(job.run.seed for job in jobs) + 1
-    corpora = list(dict.fromkeys(job.corpus.name for job in jobs))
-    command = [sys.executable, "-m", "dvae_lib.cli", "benchmark", str(root), "--quiet"]
-    command += ["--budget", jobs[0].protocol.budget, "--seeds", str(seeds), "--accelerator", accelerator]
-    command += [part for name in corpora for part in ("--corpus", name)]
-    command += [part for name in names for part in ("--model", name)]
-    command += ["--train-only"] * train_only
-    processes = [
-        subprocess.Popen(
-            command,
-            env={**os.environ, WORKER: str(k), "OMP_NUM_THREADS": str(threads)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for k in range(count)
-    ]
-    done = Done()
-    try:
-        said = [process.communicate()[1] for process in processes]
-    except KeyboardInterrupt:  # the terminal has told the processes, too
-        said = [process.communicate()[1] for process in processes]
-        done.interrupted = True
-    for k, (process, text) in enumerate(zip(processes, said, strict=True)):
-        if process.returncode not in (0, 130) and text.strip():
-            done.errors[f"process {k + 1}"] = text.strip()[-2000:]
-        done.interrupted |= process.returncode == 130
-    for job in jobs:
-        path = job.folder(root) / RECORD
-        if path.exists():
-            try:
-                (done.records[job.key],) = read_records(path)
-            except RecordError as error:
-                done.errors[job.name] = str(error)
-    return done

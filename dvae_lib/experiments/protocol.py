@@ -8,12 +8,12 @@ from dvae_lib.models import DVAE, build_model
 from dvae_lib.training import TrainingConfig
 from dvae_lib.training.schedules import Schedule
 
-__all__ = ["MODELS", "PROTOCOLS", "SCHEDULED", "BudgetName", "Experiment", "Protocol", "Run", "plan", "protocol"]
+__all__ = ["REVIEW_MODELS", "PROTOCOLS", "SCHEDULED", "BudgetName", "Experiment", "Protocol", "Run", "plan", "protocol"]
 
 Experiment = Literal["speech", "motion"]
 BudgetName = Literal["ci", "book", "full"]
 
-MODELS: tuple[str, ...] = ("vae", "dkf", "storn", "vrnn", "srnn", "rvae-causal", "rvae-noncausal", "dsae")
+REVIEW_MODELS: tuple[str, ...] = ("vae", "dkf", "storn", "vrnn", "srnn", "rvae-causal", "rvae-noncausal", "dsae")
 """The models of Tables 13.1 and 13.2, in their order."""
 
 SCHEDULED: tuple[str, ...] = ("storn", "vrnn", "srnn")
@@ -35,7 +35,7 @@ class Run(NamedTuple):
         return self.model + ENDING * self.scheduled
 
     @property
-    def before(self) -> "Run | None":
+    def starts_from(self) -> "Run | None":
         """The run whose weights this one begins with."""
         return self._replace(scheduled=False) if self.scheduled else None
 
@@ -47,19 +47,19 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class Protocol:
-    """How the models of an experiment are trained and judged.
+    """How the models of an experiment are trained and tested.
 
     Attributes:
         experiment: "speech" or "motion".
-        budget: its name.
-        training: the training with teacher forcing.
-        scheduled: the training that follows for autoregressive models.
-        options: of the models, beside those of the preset.
-        sequence_length: frames of a training sequence.
-        hop: frames between the starts of two of them; None: `sequence_length`.
-        importance_samples: of the importance-weighted bound.
-        limit: at most so many recordings of each part of a speech corpus; None: all.
-        test_limit: at most so many test sequences, evenly over the test part; None: all.
+        budget: Its name.
+        training: The training with teacher forcing.
+        scheduled: The training that follows for autoregressive models.
+        options: Of the models, beside those of the preset.
+        sequence_length: Frames of a training sequence.
+        hop: Frames between the starts of two of them; None: `sequence_length`.
+        importance_samples: Of the importance-weighted bound.
+        limit: At most so many recordings of each part of a speech corpus; None: all.
+        test_limit: At most so many test sequences, evenly over the test part; None: all.
     """
 
     experiment: Experiment
@@ -159,11 +159,11 @@ def protocol(experiment: Experiment, budget: BudgetName = "book") -> Protocol:
     """The protocol of that name.
 
     Raises:
-        ValueError: for a name that is none.
+        ValueError: For a name that is none.
     """
     for kind, name, known in (("experiment", experiment, PROTOCOLS), ("budget", budget, get_args(BudgetName))):
         if name not in known:
-            raise ValueError(f"There is no {kind} {name!r}; there are {', '.join(known)}.")
+            raise ValueError(f"There is no {kind} {name!r}; there are {', '.join(known)}")
     return PROTOCOLS[experiment][budget]
 
 
@@ -171,20 +171,20 @@ def plan(names: Sequence[str] | None = None, seeds: Sequence[int] = (0,)) -> lis
     """The runs, one seed after the other, so that an interrupted benchmark has whole tables; what others need first.
 
     Arguments:
-        names: of models, such as ``"srnn"`` or ``"srnn-scheduled"``; None takes all of the review's.
-        seeds: of initial weights and training.
+        names: Of models, such as ``"srnn"`` or ``"srnn-scheduled"``; None takes all of the review's.
+        seeds: Of initial weights and training.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: An unknown name.
 
-    Examples:
+    Example:
         >>> [(run.name, run.seed) for run in plan(["srnn-scheduled", "vae"])]
         [('srnn', 0), ('vae', 0), ('srnn-scheduled', 0)]
     """
-    every = [*MODELS, *(name + ENDING for name in SCHEDULED)]
+    every = [*REVIEW_MODELS, *(name + ENDING for name in SCHEDULED)]
     for name in names or []:
         if name not in every:
-            raise ValueError(f"The benchmark has no model {name!r}; it has {', '.join(every)}.")
+            raise ValueError(f"The benchmark has no model {name!r}; it has {', '.join(every)}")
     wanted = dict.fromkeys(names or every)
     first = dict.fromkeys(name.removesuffix(ENDING) for name in wanted)
     then = [name for name in wanted if name.endswith(ENDING)]

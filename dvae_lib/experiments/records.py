@@ -7,12 +7,12 @@ from typing import Any
 
 from dvae_lib.files import write_atomically
 
-__all__ = ["FORMAT", "RECORD", "Record", "RecordError", "collect", "read_records", "write_records"]
+__all__ = ["RECORD_FORMAT", "RECORD", "Record", "RecordError", "collect", "read_records", "write_records"]
 
 Record = dict[str, Any]
 """What a run came to, as JSON data: see `dvae_lib.experiments.runs`."""
 
-FORMAT = 1
+RECORD_FORMAT = 1
 RECORD = "record.json"
 NEEDED = ("format", "corpus", "experiment", "model", "scheduled", "seed", "budget", "config", "data", "status")
 NEEDED_WHERE_DONE = ("weights", "training", "test")
@@ -26,19 +26,20 @@ def check(record: Any, where: str) -> Record:
     """The record, if it is one of this version.
 
     Raises:
-        RecordError: it is not; the message says what was found, and what to do.
+        RecordError: It is not; the message says what was found, and what to do.
     """
     if not isinstance(record, dict) or "format" not in record:
-        raise RecordError(f"{where} is no result of the benchmark: expected a JSON object with a 'format'.")
-    if record["format"] != FORMAT:
+        raise RecordError(f"{where} is no result of the benchmark: expected a JSON object with a 'format'")
+    if record["format"] != RECORD_FORMAT:
         raise RecordError(
-            f"{where} has format {record['format']} (dvae_lib {record.get('dvae_lib', 'of unknown version')}); this "
-            f"version reads format {FORMAT}. Read it with that version, or delete it and run the benchmark again."
+            f"{where} has format {record['format']} (dvae_lib {record.get('dvae_lib', 'of unknown version')}); "
+            f"this version reads format {RECORD_FORMAT}. Read it with that version, or delete it and run the benchmark "
+            "again"
         )
     needed = NEEDED + NEEDED_WHERE_DONE * (record.get("status") == "done")
     missing = [name for name in needed if name not in record]
     if missing:
-        raise RecordError(f"{where} is damaged: it lacks {', '.join(missing)}. Delete it and run the benchmark again.")
+        raise RecordError(f"{where} is damaged: it lacks {', '.join(missing)}. Delete it and run the benchmark again")
     return record
 
 
@@ -46,14 +47,14 @@ def read_records(path: str | Path) -> list[Record]:
     """The records of a file: one result, or a list of them.
 
     Raises:
-        FileNotFoundError: no such file.
-        RecordError: it holds something else, or results of another version.
+        FileNotFoundError: No such file.
+        RecordError: It holds something else, or results of another version.
     """
     path = Path(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RecordError(f"{path} is damaged, or no JSON ({error}). Delete it and run the benchmark again.") from error
+        raise RecordError(f"{path} is damaged, or no JSON ({error}). Delete it and run the benchmark again") from error
     return [check(record, str(path)) for record in (content if isinstance(content, list) else [content])]
 
 
@@ -68,19 +69,19 @@ def collect(places: Sequence[str | Path]) -> tuple[list[Record], list[str]]:
     """All records in files and folders, and what was wrong with those that cannot be used.
 
     Arguments:
-        places: result files, or folders that hold some at any depth (files called ``record.json``).
+        places: Result files, or folders that hold some at any depth (files called ``record.json``).
 
     Returns:
         Records, each run once (the last one given counts), and messages.
 
     Raises:
-        FileNotFoundError: a place that does not exist.
+        FileNotFoundError: A place that does not exist.
     """
     found: dict[tuple[Any, ...], Record] = {}
     problems: list[str] = []
     for place in map(Path, places):
         if not place.exists():
-            raise FileNotFoundError(f"There is no file or folder {place}.")
+            raise FileNotFoundError(f"There is no file or folder {place}")
         for path in sorted(place.rglob(RECORD)) if place.is_dir() else [place]:
             try:
                 records = read_records(path)

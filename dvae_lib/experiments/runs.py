@@ -1,4 +1,4 @@
-"""One run: trained, judged, and written down; and many, by as many processes as there are."""
+"""One run: trained, evaluated, and written down; and many, by as many processes as there are."""
 
 import json
 import os
@@ -16,17 +16,18 @@ import torch
 from lightning_fabric import Fabric
 
 from dvae_lib._version import __version__
-from dvae_lib.experiments.corpora import Corpus
+from dvae_lib.experiments.corpora import ExperimentData
 from dvae_lib.experiments.protocol import Protocol, Run
-from dvae_lib.experiments.records import FORMAT, RECORD, Record, read_records, write_records
-from dvae_lib.experiments.scores import judge
+from dvae_lib.experiments.records import RECORD, RECORD_FORMAT, Record, read_records, write_records
+from dvae_lib.experiments.report import Report
+from dvae_lib.experiments.scores import evaluate_model
 from dvae_lib.files import write_atomically
 from dvae_lib.locks import lock
 from dvae_lib.models.base import DVAE
 from dvae_lib.training import NonFiniteError, TrainingResult, fit
 from dvae_lib.training.schedules import Number
 
-__all__ = ["Done", "Interrupted", "Job", "record_of", "run_all", "run_one", "single_device"]
+__all__ = ["Outcome", "Interrupted", "Job", "record_of", "run_all", "run_one", "single_device"]
 
 WORKER = "DVAE_BENCHMARK_WORKER"
 """In the environment of a process that another one has started: its number."""
@@ -42,7 +43,7 @@ class Job(NamedTuple):
     """A run on a corpus, under a protocol."""
 
     run: Run
-    corpus: Corpus
+    corpus: ExperimentData
     protocol: Protocol
 
     @property
@@ -51,9 +52,9 @@ class Job(NamedTuple):
         return f"{self.run.name} on {Path(self.corpus.name).name}, seed {self.run.seed}"
 
     @property
-    def before(self) -> "Job | None":
+    def starts_from(self) -> "Job | None":
         """The job whose weights this one begins with."""
-        return None if self.run.before is None else self._replace(run=self.run.before)
+        return None if self.run.starts_from is None else self._replace(run=self.run.starts_from)
 
     def folder(self, root: str | Path) -> Path:
         """Where it is kept in the folder of the benchmark."""
@@ -66,26 +67,28 @@ class Job(NamedTuple):
 
 
 @dataclass
-class Done:
+class Outcome:
     """What became of the jobs of one process.
 
     Attributes:
-        records: the results, by corpus and run.
-        errors: what went wrong, by the job's name.
-        interrupted: whether a training was interrupted (and saved), so that the rest was not begun.
+        records: The results, by corpus and run.
+        errors: What went wrong, by the job's name.
+        interrupted: Whether a training was interrupted (and saved), so that the rest was not begun.
+        reports: The tables that were written.
     """
 
     records: dict[tuple[str, Run], Record] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
+    reports: list[Report] = field(default_factory=list)
 
 
 def record_of(job: Job, root: str | Path) -> Record | None:
     """The result of a run that is there already; None where there is none.
 
     Raises:
-        RecordError: of another version.
-        ValueError: of another protocol or other data.
+        RecordError: Of another version.
+        ValueError: Of another protocol or other data.
     """
     path = job.folder(root) / RECORD
     if not path.exists():
@@ -98,12 +101,12 @@ def record_of(job: Job, root: str | Path) -> Record | None:
         if record[name] != value:
             raise ValueError(
                 f"{path} is a result under another protocol: its {name} is {record[name]}, wanted is {value}. Choose "
-                "another folder for this benchmark."
+                "another folder for this benchmark"
             )
     if record["data"] != (now := job.corpus.facts):
         raise ValueError(
             f"{path} is a result on other data of that name: {record['data']}, and here are {now}. Choose another "
-            "folder for this benchmark."
+            "folder for this benchmark"
         )
     return record
 
@@ -117,26 +120,26 @@ def run_one(
     progress: bool | None = None,
     train_only: bool = False,
 ) -> Record | None:
-    """Train a model, judge it, and write down the result. What is there already is not done again.
+    """Train a model, evaluate it, and write down the result. What is there already is not done again.
 
     The job's folder holds the state of the training (``training/``), the trained model in half precision (``model/``,
-    as it is judged), what is known of its training (``trained.json``) and the result (``record.json``).
+    as it is tested), what is known of its training (``trained.json``) and the result (``record.json``).
 
     Arguments:
-        job: what is trained, on what, and how.
-        root: the folder of the benchmark.
-        fabric: the device; by default a GPU where there is one.
-        num_workers: processes for the measures of speech; None takes all cores.
-        progress: show a bar for the training; None shows one in terminals.
-        train_only: leave the judging to a later call, perhaps on another machine.
+        job: What is trained, on what, and how.
+        root: The folder of the benchmark.
+        fabric: The device; by default a GPU where there is one.
+        num_workers: Processes for the measures of speech; None takes all cores.
+        progress: Show a bar for the training; None shows one in terminals.
+        train_only: Leave the test to a later call, perhaps on another machine.
 
     Returns:
         The record; None where the model is trained and `train_only` is wanted. A model that diverged has one too, with
         the status "diverged" and the reason.
 
     Raises:
-        Interrupted: the training was interrupted. It is saved, and goes on with the same call.
-        FileNotFoundError: the weights that this run begins with are missing.
+        Interrupted: The training was interrupted. It is saved, and goes on with the same call.
+        FileNotFoundError: The weights that this run begins with are missing.
     """
     here = job.folder(root)
     found = record_of(job, root)
@@ -154,7 +157,7 @@ def run_one(
         model = DVAE.from_pretrained(here / MODEL).to(fabric.device).eval()
         started = time.monotonic()
         samples, scheduled = job.protocol.importance_samples, job.run.scheduled
-        test = judge(model, job.corpus, samples, scheduled=scheduled, num_workers=num_workers)
+        test = evaluate_model(model, job.corpus, samples, scheduled=scheduled, num_workers=num_workers)
         record |= {
             "status": "done",
             "options": _plain(model.options),
@@ -174,22 +177,22 @@ def run_all(
     *,
     report: Callable[[Job, Record | None], None] | None = None,
     **options: Any,
-) -> Done:
+) -> Outcome:
     """All jobs that no other process has taken, one after the other.
 
     Started several times on the same folder, by hand, by ``torchrun`` or on several machines that share it, each
     process takes the next job that nobody has. One that fails does not stop the others.
 
     Arguments:
-        jobs: the jobs, in order.
-        root: the folder of the benchmark.
-        report: called after each job that this process has done.
-        options: see `run_one`.
+        jobs: The jobs, in order.
+        root: The folder of the benchmark.
+        report: Called after each job that this process has done.
+        options: See `run_one`.
 
     Returns:
         The results that are there in the end, and what went wrong.
     """
-    done, pending, awaited = Done(), list(jobs), {job.key for job in jobs}
+    done, pending, awaited = Outcome(), list(jobs), {job.key for job in jobs}
     while pending:
         waiting = []
         for job in pending:
@@ -208,19 +211,19 @@ def run_all(
 def _attempt(
     job: Job,
     root: str | Path,
-    done: Done,
+    done: Outcome,
     awaited: set[tuple[str, Run]],
     options: dict[str, Any],
     report: Callable[[Job, Record | None], None] | None,
 ) -> Literal["done", "failed", "interrupted", "wait"]:
     """Do a job, or find out that it is not its turn."""
-    before = job.before
-    if before is not None and not (job.folder(root) / RECORD).exists():
-        failed = before.name in done.errors
-        if failed or not (before.folder(root) / TRAINED).exists():
-            if before.key in awaited and before.key not in done.records and not failed:
+    first = job.starts_from
+    if first is not None and not (job.folder(root) / RECORD).exists():
+        failed = first.name in done.errors
+        if failed or not (first.folder(root) / TRAINED).exists():
+            if first.key in awaited and first.key not in done.records and not failed:
                 return "wait"
-            done.errors[job.name] = f"it begins with the weights of {before.run.name}, and there are none"
+            done.errors[job.name] = f"it begins with the weights of {first.run.name}, and there are none"
             return "failed"
     with _claim(job.folder(root)) as mine:
         if not mine:
@@ -270,14 +273,14 @@ def _trained(job: Job, root: str | Path, fabric: Fabric, progress: bool | None) 
             if found.get(name, value) != value:
                 raise ValueError(
                     f"{here} holds a model that was trained otherwise: its {name} is {found[name]}, wanted is {value}. "
-                    "Choose another folder for this benchmark."
+                    "Choose another folder for this benchmark"
                 )
         return found
     torch.manual_seed(run.seed)  # the initial weights
-    if job.before is None:
+    if job.starts_from is None:
         model = protocol.build(run, corpus.train.x_dim)
     else:
-        model = DVAE.from_pretrained(job.before.folder(root) / MODEL)
+        model = DVAE.from_pretrained(job.starts_from.folder(root) / MODEL)
         model.metadata.clear()
     on_gpu = fabric.device.type == "cuda"
     train, validation = (data.to(fabric.device) if on_gpu else data for data in (corpus.train, corpus.validation))
@@ -319,7 +322,7 @@ def _trained(job: Job, root: str | Path, fabric: Fabric, progress: bool | None) 
     return facts
 
 
-def _facts(result: TrainingResult, corpus: Corpus, fabric: Fabric) -> dict[str, Any]:
+def _facts(result: TrainingResult, corpus: ExperimentData, fabric: Fabric) -> dict[str, Any]:
     history = result.history
     seconds = [float(record["seconds"]) for record in history]
     total = sum(seconds)
@@ -354,7 +357,7 @@ def _facts(result: TrainingResult, corpus: Corpus, fabric: Fabric) -> dict[str, 
 def _heading(job: Job) -> Record:
     run, corpus, protocol = job
     return {
-        "format": FORMAT,
+        "format": RECORD_FORMAT,
         "dvae_lib": __version__,
         "corpus": Path(corpus.name).name,
         "experiment": corpus.experiment,

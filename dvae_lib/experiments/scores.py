@@ -1,103 +1,44 @@
-"""How a trained model is judged: by its bounds, by its resynthesis, and by how many latent dimensions it uses."""
+"""The test of a trained model: its bounds, its resynthesis, and how many latent dimensions it uses."""
 
 import math
 from typing import Any, Literal
 
-import torch
-from torch import Generator, Tensor
+from torch import Generator
 
-from dvae_lib.data.sequences import SequenceDataset
-from dvae_lib.evaluation import analysis_resynthesis, score_sequences
-from dvae_lib.experiments.corpora import Corpus
+from dvae_lib.evaluation import active_dimensions, analysis_resynthesis, bounds_per_frame, score_sequences
+from dvae_lib.experiments.corpora import ExperimentData
 from dvae_lib.graphs.links import links
 from dvae_lib.metrics import ScoreTable, raw_pesq
 from dvae_lib.models.base import DVAE
 
-__all__ = ["COLLAPSED", "Mode", "active_dimensions", "bounds", "judge", "modes"]
+__all__ = ["Mode", "evaluate_model", "modes"]
 
 Mode = Literal["TF", "TF-GM", "GM"]
 """Trained and tested with teacher forcing; trained so, tested in generation mode; trained and tested in that."""
 
-COLLAPSED = 0.01
-"""A latent dimension whose mean KL divergence on the test part is below this, in nats per frame, has collapsed."""
-
 
 def modes(model: DVAE, scheduled: bool) -> dict[Mode, float]:
-    """In which modes a model is judged, and the feedback of each."""
+    """In which modes a model is tested, and the feedback of each."""
     if scheduled:
         return {"GM": 1.0}
     return {"TF": 0.0, "TF-GM": 1.0} if links(model.spec).predictive else {"TF": 0.0}
 
 
-@torch.no_grad()
-def bounds(
-    model: DVAE,
-    data: SequenceDataset,
-    importance_samples: int,
-    *,
-    feedback: float = 0.0,
-    batch_size: int | None = None,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """The variational and the importance-weighted bound, and the KL divergence of every latent dimension.
-
-    Arguments:
-        model: a model.
-        data: sequences.
-        importance_samples: number K of samples of the importance-weighted bound.
-        feedback: 0 with teacher forcing, 1 in generation mode.
-        batch_size: sequences that are evaluated at once; None: so many that a batch has about 6,400 frames.
-        seed: of the latents' noise.
-
-    Returns:
-        ``vlb``, ``iw`` and ``kl`` in nats per frame over all sequences; ``kl_per_dim`` likewise, by latent variable
-        (of a latent vector of the whole sequence in nats per sequence).
-    """
-    parameter = next(model.parameters())
-    generator = Generator(parameter.device).manual_seed(seed)
-    sums = {"vlb": 0.0, "iw": 0.0, "kl": 0.0}
-    per_dim: dict[str, Tensor] = {}
-    counts: dict[str, int] = {}
-    frames = data.num_frames
-    batch_size = max(1, 6_400 // int(data.lengths.max())) if batch_size is None else batch_size
-    for part in data.lengths.argsort().split(batch_size):  # of similar length, so that little is padding
-        x, lengths, _ = data.batch(part.tolist()).to(parameter.device)
-        bound = model.vlb(x, lengths=lengths, feedback=feedback, generator=generator)
-        weighted = model.importance_weighted_bound(
-            x, lengths=lengths, num_samples=importance_samples, feedback=feedback, generator=generator
-        )
-        sums["vlb"] += (bound.reconstruction - bound.total_kl).sum().item()
-        sums["iw"] += weighted.sum().item()
-        sums["kl"] += bound.total_kl.sum().item()
-        for name, term in bound.kl_per_dim.items():
-            total = term.double().flatten(0, -2).sum(0).cpu()
-            per_dim[name] = per_dim[name] + total if name in per_dim else total
-            counts[name] = frames if term.ndim == 3 else len(data)
-    return {
-        **{name: value / frames for name, value in sums.items()},
-        "kl_per_dim": {name: (term / counts[name]).tolist() for name, term in per_dim.items()},
-    }
-
-
-def active_dimensions(kl_per_dim: list[float], threshold: float = COLLAPSED) -> int:
-    """How many latent dimensions carry more than the threshold; the others have collapsed."""
-    return sum(value > threshold for value in kl_per_dim)
-
-
-def judge(
-    model: DVAE, corpus: Corpus, importance_samples: int, *, scheduled: bool, num_workers: int | None = None
+def evaluate_model(
+    model: DVAE, corpus: ExperimentData, importance_samples: int, *, scheduled: bool, num_workers: int | None = None
 ) -> list[dict[str, Any]]:
     """The test of a trained model, once in each of its modes.
 
     Arguments:
-        model: the model, in evaluation mode.
-        corpus: whose test part is taken.
-        importance_samples: of the importance-weighted bound.
-        scheduled: whether it was trained with scheduled sampling.
-        num_workers: processes for the measures of speech; None takes all cores.
+        model: The model, in evaluation mode.
+        corpus: The data, of which the test part is taken.
+        importance_samples: Number of samples of the importance-weighted bound.
+        scheduled: Whether it was trained with scheduled sampling.
+        num_workers: Processes for the measures of speech; None takes all cores.
 
     Returns:
-        For each mode the `bounds`, the number of active dimensions of z, and the summary of each measure.
+        For each mode the bounds (``vlb``, ``iw``, ``kl`` and ``kl_per_dim``, see `Bounds`), the number of active
+        dimensions of z, and the summary of each measure.
     """
     device = next(model.parameters()).device
     rows = []
@@ -110,13 +51,16 @@ def judge(
             table = table.with_column("pesq", [raw_pesq(score) for score in table.columns["pesq_nb"]])
         else:
             table = score_sequences(model, corpus.test, positions="m", batch_size=128, **common)
-        found = bounds(model, corpus.test, importance_samples, feedback=feedback)
+        bounds = bounds_per_frame(model, corpus.test, importance_samples, feedback=feedback)
         rows.append(
             {
                 "mode": mode,
-                **found,
+                "vlb": bounds.vlb,
+                "iw": bounds.importance_weighted[importance_samples],
+                "kl": bounds.kl,
+                "kl_per_dim": bounds.kl_per_dim,
                 "importance_samples": importance_samples,
-                "active": active_dimensions(found["kl_per_dim"]["z"]),
+                "active": active_dimensions(bounds.kl_per_dim["z"]),
                 "measures": _summary(table),
             }
         )

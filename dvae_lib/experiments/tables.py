@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from dvae_lib.experiments.protocol import MODELS
+from dvae_lib.experiments.protocol import REVIEW_MODELS
 from dvae_lib.experiments.records import Record
 from dvae_lib.experiments.review import LABELS, REVIEW
 
-__all__ = ["COLUMNS", "Column", "Line", "Value", "summarise", "to_csv", "to_latex", "to_markdown"]
+__all__ = ["COLUMNS", "Column", "ResultRow", "Value", "summarise", "csv_table", "latex_table", "markdown_table"]
 
 MODES = ("TF", "TF-GM", "GM")
 NOT_CONVERGED, DIVERGED = "†", "✗"
@@ -64,20 +64,20 @@ SHOWN = {
 
 
 @dataclass(frozen=True)
-class Line:
+class ResultRow:
     """One line of a table: a model in one mode, over all its seeds.
 
     Attributes:
-        name: as in the review: "SRNN", "SRNN-TF-GM", "SRNN-GM".
-        model: its name in the library.
+        name: As in the review: "SRNN", "SRNN-TF-GM", "SRNN-GM".
+        model: Its name in the library.
         mode: "TF", "TF-GM" or "GM".
-        seeds: of the runs behind it.
-        values: by name, see `COLUMNS`.
-        converged: whether the validation bound ended the training of every seed.
-        diverged: seeds whose training diverged.
-        weights: number of the model's parameters.
+        seeds: Of the runs behind it.
+        values: By name, see `COLUMNS`.
+        converged: Whether the validation bound ended the training of every seed.
+        diverged: Seeds whose training diverged.
+        weights: Number of the model's parameters.
         kl_per_dim: KL divergence of each dimension of z in nats per frame, per seed.
-        runs: the records behind it.
+        runs: The records behind it.
     """
 
     name: str
@@ -97,22 +97,22 @@ class Line:
         return NOT_CONVERGED * (not self.converged) + DIVERGED * bool(self.diverged)
 
 
-def summarise(records: Sequence[Record]) -> list[Line]:
+def summarise(records: Sequence[Record]) -> list[ResultRow]:
     """The lines of a table, in the review's order: teacher forcing, then TF-GM, then GM.
 
     Arguments:
-        records: of one corpus and one budget.
+        records: Of one corpus and one budget.
 
     Raises:
-        ValueError: records of several corpora or budgets.
+        ValueError: Records of several corpora or budgets.
     """
     for what in ("corpus", "budget"):
         found = sorted({record[what] for record in records})
         if len(found) > 1:
-            raise ValueError(f"One table holds one {what}; these results hold {', '.join(found)}.")
+            raise ValueError(f"One table holds one {what}; these results hold {', '.join(found)}")
     lines = []
     for mode in MODES:
-        for model in MODELS:
+        for model in REVIEW_MODELS:
             runs = [r for r in records if r["model"] == model and r["scheduled"] == (mode == "GM")]
             line = _line(model, mode, sorted(runs, key=lambda r: int(r["seed"])))
             if line is not None:
@@ -120,7 +120,7 @@ def summarise(records: Sequence[Record]) -> list[Line]:
     return lines
 
 
-def _line(model: str, mode: str, runs: Sequence[Record]) -> Line | None:
+def _line(model: str, mode: str, runs: Sequence[Record]) -> ResultRow | None:
     tests = [(r, row) for r in runs if r["status"] == "done" for row in r["test"] if row["mode"] == mode]
     diverged = tuple(int(r["seed"]) for r in runs if r["status"] == "diverged") if mode != "TF-GM" else ()
     if not tests and not diverged:
@@ -133,7 +133,7 @@ def _line(model: str, mode: str, runs: Sequence[Record]) -> Line | None:
         means = [row["measures"][measure]["mean"] for _, row in tests]
         if defined := [mean for mean in means if mean is not None]:
             values[measure] = Value.of(defined)
-    return Line(
+    return ResultRow(
         LABELS[model] + ("" if mode == "TF" else f"-{mode}"),
         model,
         mode,
@@ -151,7 +151,7 @@ def _line(model: str, mode: str, runs: Sequence[Record]) -> Line | None:
 
 
 def _cells(
-    lines: Sequence[Line], columns: Sequence[str], review: Mapping[str, Mapping[str, float]], plus_minus: str
+    lines: Sequence[ResultRow], columns: Sequence[str], review: Mapping[str, Mapping[str, float]], plus_minus: str
 ) -> tuple[list[str], list[list[str]]]:
     shown = [name for name in columns if any(name in line.values for line in lines)]
     also = [name for name in shown if any(name in values for values in review.values())]
@@ -174,17 +174,17 @@ def _cells(
     return titles, rows
 
 
-def _notes(lines: Sequence[Line]) -> list[str]:
+def _notes(lines: Sequence[ResultRow]) -> list[str]:
     return [f"{mark} {text}" for mark, text in NOTE.items() if any(mark in line.marks for line in lines)]
 
 
-def to_markdown(lines: Sequence[Line], columns: Sequence[str] | None = None, *, review: bool = True) -> str:
+def markdown_table(lines: Sequence[ResultRow], columns: Sequence[str] | None = None, *, review: bool = True) -> str:
     """The table in Markdown; means, and ± the standard deviation between seeds where there are several.
 
     Arguments:
-        lines: see `summarise`.
-        columns: names in `COLUMNS`; None takes what suits the experiment.
-        review: put the review's numbers beside ours.
+        lines: See `summarise`.
+        columns: Names in `COLUMNS`; None takes what suits the experiment.
+        review: Put the review's numbers beside ours.
     """
     titles, rows = _cells(lines, _columns(lines, columns), _review(lines, review), " ± ")
     table = ["| " + " | ".join(row) + " |" for row in (titles, ["---"] + ["---:"] * (len(titles) - 1), *rows)]
@@ -192,8 +192,8 @@ def to_markdown(lines: Sequence[Line], columns: Sequence[str] | None = None, *, 
     return "\n".join(table + (["", "; ".join(notes) + "."] if notes else [])) + "\n"
 
 
-def to_latex(lines: Sequence[Line], columns: Sequence[str] | None = None, *, review: bool = True) -> str:
-    """The table in LaTeX, for the package booktabs; the arguments are those of `to_markdown`."""
+def latex_table(lines: Sequence[ResultRow], columns: Sequence[str] | None = None, *, review: bool = True) -> str:
+    """The table in LaTeX, for the package booktabs; the arguments are those of `markdown_table`."""
     titles, rows = _cells(lines, _columns(lines, columns), _review(lines, review), r" $\pm$ ")
 
     def plain(cell: str) -> str:
@@ -219,7 +219,7 @@ def to_latex(lines: Sequence[Line], columns: Sequence[str] | None = None, *, rev
     )
 
 
-def to_csv(lines: Sequence[Line]) -> str:
+def csv_table(lines: Sequence[ResultRow]) -> str:
     """All values of all lines as comma-separated text, unrounded: one row for each line."""
     names = [name for name in COLUMNS if any(name in line.values for line in lines)]
     text = io.StringIO(newline="")
@@ -238,14 +238,14 @@ def to_csv(lines: Sequence[Line]) -> str:
     return text.getvalue()
 
 
-def _experiment(lines: Sequence[Line]) -> Literal["speech", "motion"]:
+def _experiment(lines: Sequence[ResultRow]) -> Literal["speech", "motion"]:
     if not lines:
-        raise ValueError("There is no result to make a table of.")
+        raise ValueError("There is no result to make a table of")
     found: Literal["speech", "motion"] = lines[0].runs[0]["experiment"]
     return found
 
 
-def _columns(lines: Sequence[Line], columns: Sequence[str] | None) -> Sequence[str]:
+def _columns(lines: Sequence[ResultRow], columns: Sequence[str] | None) -> Sequence[str]:
     columns = SHOWN[_experiment(lines)] if columns is None else columns
     check_columns(columns)
     return columns
@@ -254,8 +254,8 @@ def _columns(lines: Sequence[Line], columns: Sequence[str] | None) -> Sequence[s
 def check_columns(names: Iterable[str]) -> None:
     """Refuse names that are not in `COLUMNS`."""
     if unknown := [name for name in dict.fromkeys(names) if name not in COLUMNS]:
-        raise ValueError(f"There is no column {', '.join(unknown)}; there are {', '.join(COLUMNS)}.")
+        raise ValueError(f"There is no column {', '.join(unknown)}; there are {', '.join(COLUMNS)}")
 
 
-def _review(lines: Sequence[Line], wanted: bool) -> Mapping[str, Mapping[str, float]]:
+def _review(lines: Sequence[ResultRow], wanted: bool) -> Mapping[str, Mapping[str, float]]:
     return REVIEW[_experiment(lines)] if wanted else {}

@@ -9,7 +9,7 @@ import pytest
 from dvae_lib.data import corpus_info, load_cmu, load_corpus, load_hdm05, load_mocap
 from dvae_lib.data.exhibits import exhibit, pack, unpack
 from dvae_lib.data.make_exhibits import make_exhibits
-from dvae_lib.experiments import load, read_records
+from dvae_lib.experiments import load_experiment, read_records
 from dvae_lib.resources import resource_path
 
 SHIPPED = resource_path("exhibits")
@@ -66,7 +66,7 @@ def test_packing_is_undone():
 def test_the_excerpt_of_motion_is_that_of_the_results():
     """As many sequences in each part as the benchmark's models were trained and judged on."""
     facts = read_records(resource_path("results", "benchmark-mocap.json"))[0]["data"]
-    corpus = load("mocap-excerpt", "book")
+    corpus = load_experiment("mocap-excerpt", "book")
     found = {part: len(getattr(corpus, part)) for part in facts}
     assert found == {part: fact["sequences"] for part, fact in facts.items()}
     assert "HDM05" in corpus.metadata["attribution"]

@@ -7,7 +7,7 @@ import torch
 from torch import Generator
 
 from dvae_lib.data.sequences import SequenceDataset
-from dvae_lib.experiments import Corpus, protocol
+from dvae_lib.experiments import ExperimentData, protocol
 
 RATE = 16_000
 
@@ -56,7 +56,7 @@ def walks():
 
     def make(seed=0, name="walks", test_lengths=(8,)):
         parts = part(6, seed, (8,)), part(3, seed + 100, (8,)), part(5, seed + 200, test_lengths)
-        return Corpus(name, "motion", *parts, (), {"licence": "none", "attribution": "nobody"})
+        return ExperimentData(name, "motion", *parts, (), {"licence": "none", "attribution": "nobody"})
 
     return make
 

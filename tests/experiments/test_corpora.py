@@ -8,7 +8,7 @@ import torch
 
 from dvae_lib.data import MissingCorpusError
 from dvae_lib.data.sequences import SequenceDataset, Splits
-from dvae_lib.experiments import PROTOCOLS, corpora, load
+from dvae_lib.experiments import PROTOCOLS, corpora, load_experiment
 from dvae_lib.experiments.corpora import checksum
 
 PARTS = ("train", "validation", "test")
@@ -35,7 +35,7 @@ def recordings(data):
 
 def test_parts_share_no_speaker(eight_voices, budget):
     budget("speech", limit=None)
-    corpus = load(str(eight_voices), "ci")
+    corpus = load_experiment(str(eight_voices), "ci")
     speakers = [{name.split("/")[0] for name in recordings(getattr(corpus, part))} for part in PARTS]
     assert sorted(speaker for part in speakers for speaker in part) == [f"speaker{i}" for i in range(8)]
     assert all(speakers)
@@ -43,7 +43,7 @@ def test_parts_share_no_speaker(eight_voices, budget):
 
 def test_speech_is_cut_for_training_and_whole_for_the_test(eight_voices, budget):
     budget("speech", limit=None)
-    corpus = load(str(eight_voices), "ci")
+    corpus = load_experiment(str(eight_voices), "ci")
     assert (corpus.name, corpus.experiment) == (str(eight_voices), "speech")
     assert set(corpus.train.lengths.tolist()) == set(corpus.validation.lengths.tolist()) == {50}
     assert min(corpus.test.lengths) > 50
@@ -57,14 +57,14 @@ def test_speech_is_cut_for_training_and_whole_for_the_test(eight_voices, budget)
 
 def test_sequences_are_as_long_and_as_far_apart_as_the_protocol_says(eight_voices, budget):
     budget("speech", sequence_length=20, hop=5)
-    corpus = load(str(eight_voices), "ci")
+    corpus = load_experiment(str(eight_voices), "ci")
     assert set(corpus.train.lengths.tolist()) == {20}
     assert corpus.train.names[1].endswith("[5:25]")
 
 
 def test_limits_are_limits_of_recordings(eight_voices, budget):
     budget("speech", limit=2)
-    corpus = load(str(eight_voices), "ci")
+    corpus = load_experiment(str(eight_voices), "ci")
     assert len(set(recordings(corpus.train))) == 2
     assert len(corpus.test) == len(corpus.recordings) <= 2
 
@@ -72,16 +72,16 @@ def test_limits_are_limits_of_recordings(eight_voices, budget):
 def test_a_limited_test_part_is_taken_evenly_and_with_its_recordings(voices, tmp_path, budget):
     folder = voices(tmp_path / "voices", 3, each=5)
     budget("speech", limit=None)
-    whole = load(str(folder), "ci")
+    whole = load_experiment(str(folder), "ci")
     budget("speech", limit=None, test_limit=3)
-    some = load(str(folder), "ci")
+    some = load_experiment(str(folder), "ci")
     assert some.test.names == tuple(whole.test.names[i] for i in (0, 2, 4))
     assert some.recordings == tuple(whole.recordings[i] for i in (0, 2, 4))
     assert all(torch.equal(some.test[k], whole.test[i]) for k, i in enumerate((0, 2, 4)))
     assert checksum(some.train) == checksum(whole.train)
     for limit in (5, 6):
         budget("speech", limit=None, test_limit=limit)
-        assert load(str(folder), "ci").test.names == whole.test.names
+        assert load_experiment(str(folder), "ci").test.names == whole.test.names
 
 
 @pytest.mark.parametrize(("count", "limit"), [(10, 1), (10, 9), (97, 12), (5, 4)])
@@ -98,7 +98,7 @@ def test_some_of_a_part_are_different_ones(count, limit):
 
 def test_too_few_speakers_are_refused_with_what_is_needed(voices, tmp_path):
     with pytest.raises(ValueError, match=r"has 2 speakers .*: speaker0, speaker1\. Training.* need one each\. Add"):
-        load(str(voices(tmp_path / "voices", 2)), "ci")
+        load_experiment(str(voices(tmp_path / "voices", 2)), "ci")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_a_corpus_that_is_not_here_is_said_how_to_get(name, advice, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVAE_CACHE", str(tmp_path / "cache"))
     with pytest.raises(MissingCorpusError, match=advice):
-        load(name, "ci")
+        load_experiment(name, "ci")
 
 
 # --- motion ---
@@ -132,7 +132,7 @@ def test_human36m_as_in_the_review(tmp_path, monkeypatch):
             np.savetxt(folder / f"{take}.txt", frames, delimiter=",", fmt="%.7f")
     monkeypatch.setenv("DVAE_DATA", str(tmp_path))
     for budget, hop, test in (("full", 2, 2 * 26), ("ci", 25, 4)):
-        corpus = load("h36m", budget)
+        corpus = load_experiment("h36m", budget)
         assert (corpus.name, corpus.experiment, corpus.recordings) == ("h36m", "motion", ())
         actors = [{name.split("/")[0] for name in getattr(corpus, part).names} for part in PARTS]
         assert actors == [{"S1", "S6", "S7", "S8", "S9"}, {"S5"}, {"S11"}]
@@ -161,7 +161,7 @@ def test_motion_is_loaded_as_the_protocol_says_and_names_its_sources(name, licen
 
     assert corpora.MOTION[name].__name__ == f"load_{name}"
     monkeypatch.setitem(corpora.MOTION, name, loader)
-    corpus = load(name, "ci")
+    corpus = load_experiment(name, "ci")
     assert asked == [{"sequence_length": 50, "hop": PROTOCOLS["motion"]["ci"].hop}]
     assert corpus.test.names == tuple(made.test.names[i] for i in (0, 1, 2, 4))
     assert (corpus.train, corpus.validation) == (made.train, made.validation)
@@ -175,7 +175,7 @@ def test_the_budget_of_the_book_is_taken_where_none_is_named(walks, monkeypatch)
     made, asked = walks(), []
     parts = Splits(made.train, made.validation, made.test)
     monkeypatch.setitem(corpora.MOTION, "cmu", lambda **options: asked.append(options) or parts)
-    corpus = load("cmu")
+    corpus = load_experiment("cmu")
     assert asked == [{"sequence_length": 50, "hop": PROTOCOLS["motion"]["book"].hop}]
     assert len(corpus.test) == 5
 

@@ -5,10 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dvae_lib.experiments import MODELS, PROTOCOLS, SCHEDULED, Run, plan, protocol
+from dvae_lib.experiments import PROTOCOLS, REVIEW_MODELS, SCHEDULED, Run, plan, protocol
 from dvae_lib.graphs.links import links
-from dvae_lib.models import MODELS as REGISTRY
-from dvae_lib.models import build_model
+from dvae_lib.models import MODELS, build_model
 from dvae_lib.training.schedules import Schedule
 
 BUDGETS = [(experiment, budget) for experiment, budgets in PROTOCOLS.items() for budget in budgets]
@@ -61,12 +60,12 @@ def test_gradients_are_clipped_on_speech_alone():
 
 
 def test_the_models_are_those_of_the_tables_in_their_order():
-    assert MODELS == ("vae", "dkf", "storn", "vrnn", "srnn", "rvae-causal", "rvae-noncausal", "dsae")
-    predictive = [name for name in MODELS if links(REGISTRY[name].cls.spec).predictive]
+    assert REVIEW_MODELS == ("vae", "dkf", "storn", "vrnn", "srnn", "rvae-causal", "rvae-noncausal", "dsae")
+    predictive = [name for name in REVIEW_MODELS if links(MODELS[name].cls.spec).predictive]
     assert list(SCHEDULED) == predictive == ["storn", "vrnn", "srnn"]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", REVIEW_MODELS)
 def test_models_are_built_with_the_sizes_of_section_13_1(name):
     for experiment, x_dim, z_dim, observation in (
         ("speech", 513, 16, "gamma"),
@@ -75,7 +74,7 @@ def test_models_are_built_with_the_sizes_of_section_13_1(name):
         model = protocol(experiment, "full").build(Run(name, False, 0), x_dim)
         assert (model.x_dim, model.z_dim, model.observation) == (x_dim, z_dim, observation)
         same = build_model(name, experiment, x_dim=x_dim)
-        assert type(model) is type(same) is REGISTRY[name].cls
+        assert type(model) is type(same) is MODELS[name].cls
         assert model.options == same.options
 
 
@@ -171,16 +170,16 @@ def test_a_run_by_its_name():
     assert Run.of("srnn", 3) == plain
     assert Run.of("srnn-scheduled", 3) == scheduled
     assert Run.of("rvae-noncausal", 0) == Run("rvae-noncausal", False, 0)
-    assert scheduled.before == plain
-    assert plain.before is None
+    assert scheduled.starts_from == plain
+    assert plain.starts_from is None
 
 
 def test_the_plan_goes_seed_by_seed_and_what_others_need_comes_first():
     runs = plan(seeds=(4, 1))
-    whole = [*MODELS, *(f"{name}-scheduled" for name in SCHEDULED)]
+    whole = [*REVIEW_MODELS, *(f"{name}-scheduled" for name in SCHEDULED)]
     assert [(run.name, run.seed) for run in runs] == [(name, seed) for seed in (4, 1) for name in whole]
     for place, run in enumerate(runs):
-        assert run.before is None or run.before in runs[:place]
+        assert run.starts_from is None or run.starts_from in runs[:place]
 
 
 def test_the_plan_adds_what_is_needed_and_nothing_twice():

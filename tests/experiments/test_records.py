@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dvae_lib.experiments import RecordError, collect, read_records, write_records
-from dvae_lib.experiments.records import FORMAT
+from dvae_lib.experiments.records import RECORD_FORMAT
 from dvae_lib.resources import resource_path
 
 
@@ -56,7 +56,7 @@ def test_a_full_disk_leaves_the_old_file(record, tmp_path, monkeypatch):
 
 
 def test_another_version_is_named_and_what_to_do(record, tmp_path):
-    path = put(tmp_path / "old.json", [record(), record(seed=1, format=FORMAT + 1, dvae_lib="9.0.0")])
+    path = put(tmp_path / "old.json", [record(), record(seed=1, format=RECORD_FORMAT + 1, dvae_lib="9.0.0")])
     with pytest.raises(RecordError, match=r"old\.json has format 2 \(dvae_lib 9\.0\.0\).* reads format 1.* delete it"):
         read_records(path)
     bare = put(tmp_path / "bare.json", {"format": 0})

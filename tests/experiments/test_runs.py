@@ -17,7 +17,18 @@ import pytest
 import torch
 
 from dvae_lib.data.sequences import SequenceDataset
-from dvae_lib.experiments import Job, RecordError, Run, judge, plan, read_records, run_all, run_one, runs, summarise
+from dvae_lib.experiments import (
+    Job,
+    RecordError,
+    Run,
+    evaluate_model,
+    plan,
+    read_records,
+    run_all,
+    run_one,
+    runs,
+    summarise,
+)
 from dvae_lib.experiments.records import write_records
 from dvae_lib.experiments.runs import _claim, record_of
 from dvae_lib.models import DVAE
@@ -68,7 +79,7 @@ def job(walks, tiny):
 def called(monkeypatch):
     """The names of the functions `fit` and `judge`, as often as they have been called."""
     calls = []
-    for name in ("fit", "judge"):
+    for name in ("fit", "evaluate_model"):
         original = getattr(runs, name)
 
         def noted(*args, _name=name, _original=original, **options):
@@ -174,7 +185,7 @@ def test_the_model_is_judged_as_it_is_kept(job, tmp_path):
     record = run_one(this, tmp_path, **DONE)
     model = DVAE.from_pretrained(this.folder(tmp_path) / "model").eval()
     assert all(torch.equal(p, p.half().float()) for p in model.parameters())
-    assert record["test"] == judge(model, this.corpus, 2, scheduled=False, num_workers=0)
+    assert record["test"] == evaluate_model(model, this.corpus, 2, scheduled=False, num_workers=0)
     assert record["test"][0]["importance_samples"] == this.protocol.importance_samples == 2
     metadata = model.metadata
     assert (metadata["corpus"], metadata["seed"], metadata["licence"]) == ("walks", 0, "none")
@@ -221,9 +232,9 @@ def test_a_corpus_that_is_a_folder_is_called_by_its_last_name(job, walks, tmp_pa
 
 
 def test_speech_is_trained_and_judged(eight_voices, tmp_path):
-    from dvae_lib.experiments import load, protocol
+    from dvae_lib.experiments import load_experiment, protocol
 
-    corpus = load(str(eight_voices), "ci")
+    corpus = load_experiment(str(eight_voices), "ci")
     record = run_one(Job(VAE, corpus, protocol("speech", "ci")), tmp_path, **DONE)
     assert record["experiment"] == "speech"
     assert set(record["test"][0]["measures"]) == {"si_sdr", "pesq", "pesq_nb", "pesq_wb", "estoi"}
@@ -275,12 +286,12 @@ def test_without_the_weights_before_there_is_no_scheduled_sampling(job, tmp_path
 def test_a_run_that_is_there_is_not_done_again(job, tmp_path, called):
     record = run_one(job(), tmp_path, **DONE)
     before = state(tmp_path)
-    assert called == ["fit", "judge"]
+    assert called == ["fit", "evaluate_model"]
     assert run_one(job(), tmp_path, **DONE) == record
     assert run_one(job(), tmp_path, train_only=True, **DONE) == record
     assert run_all([job()], tmp_path, **DONE).records == {("walks", VAE): record}
     assert record_of(job(), tmp_path) == record
-    assert called == ["fit", "judge"]
+    assert called == ["fit", "evaluate_model"]
     after = state(tmp_path)
     assert {path: after[path] for path in before if path.name != ".claim"} == before
     assert set(after) - set(before) <= {tmp_path / "walks/vae/seed-0/.claim"}
@@ -295,7 +306,7 @@ def test_a_result_under_another_protocol_is_refused(job, tmp_path, called):
     with pytest.raises(ValueError, match="another protocol: its budget is ci, wanted is full"):
         run_one(other._replace(protocol=replace(other.protocol, budget="full")), tmp_path, **DONE)
     assert state(tmp_path) == before
-    assert called == ["fit", "judge"]
+    assert called == ["fit", "evaluate_model"]
     assert run_one(job(Run("vae", False, 1), batch_size=5), tmp_path, **DONE)  # another run is none of its business
 
 
@@ -332,10 +343,10 @@ def test_judged_later_is_judged_the_same(job, run, tmp_path, called):
     here = job(run).folder(tmp_path / "later")
     assert not (here / "record.json").exists()
     assert run_one(job(run), tmp_path / "later", train_only=True, **DONE) is None
-    assert called == ["fit", "judge", "fit"]
+    assert called == ["fit", "evaluate_model", "fit"]
     trained = json.loads((here / "trained.json").read_text())
     later = run_one(job(run), tmp_path / "later", **DONE)
-    assert called == ["fit", "judge", "fit", "judge"]
+    assert called == ["fit", "evaluate_model", "fit", "evaluate_model"]
     assert outcome(later) == outcome(at_once)
     assert (later["training"], later["machine"]) == (trained["training"], trained["machine"])
     assert later.keys() == at_once.keys()
@@ -365,7 +376,7 @@ def test_the_scheduled_runs_of_many_are_trained_before_any_is_judged(job, tmp_pa
     assert (done.records, done.errors, done.interrupted) == ({}, {}, False)
     assert [(this.run, record) for this, record in reports] == [(this.run, None) for this in jobs]
     done = run_all(jobs, tmp_path, **DONE)
-    assert called == ["fit", "fit", "judge", "judge"]
+    assert called == ["fit", "fit", "evaluate_model", "evaluate_model"]
     assert list(done.records) == [this.key for this in jobs]
 
 
@@ -594,7 +605,7 @@ def test_interrupted_training_goes_on_with_the_same_call(job, in_peace, tmp_path
     this = job(STORN._replace(scheduled=scheduled), **EPOCHS)
     jobs = [this, job(VAE, **EPOCHS)]
     if scheduled:
-        shutil.copytree(this.before.folder(in_peace), this.before.folder(tmp_path))
+        shutil.copytree(this.starts_from.folder(in_peace), this.starts_from.folder(tmp_path))
     process = begin(jobs, tmp_path, tmp_path / "said", pause=0.05)
     here = this.folder(tmp_path)
     while not ((here / "epochs").exists() and (here / "epochs").read_text() >= "2"):

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from dvae_lib.experiments import COLUMNS, REVIEW, Value, summarise, to_csv, to_latex, to_markdown
+from dvae_lib.experiments import COLUMNS, REVIEW, Value, csv_table, latex_table, markdown_table, summarise
 from dvae_lib.experiments.review import COLLAPSED_IN_REVIEW, LABELS
 
 
@@ -106,21 +106,21 @@ def test_a_measure_that_is_not_defined_is_left_out(record):
     assert set(vae.values) == {"vlb", "iw", "kl", "active", "si_sdr"}
     again = record("vae", 1, tests={"TF": {"si_sdr": 3.0, "pesq": 4.0}})
     assert summarise([records[0], again])[0].values["pesq"].mean == 4.0
-    assert parsed(to_markdown(summarise(records)))["VAE"]["SI-SDR (dB)"] == "1.0"
+    assert parsed(markdown_table(summarise(records)))["VAE"]["SI-SDR (dB)"] == "1.0"
 
 
 def test_a_bound_that_is_not_finite_does_not_end_the_table(record):
     records = [record("vae", seed, tests={"TF": {"vlb": vlb}}) for seed, vlb in enumerate((-math.inf, -3.0))]
     (line,) = summarise(records)
     assert line.values["vlb"].mean == -math.inf
-    assert "-inf" in to_markdown([line])
+    assert "-inf" in markdown_table([line])
 
 
 # --- Markdown ---
 
 
 def test_markdown_shows_means_spreads_marks_and_the_review(several):
-    text = to_markdown(summarise(several))
+    text = markdown_table(summarise(several))
     table = parsed(text)
     assert list(table) == ["VAE", "DKF", "STORN", "SRNN", "SRNN-TF-GM", "SRNN-GM"]
     assert list(table["VAE"]) == [
@@ -154,30 +154,30 @@ def test_markdown_shows_means_spreads_marks_and_the_review(several):
 
 def test_notes_explain_only_the_marks_that_are_there(record):
     lines = [[record("vae")], [record("vae", converged=False)], [record("vae", status="diverged"), record("dkf")]]
-    texts = [to_markdown(summarise(records)) for records in lines]
+    texts = [markdown_table(summarise(records)) for records in lines]
     assert [("†" in text, "✗" in text) for text in texts] == [(False, False), (True, False), (False, True)]
     assert texts[0].splitlines()[-1].startswith("| VAE")
 
 
 def test_columns_are_those_asked_for_and_the_review_can_be_left_out(several):
     lines = summarise(several)
-    table = parsed(to_markdown(lines, ["kl", "si_sdr", "estoi"], review=False))
+    table = parsed(markdown_table(lines, ["kl", "si_sdr", "estoi"], review=False))
     assert list(table["SRNN"].items()) == [
         ("model", "SRNN"),
         ("KL (nats/frame)", "1.5 ± 0.0"),
         ("SI-SDR (dB)", "11.0 ± 1.0"),
     ]
-    assert "review" not in to_markdown(lines, ["vlb"])  # which has no bounds
+    assert "review" not in markdown_table(lines, ["vlb"])  # which has no bounds
     with pytest.raises(ValueError, match=r"no column loudness, x; there are si_sdr, .*, active"):
-        to_markdown(lines, ["loudness", "vlb", "x"])
-    for make in (to_markdown, to_latex):
+        markdown_table(lines, ["loudness", "vlb", "x"])
+    for make in (markdown_table, latex_table):
         with pytest.raises(ValueError, match="no result to make a table of"):
             make([])
 
 
 def test_motion_has_its_own_columns(record):
     records = [record("vae", experiment="motion", corpus="mocap", tests={"TF": {"mpjpe": 50.125, "rmse": 0.1}})]
-    row = parsed(to_markdown(summarise(records)))["VAE"]
+    row = parsed(markdown_table(summarise(records)))["VAE"]
     assert (row["MPJPE (mm)"], row["review: MPJPE (mm)"]) == ("50.1", "48.69")
     assert list(row) == [
         "model",
@@ -190,7 +190,7 @@ def test_motion_has_its_own_columns(record):
 
 
 def test_models_that_the_review_has_not_are_without_its_numbers(record):
-    table = parsed(to_markdown(summarise([record("vrnn", scheduled=True), record("vae")])))
+    table = parsed(markdown_table(summarise([record("vrnn", scheduled=True), record("vae")])))
     assert table["VRNN-GM"]["review: SI-SDR (dB)"] == "–"
     assert table["VAE"]["review: SI-SDR (dB)"] == "5.3"
 
@@ -199,7 +199,7 @@ def test_models_that_the_review_has_not_are_without_its_numbers(record):
 
 
 def test_latex_is_a_table_of_booktabs(several):
-    text = to_latex(summarise(several))
+    text = latex_table(summarise(several))
     lines = text.splitlines()
     assert lines[0] == r"\begin{tabular}{lrrrrrrr}"
     assert lines[1] == r"\toprule"
@@ -222,7 +222,7 @@ def test_latex_is_a_table_of_booktabs(several):
 
 
 def test_latex_takes_the_same_arguments(several):
-    text = to_latex(summarise(several), ["si_sdr"], review=False)
+    text = latex_table(summarise(several), ["si_sdr"], review=False)
     assert text.splitlines()[0] == r"\begin{tabular}{lr}"
     assert "review" not in text
 
@@ -232,7 +232,7 @@ def test_latex_takes_the_same_arguments(several):
 
 def test_csv_comes_back_unrounded(several):
     lines = summarise(several)
-    rows = list(csv.DictReader(io.StringIO(to_csv(lines))))
+    rows = list(csv.DictReader(io.StringIO(csv_table(lines))))
     assert [row["name"] for row in rows] == [line.name for line in lines]
     assert len({len(row) for row in rows}) == 1
     for row, line in zip(rows, lines, strict=True):
@@ -246,7 +246,7 @@ def test_csv_comes_back_unrounded(several):
             spread = None if value is None or math.isnan(value.std) else value.std
             assert row[f"{name}_std"] == ("" if spread is None else repr(float(spread)))
     assert "estoi" not in rows[0]
-    assert to_csv([]).count("\n") == 1
+    assert csv_table([]).count("\n") == 1
 
 
 # --- what the review reports ---

@@ -11,6 +11,7 @@ from dvae_lib.data.sequences import SequenceDataset, Standardizer
 from dvae_lib.data.speech import FrontEndSettings, SpeechFrontEnd
 from dvae_lib.evaluation import analysis_resynthesis, front_end_of, resynthesise, score_sequences
 from dvae_lib.metrics import mpjpe, si_sdr
+from dvae_lib.models import build_model
 
 RATE = 16_000
 
@@ -34,7 +35,9 @@ def model():
 
 
 def test_a_model_that_returns_what_it_sees_resynthesises_exactly(model, utterances, monkeypatch):
-    monkeypatch.setattr(model, "reconstruct", lambda x, u, **options: SimpleNamespace(mean=x))
+    original = model.forward
+    seen = lambda x: SimpleNamespace(mean=x, log_prob=lambda x: x.log().sum(-1))  # noqa: E731
+    monkeypatch.setattr(model, "forward", lambda x, *a, **o: original(x, *a, **o)._replace(observation=seen(x)))
     for result, utterance in zip(resynthesise(model, utterances), utterances, strict=True):
         assert torch.equal(result.original, SpeechFrontEnd().prepare(utterance))
         assert torch.equal(result.reconstruction, result.power)
@@ -66,7 +69,6 @@ def test_the_bound_is_the_models_per_frame(model, utterances):
     (result,) = resynthesise(model, utterances[:1], generator=torch.Generator().manual_seed(1))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        model.reconstruct(result.power[None], generator=generator)  # draws first
         bound = model.vlb(result.power[None], generator=generator)
     assert result.bound == pytest.approx(float(bound.value / len(result.power)), rel=1e-5)
 
@@ -107,8 +109,8 @@ def test_the_front_end_and_the_standardiser_travel_with_the_model(utterances):
     model.metadata |= {"front_end": settings.to_dict(), "standardizer": standardizer.to_dict()}
     assert front_end_of(model).settings == settings
     seen = []
-    original = model.reconstruct
-    model.reconstruct = lambda x, *a, **k: (seen.append(x), original(x, *a, **k))[1]
+    original = model.forward
+    model.forward = lambda x, *a, **k: (seen.append(x), original(x, *a, **k))[1]
     (result,) = resynthesise(model, utterances[:1])
     torch.testing.assert_close(seen[0][0], standardizer.transform(powers[0]))
     assert bool((result.reconstruction > 0).all())
@@ -142,3 +144,61 @@ def test_sequences_are_scored_in_the_units_of_the_data(as_a_user):
         assert table.columns["mpjpe"][i] == pytest.approx(float(mpjpe(sequence, estimate)), rel=1e-5)
     with pytest.raises(ValueError, match="not standardised as the model's"):
         score_sequences(model, SequenceDataset(sequences))
+
+
+# --- one pass where there could be two ---
+
+
+def small(name):
+    torch.manual_seed(0)
+    options = {"decoder": (8,), "h_dim": 5, "g_dim": 5} if name in ("srnn", "storn") else {}
+    if name == "kvae":
+        options = {"a_dim": 3, "encoder": (8,), "decoder": (8,)}
+    return build_model(name, x_dim=4, z_dim=2, observation="unit_gaussian", **options)
+
+
+@pytest.fixture(scope="module")
+def sequences():
+    generator = torch.Generator().manual_seed(0)
+    return SequenceDataset([torch.randn(length, 4, generator=generator) for length in (7, 12, 9)])
+
+
+@pytest.mark.parametrize(
+    ("name", "feedback"), [("vae", 0.0), ("dsae", 0.0), ("kvae", 0.0), ("srnn", 0.0), ("srnn", 1.0), ("storn", 1.0)]
+)
+def test_one_pass_gives_what_two_give_from_the_same_noise(name, feedback, sequences):
+    """Reconstruction and bound, each as the model itself gives it."""
+    model = small(name).eval()
+    table = score_sequences(model, sequences, feedback=feedback, generator=torch.Generator().manual_seed(3))
+    x, lengths, _ = sequences.batch(range(3))
+    options = {"lengths": lengths, "feedback": feedback}
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        mean = model.reconstruct(x, **options, generator=generator).mean
+        if name != "kvae":  # whose bound integrates the state out, and takes a second pass
+            generator.manual_seed(3)
+        bound = model.vlb(x, **options, generator=generator)
+    for i, length in enumerate(lengths.tolist()):
+        error = (mean[i, :length] - x[i, :length]).square().mean().sqrt()
+        assert table.columns["rmse"][i] == pytest.approx(float(error), rel=1e-6)
+        assert table.columns["bound"][i] == pytest.approx(float(bound.value[i] / length), rel=1e-6)
+
+
+@pytest.mark.parametrize(("latents", "passes"), [("sample", 1), ("mean", 2)])
+def test_a_model_is_run_once_for_a_sample_and_its_bound(latents, passes, sequences, monkeypatch):
+    model, calls = small("srnn"), []
+    original = model.forward
+    monkeypatch.setattr(model, "forward", lambda *a, **k: (calls.append(1), original(*a, **k))[1])
+    score_sequences(model, sequences, latents=latents)
+    assert len(calls) == passes
+
+
+def test_the_bound_is_one_of_samples_where_the_reconstruction_is_of_means(sequences):
+    model = small("srnn").eval()
+    table = score_sequences(model, sequences, latents="mean", generator=torch.Generator().manual_seed(3))
+    x, lengths, _ = sequences.batch(range(3))
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        model.reconstruct(x, lengths=lengths, latents="mean", generator=generator)
+        bound = model.vlb(x, lengths=lengths, generator=generator)
+    assert table.columns["bound"] == pytest.approx((bound.value / lengths).tolist(), rel=1e-6)

@@ -18,6 +18,7 @@ from dvae_lib.data.speech import FrontEndSettings, SpeechFrontEnd
 from dvae_lib.devices import Device, brought_back, chosen_device, generator_on
 from dvae_lib.metrics import ScoreTable, mpjpe, speech_metrics
 from dvae_lib.models.base import DVAE, Draw
+from dvae_lib.objectives import variational_lower_bound
 from dvae_lib.waveforms import Waveform, as_waveform
 
 __all__ = ["Resynthesis", "analysis_resynthesis", "front_end_of", "resynthesise", "score_sequences"]
@@ -29,12 +30,12 @@ class Resynthesis(NamedTuple):
     """An utterance before and after.
 
     Attributes:
-        name: its file, or its number.
-        original: the waveform, trimmed and normalised by the front end.
-        resynthesised: the waveform made of the model's spectrogram and the original's phase.
-        power: the power spectrogram that the model has seen.
-        reconstruction: the one that it gave back, the mean of p(x_t | .).
-        bound: the VLB in nats per frame, a one-sample estimate.
+        name: Its file, or its number.
+        original: The waveform, trimmed and normalised by the front end.
+        resynthesised: The waveform made of the model's spectrogram and the original's phase.
+        power: The power spectrogram that the model has seen.
+        reconstruction: The one that it gave back, the mean of p(x_t | .).
+        bound: The VLB in nats per frame, a one-sample estimate.
     """
 
     name: str
@@ -71,15 +72,15 @@ def resynthesise(
     """Analyse utterances and synthesise them from the model's spectrograms and the original phases.
 
     Arguments:
-        model: a model of power spectrograms.
-        utterances: audio files, or waveforms of shape (samples,) at the front end's rate.
-        front_end: by default the one that the model was trained with.
-        feedback: probability that the generative model is fed its own output: 0 is teacher forcing, 1 generation
+        model: A model of power spectrograms.
+        utterances: Audio files, or waveforms of shape (samples,) at the front end's rate.
+        front_end: By default the one that the model was trained with.
+        feedback: Probability that the generative model is fed its own output: 0 is teacher forcing, 1 generation
             mode (Section 13.3.3).
-        latents: a sample of the posterior, as in training, or its mean.
-        batch_size: utterances that are run side by side.
-        generator: source of the latents' noise.
-        device: where the model is run: "auto" takes the machine's GPU where it has one; by default where the model is.
+        latents: A sample of the posterior, as in training, or its mean.
+        batch_size: Utterances that are run side by side.
+        generator: Source of the latents' noise.
+        device: Where the model is run: "auto" takes the machine's GPU where it has one; by default where the model is.
             Afterwards the model is where it was; results are on the CPU.
 
     Yields:
@@ -123,7 +124,7 @@ def _resynthesise_batch(
         standardizer=model.standardizer,
         dtype=analyses[0].power.dtype,
     )
-    means, bounds = _run(model, dataset, range(len(dataset)), feedback, latents, generator, device)
+    means, bounds = _evaluate_batch(model, dataset, range(len(dataset)), feedback, latents, generator, device)
     results = []
     for (name, _), original, (power, phase, length), mean, bound in zip(
         named, originals, analyses, means, bounds, strict=True
@@ -153,18 +154,18 @@ def analysis_resynthesis(
     """The experiment behind Table 13.1: SI-SDR, PESQ and ESTOI of resynthesised utterances, and the VLB.
 
     Arguments:
-        model: a model of power spectrograms.
-        utterances: audio files, or waveforms.
-        names: of the rows; by default the files or numbers.
-        front_end: see `resynthesise`, also for the following.
-        feedback: see `resynthesise`.
-        latents: see `resynthesise`.
-        batch_size: see `resynthesise`.
-        metrics: see `dvae_lib.metrics.speech_metrics`, also for the following.
-        num_workers: see `dvae_lib.metrics.speech_metrics`.
-        progress: show progress bars.
-        generator: source of the latents' noise; with the same one the table is the same.
-        device: see `resynthesise`.
+        model: A model of power spectrograms.
+        utterances: Audio files, or waveforms.
+        names: Of the rows; by default the files or numbers.
+        front_end: See `resynthesise`, also for the following.
+        feedback: See `resynthesise`.
+        latents: See `resynthesise`.
+        batch_size: See `resynthesise`.
+        metrics: See `dvae_lib.metrics.speech_metrics`, also for the following.
+        num_workers: See `dvae_lib.metrics.speech_metrics`.
+        progress: Show progress bars.
+        generator: Source of the latents' noise; with the same one the table is the same.
+        device: See `resynthesise`.
 
     Returns:
         One row per utterance; the columns are the measures and ``bound``, in nats per frame.
@@ -184,7 +185,7 @@ def analysis_resynthesis(
         for result in tqdm(results, "Resynthesis", len(utterances), leave=False, disable=not progress, unit="utterance")
     ]
     if not kept:
-        raise ValueError("There are no utterances to resynthesise.")
+        raise ValueError("There are no utterances to resynthesise")
     found, originals, resynthesised, bounds = zip(*kept, strict=True)
     table = speech_metrics(
         originals,
@@ -212,14 +213,14 @@ def score_sequences(
     """Bound and reconstruction error of sequences that are no speech.
 
     Arguments:
-        model: a model.
-        dataset: the sequences, with the standardiser that the model was trained with.
-        positions: the unit of joint positions, which adds the MPJPE of human motion (Table 13.2).
-        feedback: see `resynthesise`, also for the following.
-        latents: see `resynthesise`.
-        batch_size: see `resynthesise`.
-        generator: source of the latents' noise.
-        device: see `resynthesise`.
+        model: A model.
+        dataset: The sequences, with the standardiser that the model was trained with.
+        positions: The unit of joint positions, which adds the MPJPE of human motion (Table 13.2).
+        feedback: See `resynthesise`, also for the following.
+        latents: See `resynthesise`.
+        batch_size: See `resynthesise`.
+        generator: Source of the latents' noise.
+        device: See `resynthesise`.
 
     Returns:
         One row per sequence: ``bound`` in nats per frame of what the model sees (standardised data, where they are),
@@ -236,12 +237,12 @@ def score_sequences(
     ):
         raise ValueError(
             "The data are not standardised as the model's training data were: set dataset.standardizer to "
-            "model.standardizer, or to None where the model has none."
+            "model.standardizer, or to None where the model has none"
         )
     columns: dict[str, list[float]] = {"bound": [], "rmse": []}
     for start in range(0, len(dataset), batch_size):
         indices = range(start, min(start + batch_size, len(dataset)))
-        means, bounds = _run(model, dataset, indices, feedback, latents, generator, device)
+        means, bounds = _evaluate_batch(model, dataset, indices, feedback, latents, generator, device)
         columns["bound"] += bounds
         for i, estimate in zip(indices, means, strict=True):
             original = dataset[i] if used is None else used.inverse(dataset[i])
@@ -253,7 +254,7 @@ def score_sequences(
 
 
 @torch.no_grad()
-def _run(
+def _evaluate_batch(
     model: DVAE,
     dataset: SequenceDataset,
     indices: Sequence[int],
@@ -262,7 +263,10 @@ def _run(
     generator: Generator | None,
     device: Device,
 ) -> tuple[list[Tensor], list[float]]:
-    """For each sequence the mean of p(x_t | .) in the data's units, on the CPU, and the bound in nats per frame."""
+    """For each sequence the mean of p(x_t | .) in the data's units, on the CPU, and the bound in nats per frame.
+
+    Both come from the same sample of the latents, so that the model is run once, where its bound is that of Eq. (4.24).
+    """
     there, parameter = chosen_device(device, model), next(model.parameters())
     generator = generator_on(there, generator)
     cpu = dataset.batch(list(indices))
@@ -273,10 +277,14 @@ def _run(
     with brought_back(model):
         model.to(there).eval()
         try:
-            observation = model.reconstruct(
-                x, u, lengths=lengths, feedback=feedback, latents=latents, generator=generator
-            )
-            bound = model.vlb(x, u, lengths=lengths, feedback=feedback, generator=generator)
+            if latents == "sample" and type(model).vlb is DVAE.vlb:
+                output = model(x, u, lengths=lengths, feedback=feedback, generator=generator)
+                observation, bound = output.observation, variational_lower_bound(output, x, lengths=lengths)
+            else:  # the bound is an expectation over samples, which their mean is not; the KVAE has its own estimate
+                observation = model.reconstruct(
+                    x, u, lengths=lengths, feedback=feedback, latents=latents, generator=generator
+                )
+                bound = model.vlb(x, u, lengths=lengths, feedback=feedback, generator=generator)
         finally:
             model.train(training)
     mean, value = observation.mean.to("cpu", cpu.x.dtype), bound.reconstruction - bound.total_kl
@@ -290,5 +298,5 @@ def _check_bins(model: DVAE, front_end: SpeechFrontEnd) -> None:
     if model.x_dim != front_end.settings.num_bins:
         raise ValueError(
             f"This model observes vectors of size {model.x_dim}, the front end gives spectra of "
-            f"{front_end.settings.num_bins} bins: it was not trained on such speech."
+            f"{front_end.settings.num_bins} bins: it was not trained on such speech"
         )

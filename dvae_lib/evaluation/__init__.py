@@ -1,0 +1,24 @@
+"""How a trained model does on sequences that it has not seen: bounds, and analysis-resynthesis (Section 13.3.1)."""
+
+from dvae_lib.evaluation.bounds import COLLAPSED, Bounds, active_dimensions, bounds_per_frame
+from dvae_lib.evaluation.resynthesis import (
+    Resynthesis,
+    analysis_resynthesis,
+    front_end_of,
+    resynthesise,
+    score_sequences,
+)
+from dvae_lib.evaluation.source import evaluation_source
+
+__all__ = [
+    "COLLAPSED",
+    "Bounds",
+    "Resynthesis",
+    "active_dimensions",
+    "analysis_resynthesis",
+    "bounds_per_frame",
+    "evaluation_source",
+    "front_end_of",
+    "resynthesise",
+    "score_sequences",
+]
