@@ -160,3 +160,12 @@ def test_a_model_without_latent_vectors_has_no_inference():
     counts = count_weights(GRNN(5))
     assert counts.inference == 0
     assert counts.generation == sum(p.numel() for p in GRNN(5).parameters())
+
+
+def test_a_model_of_ones_own_names_its_functions_itself():
+    class Wrapped(SRNN):
+        functions = {"e_z": r"f_{\mathrm{own}}"}
+
+    rows = {row.name: row.function for row in architecture(Wrapped(**SMALL))}
+    assert rows["e_z"] == r"f_{\mathrm{own}}"
+    assert rows["d_x"] == r"d_{\mathbf{x}}"

@@ -1,0 +1,22 @@
+"""What a model is made of, read off the running model: its networks, their sizes, and which feeds which."""
+
+from dvae_lib.architecture.drawing import draw_architecture
+from dvae_lib.architecture.flow import PROCESSES, Process, Term, data_flow
+from dvae_lib.architecture.notation import FUNCTIONS, STATES, layers
+from dvae_lib.architecture.table import Part, Weights, architecture, count_weights, to_markdown
+
+__all__ = [
+    "FUNCTIONS",
+    "PROCESSES",
+    "STATES",
+    "Part",
+    "Process",
+    "Term",
+    "Weights",
+    "architecture",
+    "count_weights",
+    "data_flow",
+    "draw_architecture",
+    "layers",
+    "to_markdown",
+]
