@@ -18,9 +18,8 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
-import dvae_lib.cli
 from dvae_lib import STORN, VAE
-from dvae_lib.cli import app
+from dvae_lib.cli import app, console, experiments
 from dvae_lib.models import DVAE
 from dvae_lib.training import TrainingConfig
 
@@ -34,8 +33,8 @@ def _alone(tmp_path, monkeypatch):
     monkeypatch.setenv("DVAE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("DVAE_DATA", raising=False)
     # A wide terminal: a folded path would not be found. (The width is read when the consoles are made.)
-    monkeypatch.setattr(dvae_lib.cli, "out", Console(width=500))
-    monkeypatch.setattr(dvae_lib.cli, "err", Console(width=500, stderr=True))
+    monkeypatch.setattr(console, "out", Console(width=500))
+    monkeypatch.setattr(console, "err", Console(width=500, stderr=True))
     logger = logging.getLogger("dvae_lib")
     handlers, level = logger.handlers[:], logger.level
     yield
@@ -388,7 +387,7 @@ def test_what_is_odd_about_a_recording_is_said_and_it_goes_on(speech_model):
 def test_a_long_recording_is_enhanced_in_pieces(speech_model, monkeypatch):
     soundfile.write("in.wav", noisy(9.0), RATE)
     clock = iter(range(0, 10_000, 40))
-    monkeypatch.setattr("dvae_lib.cli.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("dvae_lib.cli.enhance.time.monotonic", lambda: float(next(clock)))
     printed = enhanced("in.wav", "-o", "pieces.wav", "--model", speech_model, "--piece", 4)
     assert re.search(r"Enhancing: \d+%, about \d+ min left", printed)  # no terminal here: a line each minute
     assert "Enhancing" not in enhanced("in.wav", "-o", "whole.wav", "--model", speech_model, "--quiet")
@@ -499,7 +498,7 @@ def test_corpora_are_listed_with_what_to_do(monkeypatch, tmp_path):
 
 
 def test_paths_are_listed_whole(monkeypatch, tmp_path):
-    monkeypatch.setattr(dvae_lib.cli, "out", Console(width=60))
+    monkeypatch.setattr(console, "out", Console(width=60))
     shelf = tmp_path / ("a_folder_with_a_long_name_" * 3)
     (shelf / "LibriSpeech" / "dev-clean").mkdir(parents=True)
     monkeypatch.setenv("DVAE_DATA", str(shelf))
@@ -709,13 +708,13 @@ def test_benchmark_in_several_processes(many_voices, tmp_path):
 
 def test_benchmark_asks_before_it_fetches_what_nobody_named(monkeypatch):
     asked = []
-    monkeypatch.setattr(dvae_lib.cli.sys, "stdin", type("Terminal", (), {"isatty": lambda self: True})())
-    monkeypatch.setattr(dvae_lib.cli, "err", Console(width=500, stderr=True, force_terminal=True))
-    monkeypatch.setattr(dvae_lib.cli.typer, "confirm", lambda question, **options: asked.append((question, options)))
-    dvae_lib.cli._ask_before_fetching(dvae_lib.cli.corpus_info("librispeech"))
+    monkeypatch.setattr(experiments.sys, "stdin", type("Terminal", (), {"isatty": lambda self: True})())
+    monkeypatch.setattr(console, "err", Console(width=500, stderr=True, force_terminal=True))
+    monkeypatch.setattr(experiments.typer, "confirm", lambda question, **options: asked.append((question, options)))
+    experiments._ask_before_fetching(experiments.corpus_info("librispeech"))
     assert asked == [("Fetch it?", {"default": True, "abort": True})]
-    monkeypatch.setattr(dvae_lib.cli, "err", Console(width=500, stderr=True))  # nobody can answer
-    dvae_lib.cli._ask_before_fetching(dvae_lib.cli.corpus_info("librispeech"))
+    monkeypatch.setattr(console, "err", Console(width=500, stderr=True))  # nobody can answer
+    experiments._ask_before_fetching(experiments.corpus_info("librispeech"))
     assert len(asked) == 1
 
 

@@ -7,6 +7,7 @@ survives whatever happens to it; started by torchrun, several processes follow t
 from dvae_lib.training.checkpoints import CheckpointError
 from dvae_lib.training.config import TrainingConfig
 from dvae_lib.training.failures import NonFiniteError
+from dvae_lib.training.for_data import config_for, model_for
 from dvae_lib.training.loop import TrainingResult, fit
 from dvae_lib.training.objective import Objective, vlb_terms
 from dvae_lib.training.parallel import training_fabric
@@ -25,7 +26,9 @@ __all__ = [
     "Schedule",
     "TrainingConfig",
     "TrainingResult",
+    "config_for",
     "fit",
+    "model_for",
     "training_fabric",
     "vlb_terms",
 ]

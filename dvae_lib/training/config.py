@@ -6,6 +6,7 @@ import math
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -177,6 +178,18 @@ class TrainingConfig:
         if not isinstance(values, dict):
             raise ValueError(f"A training configuration is a JSON object; got {type(values).__name__}.")
         return cls.from_dict(values)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> "TrainingConfig":
+        """The configuration in a JSON file, such as ``config.json`` in the folder of a run.
+
+        Raises:
+            ValueError: The file holds something else.
+        """
+        try:
+            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
 
 def _number(

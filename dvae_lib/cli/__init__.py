@@ -1,0 +1,23 @@
+"""The command line: ``dvae data``, ``train``, ``evaluate``, ``enhance``, ``benchmark``, ``report``, ``info``."""
+
+from dvae_lib.cli import data, enhance, evaluate, experiments, info, train
+from dvae_lib.cli.app import app
+
+__all__ = ["app", "main"]
+
+app.add_typer(data.app, name="data")
+# In the order in which the help lists them.
+for command in (
+    train.train,
+    evaluate.evaluate,
+    enhance.enhance,
+    experiments.benchmark,
+    experiments.report,
+    info.info,
+):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
