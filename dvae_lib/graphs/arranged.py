@@ -26,8 +26,8 @@ def picture_key(picture: Picture) -> str:
 
 def as_json(pictures: Iterable[Picture]) -> str:
     """The text of ``data/layouts.json`` with the arrangements of these pictures, a line each."""
-    entries = {picture_key(picture): _entry(settle(picture)) for picture in pictures}
-    lines = [f"{json.dumps(key)}: {json.dumps(entry)}" for key, entry in sorted(entries.items())]
+    different = {picture_key(picture): picture for picture in pictures}
+    lines = [f"{json.dumps(key)}: {json.dumps(_entry(settle(different[key])))}" for key in sorted(different)]
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 

@@ -363,12 +363,13 @@ class _Arranger:
                     own = np.stack([line[:, :-1], line[:, 1:]], axis=2).reshape(-1, 2, 2)
                     hits = _collisions(bezier(trial, fine), self.ends[members], nodes, self.radii, self.diamonds)
                     clear |= hits == 0
-                    costs[bend] = (
+                    cost = (
                         400.0 * hits
                         + 0.3 * crossings(own, segments)
                         + len(members) * (2.0 * abs(bend) + 0.3 * (bend != 0))
                         + 4.0 * self._alongside(trial, members, curves, others)
                     )
+                    costs[bend] = round(cost, 9)  # bends left and right of equal cost are so on every machine
                 chosen = min(costs, key=lambda bend: (costs[bend], abs(bend)))
                 changed |= chosen != bends[family]
                 bends[family] = chosen
