@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,18 @@ def test_no_path_of_a_machine_is_committed():
 
 def test_repository_carries_no_large_files():
     assert [path for path in tracked_files() if path.stat().st_size > 10_000_000] == []
+
+
+def test_the_wheel_has_30_megabytes_at_most_and_all_that_it_should(tmp_path):
+    """All of data/, but the weights that are downloaded when they are asked for."""
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.stat().st_size <= 30_000_000
+    with zipfile.ZipFile(wheel) as archive:
+        carried = {name for name in archive.namelist() if name.startswith("dvae_lib/_resources/")}
+    kept = {f.relative_to(ROOT / "data").as_posix() for f in tracked_files() if f.is_relative_to(ROOT / "data")}
+    assert carried == {f"dvae_lib/_resources/{name}" for name in kept if not name.startswith("pretrained_on_request/")}
 
 
 @pytest.mark.parametrize("script", [".ci/run", "book/_tools/apt.sh"])

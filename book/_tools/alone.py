@@ -56,8 +56,12 @@ def make_environment(folder: Path, wheel: Path) -> Path:
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment variables without those that lead Python to other packages."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    """The environment variables without those that lead Python to other packages.
+
+    The weights that a reader downloads when they are asked for are looked for in the checkout.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    return {**kept, "DVAE_DATA": os.pathsep.join(filter(None, [kept.get("DVAE_DATA"), str(ROOT / "data")]))}
 
 
 def run_nbval(python: Path, paths: list[Path], folder: Path, jobs: int) -> dict[Path, Path]:

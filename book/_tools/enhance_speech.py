@@ -134,7 +134,7 @@ def contestants(names: list[str], methods: list[str]) -> Iterator[tuple[str, str
     yield "none", "wiener", lambda noisy, generator: classical_wiener(noisy).waveform
     yield "nmf", "wiener", nmf_baseline
     for name in names:
-        model = DVAE.from_pretrained(ROOT / "data/pretrained" / name)
+        model = DVAE.from_pretrained(name)
         for method in methods:
             yield name, method, partial(deep, model, method)
 

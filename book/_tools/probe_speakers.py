@@ -240,7 +240,9 @@ def exchange(corpus: str, segments: list[Segment], models: dict[str, DVAE]) -> l
 def main() -> None:
     """Command line."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--models", nargs="+", type=Path, default=[ROOT / "data/pretrained"])
+    options.add_argument(
+        "--models", nargs="+", type=Path, default=[ROOT / "data/pretrained", ROOT / "data/pretrained_on_request"]
+    )
     options.add_argument("--output", type=Path, default=ROOT / "data/results/speakers.json")
     chosen = options.parse_args()
     models: dict[str, DVAE] = {}

@@ -76,7 +76,9 @@ def publish(record: Record, runs: Path) -> None:
     if not source.is_dir():
         print(f"{source} is not there; the weights that are in place stay")
         return
-    folder = ROOT / "data/pretrained" / name_of(record)
+    name = name_of(record)
+    shelves = (ROOT / "data/pretrained_on_request", ROOT / "data/pretrained")
+    folder = next((shelf / name for shelf in shelves if (shelf / name).is_dir()), shelves[-1] / name)
     shutil.copytree(source, folder, dirs_exist_ok=True)
     write_atomically(folder / "README.md", card(record, DVAE.from_pretrained(folder)).encode())
     print(folder.name)

@@ -18,8 +18,8 @@ from dvae_lib._version import __version__
 from dvae_lib.cli import console
 from dvae_lib.data.catalogue import list_corpora
 from dvae_lib.data.places import cache_folder, search_path
+from dvae_lib.data.pretrained import pretrained_names
 from dvae_lib.models import DVAE, MODELS
-from dvae_lib.resources import resource_path
 
 __all__ = ["info"]
 
@@ -68,12 +68,8 @@ def _kind_facts(name: str) -> dict[str, str]:
         "model": f"{kind.cls.__name__}: {(inspect.getdoc(kind.cls) or '').splitlines()[0]}",
         "options": "\n".join(listed),
         "set by": f"dvae train {name} ... -O 'NAME=VALUE'",
-        "trained models": ", ".join(n for n in _shipped() if n == name or n.startswith(f"{name}-")) or "none",
+        "trained models": ", ".join(n for n in pretrained_names() if n == name or n.startswith(f"{name}-")) or "none",
     }
-
-
-def _shipped() -> list[str]:
-    return sorted(path.parent.name for path in (resource_path() / "pretrained").glob("*/config.json"))
 
 
 def _installation() -> dict[str, str]:
@@ -100,7 +96,7 @@ def _installation() -> dict[str, str]:
         **facts,
         "devices": ", ".join([f"CPU ({os.cpu_count()} cores, {torch.get_num_threads()} threads)", *gpus]),
         "models": ", ".join(MODELS),
-        "trained models": ", ".join(_shipped()) or "none",
+        "trained models": ", ".join(pretrained_names()) or "none",
         "corpora": "\n".join(f"{name}: {place or 'not here'}" for name, place in found.items()),
         "search path": os.pathsep.join(map(str, search_path())),
         "cache": str(cache_folder()),

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from dvae_lib._version import __version__
 from dvae_lib.arrays import as_tensor
+from dvae_lib.data.pretrained import pretrained_folder, pretrained_names
 from dvae_lib.data.sequences import Standardizer
 from dvae_lib.devices import Device, computed_on
 from dvae_lib.distributions import Support, support_of
@@ -40,7 +41,6 @@ from dvae_lib.objectives import (
     log_weights,
     variational_lower_bound,
 )
-from dvae_lib.resources import resource_path
 
 __all__ = ["DVAE", "Draw", "Lengths", "Sample", "State", "StepOutput", "check_sequences", "noise"]
 
@@ -1054,14 +1054,18 @@ def _locate(folder: str | Path) -> Path:
         # The folder of a run of `fit`, whose own configuration is that of the training, holds its best model.
         best = path / "best"
         return best if (best / CONFIGURATION).is_file() and not (path / WEIGHTS).exists() else path
-    shelf = resource_path() / "pretrained"
-    shipped = {p.parent.name: p.parent for p in sorted(shelf.glob(f"*/{CONFIGURATION}"))}
-    if str(folder) in shipped:
-        return shipped[str(folder)]
-    near = difflib.get_close_matches(str(folder), shipped, n=3, cutoff=0.5)
+    trained = pretrained_folder(str(folder))
+    if trained is not None:
+        return trained
+    names = pretrained_names()
+    near = difflib.get_close_matches(str(folder), names, n=3, cutoff=0.5)
     raise FileNotFoundError(
         f"no folder and no trained model called {str(folder)!r}"
-        + (f"; did you mean {' or '.join(near)}?" if near else f"; {len(shipped)} models ship ('dvae info' lists them)")
+        + (
+            f"; did you mean {' or '.join(near)}?"
+            if near
+            else f"; there are {len(names)} of them ('dvae info' lists them)"
+        )
     )
 
 
