@@ -1,8 +1,9 @@
 """Where the data that travels with the library stands: split lists, checksums, licences, trained weights."""
 
+import re
 from pathlib import Path
 
-__all__ = ["resource_path"]
+__all__ = ["resource_path", "widget"]
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -37,3 +38,29 @@ def resource_path(*parts: str) -> Path:
             f"dvae_lib carries no resource {'/'.join(parts)!r} (looked for {path}; present there: {beside})."
         )
     return path
+
+
+def widget(name: str, **parts: str) -> str:
+    """A piece of HTML from the folder `widgets`, with its marks filled in: ``__DATA__`` by ``DATA=...``.
+
+    Arguments:
+        name: The file's name.
+        parts: What stands in place of each mark.
+
+    Returns:
+        The page, which needs no kernel and loads nothing.
+
+    Raises:
+        ValueError: If a mark has no part, or a part no mark.
+
+    Example:
+        >>> widget("noise_explorer.html", DATA="{}")
+        Traceback (most recent call last):
+        ...
+        ValueError: noise_explorer.html has the marks CARD, DATA, FILTER, ID, OBSERVED, SMOOTHER; given: DATA
+    """
+    page = resource_path("widgets", name).read_text(encoding="utf-8")
+    marks = set(re.findall(r"__([A-Z]+)__", page))
+    if marks != set(parts):
+        raise ValueError(f"{name} has the marks {', '.join(sorted(marks))}; given: {', '.join(sorted(parts))}")
+    return re.sub(r"__([A-Z]+)__", lambda mark: parts[mark[1]], page)

@@ -1,24 +1,25 @@
 """What a model is built of, as a drawing in the manner of the review's Figure 13.1."""
 
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Ellipse, FancyBboxPatch, PathPatch
-from matplotlib.path import Path
 from torch import nn
 
 from dvae_lib.architecture.flow import PROCESSES, Process, Term, data_flow, is_recurrent, parts_of
 from dvae_lib.architecture.notation import Notation, sizes_of
 from dvae_lib.architecture.rows import columns, levels, ordered_rows
+from dvae_lib.graphs.marks import ARROW
+from dvae_lib.graphs.patches import SOLID, Shape, add_arrow, add_outline, cubic_path
 from dvae_lib.models.base import DVAE
 from dvae_lib.networks import GatedTransition, GaussianHead, ObservationHead
 from dvae_lib.plotting import CARD, COLOURS
 
 __all__ = ["draw_architecture"]
+
+_SHAPES: dict[str, Shape] = {"variable": "circle", "network": "box", "tag": "pill"}
 
 
 @dataclass
@@ -182,15 +183,9 @@ def draw_architecture(model: DVAE, *, gap: float = 0.34) -> Figure:
 
 def _arrow(axes: Axes, points: list[tuple[float, float]], *, label: str, broken: bool) -> None:
     """A smooth line through points one below the other, with a head at its end."""
-    way, codes = [points[0]], [Path.MOVETO]
-    for (xa, ya), (xb, yb) in pairwise(points):
-        way += [(xa, (ya + yb) / 2), (xb, (ya + yb) / 2), (xb, yb)]
-        codes += [Path.CURVE4] * 3
-    colour = COLOURS["latent"] if broken else "#4A515C"
-    line = (0, (4, 2)) if broken else "solid"
-    axes.add_patch(PathPatch(Path(way, codes), fc="none", ec=colour, lw=1.2, ls=line, zorder=1))
+    colour, dashes = (COLOURS["latent"], (0, (4, 2))) if broken else (ARROW, SOLID)
     x, y = points[-1]
-    axes.fill((x - 0.045, x + 0.045, x), (y + 0.07, y + 0.07, y - 0.03), color=colour, lw=0, zorder=2)
+    add_arrow(axes, cubic_path(points), (x, y - 0.03), (0.0, -1.0), head=0.13, colour=colour, width=1.2, dashes=dashes)
     if label:
         (xa, ya), (xb, yb) = points[:2]
         place = (0.7 * xa + 0.3 * xb, 0.6 * ya + 0.4 * yb)
@@ -198,13 +193,8 @@ def _arrow(axes: Axes, points: list[tuple[float, float]], *, label: str, broken:
 
 
 def _box(axes: Axes, x: float, y: float, box: _Box) -> None:
-    width, height = box.width, box.height
-    options: dict[str, Any] = {"facecolor": box.fill, "edgecolor": box.colour, "lw": 1.5, "zorder": 3}
-    if box.kind == "variable":
-        axes.add_patch(Ellipse((x, y), width, height, **options))
-    else:
-        style = f"round,pad=0,rounding_size={0.05 if box.kind == 'network' else height / 2}"
-        axes.add_patch(FancyBboxPatch((x - width / 2, y - height / 2), width, height, boxstyle=style, **options))
+    shape = _SHAPES[box.kind]
+    add_outline(axes, shape, (x, y), box.width, box.height, edge=box.colour, fill=box.fill)
     top = y + sum(map(box.line_height, box.lines)) / 2
     for line in box.lines:
         high = box.line_height(line)

@@ -4,10 +4,13 @@ The method is Sugiyama's (1981): levels, an order within each by the neighbours'
 """
 
 from collections.abc import Iterable, Sequence
-from itertools import combinations, pairwise
+from itertools import pairwise
 from typing import Any
 
 import networkx as nx
+import numpy as np
+
+from dvae_lib.graphs.layout import crossings
 
 __all__ = ["columns", "levels", "ordered_rows"]
 
@@ -47,18 +50,16 @@ def ordered_rows(
         for row in order:
             row.sort(key=lambda k: sum(place[n] for n in near[k]) / len(near[k]) if k in near else place[k])
             place |= {key: i / max(len(row) - 1, 1) for i, key in enumerate(row)}
-        if (crossings := _crossings(rows, links)) < least:
-            best, least = [list(row) for row in rows], crossings
+        if (count := _crossings(rows, links)) < least:
+            best, least = [list(row) for row in rows], count
     return best, chains
 
 
 def _crossings(rows: list[list[Any]], links: list[tuple[Any, Any]]) -> int:
+    """How often links between neighbouring rows cross."""
     place = {key: (level, i) for level, row in enumerate(rows) for i, key in enumerate(row)}
-    count = 0
-    for (a, b), (c, d) in combinations(links, 2):
-        if place[a][0] == place[c][0]:
-            count += (place[a][1] - place[c][1]) * (place[b][1] - place[d][1]) < 0
-    return count
+    segments = np.array([(place[a], place[b]) for a, b in links], dtype=float).reshape(-1, 2, 2)
+    return crossings(segments, segments) // 2
 
 
 def columns(

@@ -2,29 +2,30 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Circle, FancyArrowPatch, PathPatch, Polygon
-from matplotlib.path import Path
+from matplotlib.patches import FancyArrowPatch
 
 from dvae_lib.graphs.arranged import layout
 from dvae_lib.graphs.layout import NODE_RADIUS, Array, Arrow, Layout, Picture, bezier
+from dvae_lib.graphs.marks import ARROW
+from dvae_lib.graphs.patches import add_arrow, add_outline, quadratic_path
 from dvae_lib.plotting import CARD, COLOURS
 
 __all__ = ["draw", "layout"]
 
-_INK, _LABEL = "#2B313A", "#11151C"
+_LABEL = "#11151C"
 _UNIT, _LEGEND_WIDTH = 0.56, 3.7  # inches
 _LABEL_SIZE = 11.5  # points
 _TIMES = {1: "t-1", 2: "t", 3: "t+1"}
 _STROKES: dict[str, tuple[str, float, tuple[float, tuple[float, ...]]]] = {
-    "plain": (_INK, 1.15, (0, ())),
-    "end": (_INK, 1.15, (0, (1.2, 1.6))),
+    "plain": (ARROW, 1.15, (0, ())),
+    "end": (ARROW, 1.15, (0, (1.2, 1.6))),
     "extra": (COLOURS["extra"], 2.4, (0, ())),
     "missing": (COLOURS["missing"], 1.9, (0, (4.0, 1.6))),
 }
@@ -90,15 +91,9 @@ def _tint(colour: str, strength: float) -> tuple[float, float, float]:
 
 
 def _draw_node(axes: Axes, kind: str, centre: tuple[float, float]) -> None:
-    colour, radius = COLOURS[kind], NODE_RADIUS[kind]
+    colour, size = COLOURS[kind], 2 * NODE_RADIUS[kind]
     fill = "white" if kind in ("latent", "deterministic") else _tint(colour, 0.28)
-    style: dict[str, Any] = {"facecolor": fill, "edgecolor": colour, "linewidth": 1.5, "zorder": 3}
-    if kind == "deterministic":
-        x, y = centre
-        corners = [(x - radius, y), (x, y + radius), (x + radius, y), (x, y - radius)]
-        axes.add_patch(Polygon(corners, closed=True, joinstyle="round", **style))
-    else:
-        axes.add_patch(Circle(centre, radius, **style))
+    add_outline(axes, "diamond" if kind == "deterministic" else "circle", centre, size, size, edge=colour, fill=fill)
 
 
 def _extent(axes: Axes, text: str, size: float) -> tuple[float, float]:
@@ -153,19 +148,10 @@ def _draw_arrow(axes: Axes, one: Layout, arrow: Arrow) -> None:
     reach = np.linalg.norm(points - tip, axis=1)
     base = at[(at < stop) & (reach >= head)][-1]
     back = bezier(arrow.curve, np.array([base]))[0]
-    vertices = _part(arrow.curve, float(start), float(base))
-    path = Path(vertices, [Path.MOVETO, Path.CURVE3, Path.CURVE3])
+    line = quadratic_path(_part(arrow.curve, float(start), float(base)))
+    length = float(np.linalg.norm(tip - back)) + 0.12 * head  # the line ends between notch and barbs
     zorder = 1 + 0.1 * _ORDER[arrow.link.role]
-    axes.add_patch(
-        PathPatch(
-            path, facecolor="none", edgecolor=colour, linewidth=width, linestyle=dashes, capstyle="butt", zorder=zorder
-        )
-    )
-    along = (tip - back) / np.linalg.norm(tip - back)
-    across = np.array([-along[1], along[0]]) * head * 0.42
-    barb = back - 0.12 * head * along
-    corners = [tip, barb + across, back + 0.12 * head * along, barb - across]
-    axes.add_patch(Polygon(corners, closed=True, facecolor=colour, edgecolor="none", zorder=zorder + 0.05))
+    add_arrow(axes, line, tip, tip - back, head=length, colour=colour, width=width, dashes=dashes, zorder=zorder)
 
 
 def _part(curve: Array, start: float, stop: float) -> Array:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dvae_lib.resources import resource_path
+from dvae_lib.resources import widget
 from dvae_lib.statespace.kalman import filter_and_smooth
 from dvae_lib.statespace.model import LinearGaussianSSM
 
@@ -91,17 +91,15 @@ def noise_explorer(
 
     from dvae_lib.plotting import CARD, COLOURS  # with matplotlib, which only drawing needs
 
-    page = resource_path("widgets", "noise_explorer.html").read_text(encoding="utf-8")
-    replacements = {
-        "__ID__": f"explorer-{uuid4().hex[:8]}",
-        "__CARD__": CARD,
-        "__OBSERVED__": COLOURS["observed"],
-        "__FILTER__": COLOURS["reconstruction"],
-        "__SMOOTHER__": COLOURS["posterior"],
-        "__DATA__": json.dumps(explorer_data(x, process_variances, observation_variances), separators=(",", ":")),
-    }
-    for key, value in replacements.items():
-        page = page.replace(key, value)
+    page = widget(
+        "noise_explorer.html",
+        ID=f"explorer-{uuid4().hex[:8]}",
+        CARD=CARD,
+        OBSERVED=COLOURS["observed"],
+        FILTER=COLOURS["reconstruction"],
+        SMOOTHER=COLOURS["posterior"],
+        DATA=json.dumps(explorer_data(x, process_variances, observation_variances), separators=(",", ":")),
+    )
     return HTML(page)  # type: ignore[no-untyped-call]
 
 

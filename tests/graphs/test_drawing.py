@@ -1,6 +1,8 @@
 """Every figure of the review: arrows keep clear of nodes, labels stay inside them, and nothing is lost."""
 
 import io
+import subprocess
+import sys
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -202,3 +204,18 @@ def test_a_model_nobody_has_thought_of():
         for form in ("developed", "compact"):
             assert layout(spec, process, form).arrows
         assert spec.draw(process).axes
+
+
+@pytest.mark.parametrize("package", ["dvae_lib.graphs", "dvae_lib"])
+def test_who_draws_nothing_need_not_load_matplotlib(package):
+    code = f"""
+import sys, {package}
+from dvae_lib.graphs import DependencySpec
+spec = DependencySpec("z_t ~ z_{{t-1}}\\nx_t ~ z_t", "z_t ~ x_t")
+spec.inference_gap(), spec.latex("vlb"), spec.picture("inference", "compact")
+assert "matplotlib" not in sys.modules, "loaded without being needed"
+spec.draw()
+assert "matplotlib.pyplot" not in sys.modules, "it would choose a window system"
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

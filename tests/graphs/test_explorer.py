@@ -31,7 +31,7 @@ def test_every_choice_is_answered():
 def test_the_page_stands_alone():
     page = explore(GRAPH, "a", "b", positions=POSITIONS)._repr_html_()
     assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
-    assert not re.search(r"@[A-Z]", page)
+    assert not re.search(r"__[A-Z]+__", page)
     assert page == explore(GRAPH, "a", "b", positions=POSITIONS).page  # the same each time: no churn in the site
     assert page.count('<g class="node free') == 4
 
