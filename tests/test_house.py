@@ -1,10 +1,12 @@
 """The files around the code agree with each other, and none tells where it was written."""
 
+import ast
 import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -47,7 +49,8 @@ def test_environment_yml_agrees_with_pyproject():
     assert {given.pop("pip"), given.pop("nodejs")} == {""}
     extras = ("audio", "speech", "music", "notebooks", "book")
     wanted = requirements([*PROJECT["dependencies"], *(line for extra in extras for line in EXTRAS[extra])])
-    assert given == wanted
+    # Whoever works with speech in this environment expects librosa, though only tests need it.
+    assert given == {**wanted, "librosa": requirements(EXTRAS["test"])["librosa"]}
     assert "-e ." in from_pip
 
 
@@ -67,6 +70,43 @@ def test_constraints_pin_everything_that_is_asked_for():
     assert set(asked) <= set(pins)
     for name, bounds in asked.items():
         assert pins[name].removeprefix("==") in Requirement(f"x{bounds}").specifier, name
+
+
+def imported() -> dict[str, set[tuple[str, bool]]]:
+    """For each package that the library imports the files that do so, and whether they do when they are imported."""
+    found: dict[str, set[tuple[str, bool]]] = {}
+    for path in sorted((ROOT / "dvae_lib").rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        at_once = {id(node) for node in tree.body}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                modules = [node.module]
+            elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("needed", "require", "distribution"):
+                modules = [argument.value for argument in node.args[:1] if isinstance(argument, ast.Constant)]
+            else:
+                continue
+            for name in {module.split(".")[0] for module in modules} - {"dvae_lib", *sys.stdlib_module_names}:
+                found.setdefault(name, set()).add((str(path.relative_to(ROOT)), id(node) in at_once))
+    return found
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
+    """What only an extra brings is imported when it is used; so the library works without it."""
+    distributions = packages_distributions()
+    needed = set(requirements(PROJECT["dependencies"]))
+    optional = {n for extra in ("audio", "speech", "music", "notebooks") for n in requirements(EXTRAS[extra])}
+    used = set()
+    for module, places in imported().items():
+        names = {canonicalize_name(name) for name in distributions.get(module, [module])}
+        used |= names
+        if not names & needed:
+            assert names & optional, f"{module} is declared nowhere, and imported by {places}"
+            assert not any(at_once for _, at_once in places), f"{module} is optional, and imported at once by {places}"
+    assert needed <= used
+    in_notebooks = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "book").rglob("*.ipynb"))
+    assert {name for name in optional - used if not re.search(rf"(import|from) {name}\b", in_notebooks)} == set()
 
 
 def test_versions_agree():

@@ -24,7 +24,7 @@ from dvae_lib.models import DVAE, MODELS
 __all__ = ["info"]
 
 _OPTIONAL = {
-    "speech": ("soundfile", "soxr", "G722", "pesq", "pystoi", "torchmetrics"),
+    "speech": ("soundfile", "soxr", "G722", "pesq", "pystoi"),
     "music": ("music21",),
 }
 

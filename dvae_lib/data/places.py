@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import platformdirs
+
 from dvae_lib.locks import CAN_LOCK, lock
 
 __all__ = ["cache_folder", "find_folder", "search_path"]
@@ -25,9 +27,7 @@ def cache_folder() -> Path:
     named = os.environ.get("DVAE_CACHE")
     if named:
         return Path(named).expanduser().absolute()
-    import pooch
-
-    return Path(pooch.os_cache("dvae-lib"))
+    return Path(platformdirs.user_cache_dir("dvae-lib"))
 
 
 def search_path() -> list[Path]:
