@@ -3,10 +3,12 @@
 `LinearGaussianSSM` holds a model after Eqs. (3.16) and (3.17). `kalman_filter`, `kalman_smoother`, `log_likelihood`,
 `sample_posterior` and `forecast` infer in it, `sample` draws from it, `fit_em` fits it. `NonlinearGaussianSSM` with
 `extended_kalman_filter` and `unscented_kalman_filter`, and their smoothers, covers Eqs. (3.9) to (3.12).
-`structure_cost` says what an inference model of a given structure loses. `HiddenMarkovModel` is the chain of discrete
-states, with its own filter, smoother, posterior samples and most probable path.
+`structure_cost` says what an inference model of a given structure loses. `GaussianChain` is a Gaussian over a whole
+sequence of states, as posteriors that are joint over time need it. `HiddenMarkovModel` is the chain of discrete states,
+with its own filter, smoother, posterior samples and most probable path.
 """
 
+from dvae_lib.statespace.chain import ChainMoments, ChainPosterior, ChainPrecision, GaussianChain
 from dvae_lib.statespace.em import EMResult, fit_em
 from dvae_lib.statespace.explorer import local_level, noise_explorer
 from dvae_lib.statespace.hmm import (
@@ -50,9 +52,13 @@ from dvae_lib.statespace.structure import (
 
 __all__ = [
     "BestInference",
+    "ChainMoments",
+    "ChainPosterior",
+    "ChainPrecision",
     "EMResult",
     "FilterResult",
     "Forecast",
+    "GaussianChain",
     "GaussianPath",
     "HMMFilterResult",
     "HMMSmootherResult",
