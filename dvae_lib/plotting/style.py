@@ -9,7 +9,7 @@ drawn on a near-white card, so that they read the same on a light page, on a dar
 from typing import Any
 
 import matplotlib as mpl
-from matplotlib import cycler
+from matplotlib.rcsetup import cycler
 
 __all__ = ["CARD", "COLOURS", "use_style"]
 
