@@ -21,14 +21,16 @@ def default_symbol(name: str) -> str:
     r"""LaTeX of a plain name: bold, with further letters as superscript and arrows for ``_fwd`` and ``_bwd``.
 
     Example:
-        >>> print(default_symbol("z"), default_symbol("gz_fwd"))
-        \mathbf{z} \overrightarrow{\mathbf{g}}^{\mathbf{z}}
+        >>> print(default_symbol("z"), default_symbol("gz_fwd"), default_symbol("z2"))
+        \mathbf{z} \overrightarrow{\mathbf{g}}^{\mathbf{z}} \mathbf{z}^{(2)}
     """
     stem, *marks = name.split("_")
     greek = _GREEK.match(stem)
     length = greek.end() if greek else 1
     base = rf"\boldsymbol{{\{stem[:length]}}}" if greek else rf"\mathbf{{{stem[0]}}}"
-    superscripts = [rf"\mathbf{{{stem[length:]}}}"] if stem[length:] else []
+    rest = stem[length:]
+    # A level is numbered as in z^{(2)}, which is no power.
+    superscripts = [f"({rest})" if rest.isdigit() else rf"\mathbf{{{rest}}}"] if rest else []
     for mark in marks:
         if mark in _ARROWS:
             base = rf"\{_ARROWS[mark]}{{{base}}}"

@@ -275,7 +275,8 @@ class DependencySpec:
             LaTeX for display mathematics, without the dollar signs.
 
         Raises:
-            ValueError: If ``kind`` is none of these, or the spec has no inference block but the formula needs one.
+            ValueError: If ``kind`` is none of these, or the spec has no inference block or no latent variables but the
+                formula needs them.
 
         Example:
             >>> print(DependencySpec("x_t ~ x_{t-1}").latex("joint"))
@@ -283,6 +284,8 @@ class DependencySpec:
         """
         check_choice(kind, "kind", ("joint", "posterior", "exact", "vlb"))
         structure = self._structure
+        if kind in ("posterior", "exact") and not structure.latents:
+            raise ValueError("the spec has no latent variables, and so no posterior to write")
         if kind in ("posterior", "vlb") and structure.latents and not structure.inference:
             raise ValueError(f"the spec has no inference block, which the {kind} needs")
         terms = posterior.bound_terms(structure) if kind == "vlb" else {}

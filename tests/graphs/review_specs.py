@@ -160,6 +160,20 @@ DSAE_FULL = DependencySpec(
 )
 DSAE_FACTORISED = DependencySpec(DSAE_GENERATION, DSAE_V + "    z_t ~ x_t")
 
+# Models beyond the review's own: latent variables of any name, several a frame, one for the sequence alone.
+VRAE = DependencySpec(  # Fabius and van Amersfoort (2014)
+    "v ~\nh_t <- x_{t-1}, h_{t-1}, v\nx_t ~ h_t",
+    "g_t <- x_t, g_{t-1}\nv ~ g_T",
+)
+DVBF = DependencySpec(  # Karl et al. (2017): the noise is inferred, the state follows
+    "w_t ~\nz_t <- z_{t-1}, u_t, w_t\nx_t ~ z_t",
+    "w_t ~ z_{t-1}, x_t, u_t",
+)
+LADDER = DependencySpec(
+    "z2_t ~ z2_{t-1}\nz1_t ~ z1_{t-1}, z2_t\nx_t ~ z1_t",
+    "b_t <- x_t, b_{t+1}\nz2_t ~ z2_{t-1}, b_t\nz1_t ~ z1_{t-1}, z2_t, b_t",
+)
+
 MODELS = {
     "VAE": VAE,
     "DKF": DKF,
@@ -179,4 +193,7 @@ MODELS = {
     "RVAE, noncausal": RVAE_NONCAUSAL,
     "DSAE, full": DSAE_FULL,
     "DSAE, factorised": DSAE_FACTORISED,
+    "VRAE": VRAE,
+    "DVBF": DVBF,
+    "two levels": LADDER,
 }

@@ -1,5 +1,8 @@
 """What the review says of its models comes out of their specs, and agrees with two independent truths."""
 
+import copy
+import pickle
+
 import networkx as nx
 import numpy as np
 import pytest
@@ -30,6 +33,9 @@ COMPACT = {
     "RVAE, causal": sets(z_t="", x_t="z_{1:t}"),  # (10.8)
     "RVAE, noncausal": sets(z_t="", x_t="z_{1:T}"),  # (10.15)
     "DSAE, full": sets(v="", z_t="z_{1:t-1}", x_t="z_t v"),  # (11.1)
+    "VRAE": sets(v="", x_t="v x_{1:t-1}"),
+    "DVBF": sets(w_t="", x_t="w_{1:t} u_{1:t}"),
+    "two levels": sets(z2_t="z2_{t-1}", z1_t="z1_{t-1} z2_t", x_t="z1_t"),
 }
 INFERENCE = {
     "DKF": sets(z_t="z_{t-1} x_{t:T}"),  # (5.3)
@@ -44,6 +50,9 @@ INFERENCE = {
     "RVAE, noncausal": sets(z_t="z_{1:t-1} x_{1:T}"),  # (10.30)
     "DSAE, full": sets(v="x_{1:T}", z_t="v x_{1:T}"),  # (11.16), (11.22)
     "DSAE, factorised": sets(v="x_{1:T}", z_t="x_t"),  # (11.10)
+    "VRAE": sets(v="x_{1:T}"),
+    "DVBF": sets(w_t="w_{1:t-1} u_{1:t} x_t"),
+    "two levels": sets(z2_t="z2_{t-1} x_{t:T}", z1_t="z1_{t-1} z2_t x_{t:T}"),
 }
 EXACT = {
     "VAE": sets(z_t="x_t"),
@@ -61,6 +70,9 @@ EXACT = {
     "RVAE, causal": sets(z_t="z_{1:t-1} x_{t:T}"),  # (10.16)
     "RVAE, noncausal": sets(z_t="z_{1:t-1} x_{1:T}"),  # (10.16)
     "DSAE, full": sets(v="x_{1:T}", z_t="z_{1:t-1} v x_{t:T}"),  # (11.9)
+    "VRAE": sets(v="x_{1:T}"),
+    "DVBF": sets(w_t="w_{1:t-1} x_{t:T} u_{1:T}"),
+    "two levels": sets(z2_t="z2_{1:t-1} x_{1:T}", z1_t="z1_{t-1} z2_{t:T} x_{t:T}"),
 }
 NOTHING = (frozenset(), frozenset())
 GAPS = {
@@ -81,6 +93,12 @@ GAPS = {
     "RVAE, noncausal": {"z_t": NOTHING},
     "DSAE, full": {"v": NOTHING, "z_t": (frozenset({"z_{1:t-1}"}), frozenset({"x_{1:t-1}"}))},
     "DSAE, factorised": {"v": NOTHING, "z_t": (frozenset({"z_{1:t-1}", "v", "x_{t+1:T}"}), frozenset())},
+    "VRAE": {"v": NOTHING},
+    "DVBF": {"w_t": (frozenset({"x_{t+1:T}", "u_{t+1:T}"}), frozenset())},
+    "two levels": {
+        "z2_t": (frozenset({"z2_{1:t-2}", "x_{1:t-1}"}), frozenset()),
+        "z1_t": (frozenset({"z2_{t+1:T}"}), frozenset()),
+    },
 }
 
 
@@ -309,6 +327,40 @@ def test_shared_states_are_recognised():
     assert review.SRNN.shared == ("h",)
     assert review.VRNN.shared == ("h",)
     assert review.STORN.shared == ()
+
+
+def test_every_variable_says_what_it_is_and_whether_it_has_frames():
+    spec = review.DSAE_FULL
+    framewise = {"h", "z", "x", "u", "gv_fwd", "gv_bwd", "gz_fwd", "gz_bwd", "gz"}
+    assert set(spec.variables) == framewise | {"v", "gv"}
+    assert {name for name in spec.variables if spec.is_framewise(name)} == framewise
+    assert {name for name in spec.variables if spec.kind(name) == "latent"} == set(spec.latents)
+    for ask in (spec.is_framewise, spec.kind):
+        with pytest.raises(ValueError, match="no variable 'y'"):
+            ask("y")
+    whole = DependencySpec("x_t ~ c", inputs=("c",))
+    assert not whole.is_framewise("c")
+
+
+def test_latents_stand_in_the_order_of_inference():
+    assert review.LADDER.latents == ("z2", "z1")
+    assert review.KVAE.latents == ("a", "z")  # generation has z first
+    assert DependencySpec("z_t ~ z_{t-1}\na_t ~ z_t\nx_t ~ a_t").latents == ("z", "a")
+    assert review.VRAE.latents == ("v",)
+    assert review.PREDICTIVE_GRNN.latents == ()
+    assert review.PREDICTIVE_GRNN.exact_posterior() == {}
+
+
+def test_names_are_given_in_a_tuple(as_a_user):
+    assert DependencySpec("y_t ~", observed=["y"]) == DependencySpec("y_t ~", observed=("y",))
+    with pytest.raises(TypeError, match="observed must be a tuple of names"):
+        DependencySpec("y_t ~", observed="y")
+
+
+def test_copies_share_what_was_unrolled():
+    for copied in (copy.deepcopy(review.SRNN), pickle.loads(pickle.dumps(review.SRNN))):
+        assert copied == review.SRNN
+        assert copied.unroll(4) is review.SRNN.unroll(4)
 
 
 def test_undriven():

@@ -36,6 +36,9 @@ FIGURES = {
     "10.4": (review.RVAE_NONCAUSAL, "inference"),
     "11.1": (review.DSAE_FULL, "generation"),
     "11.2": (review.DSAE_FULL, "inference"),
+    "VRAE": (review.VRAE, "inference"),
+    "DVBF": (review.DVBF, "inference"),
+    "two levels": (review.LADDER, "inference"),
 }
 PANELS = [(spec, process, form) for spec, process in FIGURES.values() for form in ("developed", "compact")]
 

@@ -100,6 +100,7 @@ def test_a_formula_that_needs_inference_says_so():
         ("gv", r"\mathbf{g}^{\mathbf{v}}"),
         ("alpha", r"\boldsymbol{\alpha}"),
         ("h_true", r"\mathbf{h}^{\mathrm{true}}"),
+        ("z2", r"\mathbf{z}^{(2)}"),  # a level, and no power
     ],
 )
 def test_symbols(name, latex):
@@ -118,3 +119,10 @@ def test_braces_balance(spec, kind):
     latex = spec.latex(kind)
     assert latex.count("{") == latex.count("}")
     assert latex.count("(") == latex.count(")")
+
+
+@pytest.mark.parametrize("kind", ["posterior", "exact"])
+def test_without_latent_variables_there_is_no_posterior(kind):
+    with pytest.raises(ValueError, match="no latent variables"):
+        review.PREDICTIVE_GRNN.latex(kind)
+    assert "mid" not in DependencySpec("x_t ~").latex("vlb")

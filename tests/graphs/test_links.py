@@ -20,6 +20,9 @@ KNOWN = {
     "RVAE_CAUSAL": (True, True, False, False, True),
     "RVAE_NONCAUSAL": (True, True, False, False, False),
     "DSAE_FULL": (True, True, False, False, True),
+    "VRAE": (False, True, False, True, True),
+    "DVBF": (True, True, True, False, True),
+    "LADDER": (True, True, False, False, True),
 }
 
 
@@ -27,4 +30,4 @@ KNOWN = {
 def test_links(name):
     found = links(getattr(review, name))
     assert found == Links(*KNOWN[name])
-    assert found.is_dvae == (name not in ("VAE", "PREDICTIVE_GRNN"))
+    assert found.is_dvae == (name not in ("VAE", "PREDICTIVE_GRNN", "VRAE"))

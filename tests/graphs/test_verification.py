@@ -147,7 +147,7 @@ def test_planted_errors_are_found(actual, declared, missing, extra):
 def test_every_single_wrong_edge_is_seen():
     """For each model, take one reference out of the code, and then out of the spec."""
     torch.manual_seed(0)
-    for name in ("KVAE", "SRNN", "DSAE, full"):
+    for name in ("KVAE", "SRNN", "DSAE, full", "VRAE", "DVBF", "two levels"):
         spec = MODELS[name]
         flat = {p: spec.compact_references(p) for p in ("generation", "inference")}
 
@@ -285,6 +285,47 @@ def test_a_leak_of_the_true_past_is_found_in_generation_mode():
     assert verify_dependencies(RecurrentVAE(leak=True), num_steps=3).agrees
     assert {edge.parent for edge in report.extra} == {("x", 1)}
     assert not {edge for edge in report.extra if edge.process == "inference"}
+
+
+def test_a_model_without_latent_variables():
+    torch.manual_seed(0)
+    spec = review.PREDICTIVE_GRNN
+    assert verify_dependencies(Declared(spec), num_steps=4).agrees
+    report = verify_dependencies(Declared(DependencySpec("x_t ~ x_{t-1}"), spec), num_steps=3)
+    assert report == (edges("generation x_1 x_3"), frozenset())
+
+
+class SequenceVAE(nn.Module):
+    """A latent vector for the whole sequence and a decoder that hears itself: no latent of it has frames."""
+
+    x_dim, z_dim = 3, 2
+    spec = review.VRAE
+
+    def __init__(self):
+        super().__init__()
+        self.cell, self.decoder = nn.GRUCell(3 + 2, 6), nn.Linear(6, 3)
+        self.encoder = nn.GRU(3, 2, batch_first=True)
+
+    def inference(self, x, u=None, *, latents=None):
+        mean = self.encoder(x)[0][:, -1]
+        v = (latents or {}).get("v", mean)
+        return {"v": SimpleNamespace(sample=v, posterior=Normal(mean, 1.0))}
+
+    def generation(self, x, latents, u=None, *, feedback=0.0):
+        h, x_prev, frames = x.new_zeros(len(x), 6), x.new_zeros(len(x), 3), []
+        for t in range(x.shape[1]):
+            h = self.cell(torch.cat([x_prev, latents["v"]], -1), h)
+            frames.append(torch.tanh(self.decoder(h)))
+            x_prev = frames[-1] if feedback else x[:, t]
+        prior = Normal(torch.zeros_like(latents["v"]), 1.0)
+        return SimpleNamespace(prior={"v": prior}, observation=Normal(torch.stack(frames, 1), 1.0))
+
+
+@pytest.mark.parametrize("feedback", [0.0, 1.0])
+def test_generation_mode_of_a_model_whose_only_latent_is_the_sequences(feedback):
+    torch.manual_seed(0)
+    assert verify_dependencies(SequenceVAE(), feedback=feedback).agrees
+    assert set(SequenceVAE.spec.generation_mode().compact()["x_t"]) == {"v"}
 
 
 def test_bad_input(as_a_user):
