@@ -166,3 +166,18 @@ def test_a_table_rounds_numbers_and_leaves_words_alone():
 
 def test_all_names_exist():
     assert set(plotting.__all__) <= set(vars(plotting))
+
+
+def test_bounds_stand_one_row_a_case_and_one_line_a_training():
+    _, axis = plt.subplots()
+    plotting.plot_bounds(
+        axis, {"one": ([(-2.0, -1.0)], "prior"), "two": (iter([(-4.0, -3.0), (-5.0, -3.5)]), "latent")}
+    )
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["one", "two"]
+    lines, dots = axis.lines[::3], [*axis.lines[1::3], *axis.lines[2::3]]
+    assert [list(line.get_xdata()) for line in lines] == [[-2, -1], [-4, -3], [-5, -3.5]]
+    assert lines[0].get_ydata()[0] == 0
+    assert lines[1].get_ydata()[0] == pytest.approx(2 - lines[2].get_ydata()[0])
+    assert [dot.get_markerfacecolor() == "white" for dot in dots] == [True] * 3 + [False] * 3
+    assert axis.yaxis_inverted()
+    plt.close()

@@ -6,7 +6,8 @@ lacks of it, the factorisations and the bound in LaTeX, and the figures. The wor
 `structure`, what follows for the posterior in `posterior`; formulas and drawings are handed what they show.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -152,6 +153,24 @@ class DependencySpec:
     def symbol(self, name: str) -> str:
         """LaTeX of a variable without its index: ``\\overrightarrow{\\mathbf{g}}^{\\mathbf{z}}`` for ``gz_fwd``."""
         return self.symbols.get(name) or formulas.default_symbol(name)
+
+    def conditions(self, names: Iterable[str]) -> str:
+        r"""The names of a conditioning set, for a table: ``$\mathbf{z}_{t-1}$, $\mathbf{x}_{1:T}$``.
+
+        Arguments:
+            names: Random variables with indices, as `compact`, `exact_posterior` and `inference_gap` name them.
+
+        Returns:
+            Formulas for Markdown, or a dash where there are none.
+
+        Example:
+            >>> spec = DependencySpec("z_t ~ z_{t-1}\nx_t ~ z_t")
+            >>> print(spec.conditions(spec.exact_posterior()["z_t"]))
+            $\mathbf{z}_{t-1}$, $\mathbf{x}_{t:T}$
+        """
+        ordered = sorted(names, reverse=True)
+        split = [re.fullmatch(r"(.*?)((?:_(?:\{.*\}|[^_{}]+))?)", name) for name in ordered]
+        return ", ".join(f"${self.symbol(match[1])}{match[2]}$" for match in split if match) or "–"
 
     # ---- graphs ------------------------------------------------------------------------------------------------
 

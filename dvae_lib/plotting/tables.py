@@ -8,7 +8,7 @@ import torch
 if TYPE_CHECKING:
     from IPython.display import Markdown
 
-__all__ = ["show_table"]
+__all__ = ["mean_and_range", "show_table"]
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], digits: int = 3) -> "Markdown":
@@ -60,3 +60,24 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], digits:
     lines = (f"| {' | '.join(line)} |" for line in (list(columns), *cells))
     head, *body = lines
     return Markdown("\n".join([head, rule, *body]))  # type: ignore[no-untyped-call]
+
+
+def mean_and_range(values: Iterable[float], digits: int = 2) -> str:
+    """A number of several trainings, for a cell: the mean, and in brackets the smallest and the largest.
+
+    Arguments:
+        values: One of each training.
+        digits: After the point.
+
+    Returns:
+        The mean alone where there is one value, an empty text where there is none.
+
+    Example:
+        >>> mean_and_range([-7.56, -7.49]), mean_and_range([8.4], digits=0), mean_and_range([])
+        ('-7.53 (-7.56 to -7.49)', '8', '')
+    """
+    listed = [float(value) for value in values]
+    if not listed:
+        return ""
+    mean = f"{sum(listed) / len(listed):.{digits}f}"
+    return mean if len(listed) == 1 else f"{mean} ({min(listed):.{digits}f} to {max(listed):.{digits}f})"

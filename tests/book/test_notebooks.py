@@ -43,6 +43,54 @@ def test_cells_fit_a_screen(path):
         assert len(cell["source"]) <= 40, f"cell {cell['id']} is longer than a screen"
 
 
+# The experiments' pages are programs over result files, in which one table is one expression.
+EXPERIMENTS = re.compile(r"13[a-d]_")
+to_be_read = pytest.mark.parametrize(
+    "path",
+    [path for path in NOTEBOOKS if not EXPERIMENTS.match(path.name)],
+    ids=lambda path: path.relative_to(ROOT / "book").as_posix(),
+)
+
+
+@to_be_read
+def test_code_is_read_without_scrolling(path):
+    """The site's column shows so many characters, and Colab's not many more."""
+    for cell in cells_of(path, "code")[1:]:
+        too_long = [line for line in code_lines("".join(cell["source"])) if len(line) > 94]
+        assert not too_long, f"cell {cell['id']}: {too_long}"
+
+
+def code_lines(source: str) -> list[str]:
+    """The lines of a cell, but for those of Markdown that it computes: they are wrapped where they are shown."""
+    within: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
+        for written in node.args if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Markdown" else ():
+            within |= set(range(written.lineno + 1, (written.end_lineno or written.lineno) + 1))
+    return [line.rstrip("\n") for number, line in enumerate(source.splitlines(), 1) if number not in within]
+
+
+@to_be_read
+def test_open_cells_can_be_taken_in(path):
+    """More than two dozen statements at once nobody reads; they are divided, folded or moved to the library."""
+    for cell in cells_of(path, "code")[1:]:
+        if not {"hide-input", "remove-input", "remove-cell"} & set(cell["metadata"].get("tags", [])):
+            assert statements("".join(cell["source"])) < 25, f"cell {cell['id']}"
+
+
+def statements(source: str) -> int:
+    """How many statements there are, without those that are nothing but a text."""
+    texts = (ast.Constant, ast.JoinedStr)
+    found = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.stmt)]
+    return sum(not (isinstance(node, ast.Expr) and isinstance(node.value, texts)) for node in found)
+
+
+def test_long_lines_and_many_statements_are_noticed():
+    line = "x = 1  # " + "-" * 90
+    assert [len(found) > 94 for found in code_lines(f"{line}\nx = 2")] == [True, False]
+    assert code_lines(f'Markdown("""short\n{line}""")') == ['Markdown("""short']
+    assert statements('"""Text."""\nif x:\n    y = 1\n    z = 2') == 3
+
+
 @each_notebook
 def test_figures_have_alternative_text(path):
     """A cell that draws says what is to be seen, for readers who cannot see it."""

@@ -126,3 +126,10 @@ def test_without_latent_variables_there_is_no_posterior(kind):
     with pytest.raises(ValueError, match="no latent variables"):
         review.PREDICTIVE_GRNN.latex(kind)
     assert "mid" not in DependencySpec("x_t ~").latex("vlb")
+
+
+def test_conditions_are_written_as_formulas():
+    spec = DependencySpec("v ~\nz_t ~ z_{t-1}, v\nx_t ~ z_t")
+    assert spec.conditions({"x_{1:t-1}", "z_t", "v"}) == r"$\mathbf{z}_t$, $\mathbf{x}_{1:t-1}$, $\mathbf{v}$"
+    assert spec.conditions([]) == "–"
+    assert spec.conditions(["gz_fwd_t"]) == rf"${spec.symbol('gz_fwd')}_t$"
