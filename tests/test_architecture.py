@@ -8,6 +8,7 @@ from torch import nn
 from dvae_lib import DKF, DSAE, GRNN, KVAE, MODELS, RVAE, SRNN, STORN, VRNN, build_model
 from dvae_lib.architecture import (
     architecture,
+    check_networks,
     count_weights,
     data_flow,
     draw_architecture,
@@ -169,3 +170,11 @@ def test_a_model_of_ones_own_names_its_functions_itself():
     rows = {row.name: row.function for row in architecture(Wrapped(**SMALL))}
     assert rows["e_z"] == r"f_{\mathrm{own}}"
     assert rows["d_x"] == r"d_{\mathbf{x}}"
+
+
+def test_networks_are_compared_with_what_is_published():
+    model = build_model("dkf", preset="speech")
+    check_networks(model, e_z="32, Tanh", e_backward=128, d_z__linear="16, I")
+    for wrong in ({"e_z": "64, Tanh"}, {"e_backward": 64}, {"e_z": 128}, {"nothing": 1}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))}: expected"):
+            check_networks(model, **wrong)

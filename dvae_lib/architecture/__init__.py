@@ -1,5 +1,6 @@
 """What a model is made of, read off the running model: its networks, their sizes, and which feeds which."""
 
+from dvae_lib.architecture.comparison import check_networks
 from dvae_lib.architecture.drawing import draw_architecture
 from dvae_lib.architecture.flow import PROCESSES, Process, Term, data_flow
 from dvae_lib.architecture.notation import FUNCTIONS, STATES, layers
@@ -14,6 +15,7 @@ __all__ = [
     "Term",
     "Weights",
     "architecture",
+    "check_networks",
     "count_weights",
     "data_flow",
     "draw_architecture",
