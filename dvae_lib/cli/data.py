@@ -18,13 +18,13 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="List, fet
 @app.command("list")
 def data_list() -> None:
     """List the corpora, and which of them are here."""
-    from dvae_lib.data.sources import source_names
+    from dvae_lib.data.loading import source_names
 
     table = Table()
     for head in ("name", "kind", "size", "here"):
         table.add_column(head, overflow="fold")  # a name or a path that is cut off is none
     for info in list_corpora():
-        found = info.find()
+        found = info.folder
         how = f"no: dvae data fetch {info.name}" if info.fetch else f"no: dvae data info {info.name} says how"
         table.add_row(info.name, info.kind, info.size, str(found or how))
     console.out.print(table)
@@ -56,12 +56,12 @@ def data_info(
 
     [bold]Example[/]: dvae data info prompts
     """
-    from dvae_lib.data.corpora import SpeechCorpus, load_corpus
-    from dvae_lib.data.sources import load_source
+    from dvae_lib.data.loading import load_source
+    from dvae_lib.data.speech import SpeechCorpus, load_corpus
 
     if name in {info.name for info in list_corpora()}:
         console.out.print(describe(name), soft_wrap=True, highlight=False, markup=False)
-        if corpus_info(name).kind == "speech" and corpus_info(name).find():
+        if corpus_info(name).kind == "speech" and corpus_info(name).folder:
             console.out.print(load_corpus(name).summary(), highlight=False, markup=False)
         return
     parts = load_source(name).parts

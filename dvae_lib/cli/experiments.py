@@ -109,7 +109,7 @@ def _ask_before_fetching(info: CorpusInfo) -> None:
     """Nobody asked for this corpus by name: where somebody can answer, ask before much is downloaded."""
     from dvae_lib.experiments.runs import WORKER
 
-    if info.find() is not None or WORKER in os.environ or not (sys.stdin.isatty() and console.err.is_terminal):
+    if info.folder is not None or WORKER in os.environ or not (sys.stdin.isatty() and console.err.is_terminal):
         return
     console.out.print(
         f"No --corpus was given. The default is {info.name}, which is not here ({info.size}).", highlight=False

@@ -91,7 +91,7 @@ def _installation() -> dict[str, str]:
         facts[f"extra {extra}"] = (present or "none") + hint
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     gpus += ["Apple GPU (mps)"] if torch.backends.mps.is_available() else []
-    found = {corpus.name: corpus.find() for corpus in list_corpora()}
+    found = {corpus.name: corpus.folder for corpus in list_corpora()}
     return {
         **facts,
         "devices": ", ".join([f"CPU ({os.cpu_count()} cores, {torch.get_num_threads()} threads)", *gpus]),

@@ -16,7 +16,7 @@ from dvae_lib.cli.options import CORPUS, DATA, LIMIT, Accelerator
 from dvae_lib.models import DVAE, MODELS
 
 if TYPE_CHECKING:
-    from dvae_lib.data.sources import Source
+    from dvae_lib.data.loading import Source
     from dvae_lib.training import TrainingConfig
 
 __all__ = ["train"]
@@ -195,7 +195,7 @@ def train(
 
 
 def _source(corpus: str | None, data: Path | None, **options: Any) -> "Source":
-    from dvae_lib.data.sources import load_source
+    from dvae_lib.data.loading import load_source
 
     if (corpus is None) == (data is None):
         raise typer.BadParameter("give one of them: what to work on.", param_hint="--corpus / --data")

@@ -22,10 +22,10 @@ class Exhibit(NamedTuple):
     """What is known of an exhibit.
 
     Attributes:
-        folder: where its files are, checked.
-        about: what it is, in one line.
-        licence: under which it may be passed on.
-        attribution: whom to name where it is shown.
+        folder: Where its files are, checked.
+        about: What it is, in one line.
+        licence: Under which it may be passed on.
+        attribution: Whom to name where it is shown.
     """
 
     folder: Path
@@ -38,13 +38,13 @@ def exhibit(name: str, collection: Path | None = None) -> Exhibit:
     """The exhibit of that name, with files that are those that were shipped.
 
     Arguments:
-        name: as in ``exhibits.json``.
-        collection: the folder of that file; by default the library's own.
+        name: As in ``exhibits.json``.
+        collection: The folder of that file; by default the library's own.
 
     Raises:
-        ValueError: no such exhibit, or a file of it that is damaged or missing; the message names it.
+        ValueError: No such exhibit, or a file of it that is damaged or missing; the message names it.
 
-    Examples:
+    Example:
         >>> exhibit("motion").licence
         'CMU: free for all uses, may not be resold as such; HDM05: CC BY-SA 3.0'
     """
@@ -84,7 +84,7 @@ def pack(values: NDArray[np.int32]) -> NDArray[np.uint8]:
 
 
 def unpack(packed: NDArray[np.uint8], columns: int) -> NDArray[np.int32]:
-    """What :func:`pack` was given."""
+    """What `pack` was given."""
     unsigned = np.ascontiguousarray(packed.T).view("<u4").reshape(columns, -1).T.astype(np.uint32)
     steps = (unsigned >> 1).astype(np.int32) ^ -(unsigned & 1).astype(np.int32)
     return steps.cumsum(0, dtype=np.int32).cumsum(0, dtype=np.int32)

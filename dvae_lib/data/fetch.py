@@ -45,19 +45,19 @@ def download(
     interrupted download keeps its part, and the next call continues it.
 
     Arguments:
-        urls: one address, or several of the same file, tried in turn.
-        destination: the file to make. If it exists with the right checksum, nothing is fetched.
+        urls: One address, or several of the same file, tried in turn.
+        destination: The file to make. If it exists with the right checksum, nothing is fetched.
         checksum: ``"md5:..."`` or ``"sha256:..."`` as the publisher gives it.
-        progress: show a progress bar.
-        attempts: how often a broken connection is taken up again, for each address.
-        timeout: seconds without a byte after which a connection counts as broken.
+        progress: Show a progress bar.
+        attempts: How often a broken connection is taken up again, for each address.
+        timeout: Seconds without a byte after which a connection counts as broken.
 
     Returns:
         The destination.
 
     Raises:
-        DownloadError: if no address delivers, or what came does not have the checksum.
-        OSError: on a full disk, with nothing left on it.
+        DownloadError: If no address delivers, or what came does not have the checksum.
+        OSError: On a full disk, with nothing left on it.
     """
     addresses = [urls] if isinstance(urls, str) else list(urls)
     if destination.exists() and _has_checksum(destination, checksum):
@@ -148,7 +148,7 @@ def _receive(response: HTTPResponse, part: Path, have: int, *, progress: bool) -
 def _has_checksum(file: Path, checksum: str) -> bool:
     algorithm, _, expected = checksum.partition(":")
     if algorithm not in hashlib.algorithms_available or not expected:
-        raise ValueError(f"A checksum reads 'md5:...' or 'sha256:...', not {checksum!r}.")
+        raise ValueError(f"A checksum reads 'md5:...' or 'sha256:...', not {checksum!r}")
     digest = hashlib.new(algorithm)
     with file.open("rb") as stream:
         while chunk := stream.read(_CHUNK):
@@ -160,13 +160,13 @@ def unpack_tar(archive: Path, folder: Path, *, prefix: str = "", progress: bool 
     """Unpack regular files of a tar archive, none of them outside ``folder``.
 
     Arguments:
-        archive: the archive, compressed or not.
-        folder: where the files go.
-        prefix: take only what lies in this folder of the archive, and leave the prefix out of the paths.
-        progress: show progress.
+        archive: The archive, compressed or not.
+        folder: Where the files go.
+        prefix: Take only what lies in this folder of the archive, and leave the prefix out of the paths.
+        progress: Show progress.
 
     Raises:
-        ValueError: if the archive is damaged or holds a path that leads out of the folder.
+        ValueError: If the archive is damaged or holds a path that leads out of the folder.
     """
     root = folder.resolve()
     try:
@@ -180,7 +180,7 @@ def unpack_tar(archive: Path, folder: Path, *, prefix: str = "", progress: bool 
                     continue
                 target = (root / inside.relative_to(prefix)).resolve()
                 if not target.is_relative_to(root):
-                    raise ValueError(f"{archive} holds {member.name!r}, which leads out of its folder.")
+                    raise ValueError(f"{archive} holds {member.name!r}, which leads out of its folder")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 source = tar.extractfile(member)
                 assert source is not None  # it is a regular file
@@ -188,7 +188,7 @@ def unpack_tar(archive: Path, folder: Path, *, prefix: str = "", progress: bool 
                     shutil.copyfileobj(source, file)
                 bar.update()
     except (tarfile.TarError, EOFError) as error:
-        raise ValueError(f"{archive} is damaged ({error}). Delete it and fetch it again.") from error
+        raise ValueError(f"{archive} is damaged ({error}). Delete it and fetch it again") from error
 
 
 def fetch_debian_packages(
@@ -202,19 +202,19 @@ def fetch_debian_packages(
     stay in ``downloads``, so an interrupted fetch continues.
 
     Arguments:
-        checksums: package name to the ``"sha256:..."`` of the version that we know.
-        downloads: where the packages are put.
-        folder: where they are unpacked.
-        progress: show a progress bar.
+        checksums: Package name to the ``"sha256:..."`` of the version that we know.
+        downloads: Where the packages are put.
+        folder: Where they are unpacked.
+        progress: Show a progress bar.
 
     Raises:
-        DownloadError: if apt-get fails; the message carries what it said and what to do.
+        DownloadError: If apt-get fails; the message carries what it said and what to do.
     """
     missing = [tool for tool in ("apt-get", "dpkg-deb") if shutil.which(tool) is None]
     if missing:
         raise DownloadError(
             f"{' and '.join(missing)} not found: these packages come with Debian and Ubuntu. "
-            "On another system use the corpus 'librispeech'."
+            "On another system use the corpus 'librispeech'"
         )
     downloads.mkdir(parents=True, exist_ok=True)
     with _Apt(downloads) as apt:
@@ -225,7 +225,7 @@ def fetch_debian_packages(
                 apt.download(package)
                 found = sorted(downloads.glob(f"{package}_*.deb"))
             if not found:
-                raise DownloadError(f"apt-get download {package} ended without an error and without a package.")
+                raise DownloadError(f"apt-get download {package} ended without an error and without a package")
             _raise_if_failed(_run(["dpkg-deb", "-x", str(found[-1]), str(folder)], downloads), downloads, package)
 
 

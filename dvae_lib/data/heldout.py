@@ -23,12 +23,12 @@ def marks(*parts: SequenceDataset) -> list[Mark]:
     """A few numbers for the start of each recording: those of two different recordings practically never agree.
 
     Arguments:
-        parts: sequences as the model sees them (standardised, if they are), cut or whole. Of a recording that was cut
+        parts: Sequences as the model sees them (standardised, if they are), cut or whole. Of a recording that was cut
             the first piece alone counts.
 
     Returns:
-        One mark for each recording, in order: its mean, its mean magnitude, and its mean weighted by a ramp over time
-        and dimensions.
+        One mark for each recording, in order: its mean, its mean magnitude, and its mean weighted by a ramp over time.
+        And dimensions.
     """
     found: list[Mark] = []
     for part in parts:
@@ -48,8 +48,8 @@ def seen_before(data: SequenceDataset, seen: Sequence[Sequence[float]], length: 
     """For each recording, whether it bears one of the marks.
 
     Arguments:
-        data: whole recordings, as the model sees them.
-        seen: what :func:`marks` gave for the data that the model was trained with.
+        data: Whole recordings, as the model sees them.
+        seen: What `marks` gave for the data that the model was trained with.
         length: ``sequence_length`` of these data.
     """
     known = _table(seen)

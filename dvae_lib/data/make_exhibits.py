@@ -1,4 +1,4 @@
-"""Make the exhibits of :mod:`dvae_lib.data.exhibits` from the corpora on the search path.
+"""Make the exhibits of `dvae_lib.data.exhibits` from the corpora on the search path.
 
     python -m dvae_lib.data.make_exhibits FOLDER
 
@@ -17,11 +17,12 @@ import torch
 from numpy.typing import NDArray
 
 from dvae_lib.data.catalogue import corpus_info
-from dvae_lib.data.corpora import load_corpus
 from dvae_lib.data.exhibits import pack
-from dvae_lib.data.mocap import EXCERPT_FPS, acclaim_files, decimate, excerpt_scale
-from dvae_lib.data.motion import read_amc, read_asf
-from dvae_lib.data.speech import SpeechFrontEnd
+from dvae_lib.data.motion.acclaim import read_amc, read_asf
+from dvae_lib.data.motion.acclaim_corpora import EXCERPT_FPS, acclaim_files, excerpt_scale
+from dvae_lib.data.motion.clips import decimate
+from dvae_lib.data.speech.front_end import SpeechFrontEnd
+from dvae_lib.data.speech.load import load_corpus
 from dvae_lib.resources import resource_path
 
 __all__ = ["make_exhibits"]
@@ -44,7 +45,7 @@ def make_exhibits(folder: Path) -> None:
     """Write all exhibits.
 
     Arguments:
-        folder: where to; made if it is not there.
+        folder: Where to; made if it is not there.
 
     Raises:
         MissingCorpusError: CMU, HDM05 or LibriSpeech is not on the search path.

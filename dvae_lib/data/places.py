@@ -43,7 +43,7 @@ def find_folder(*names: str) -> Path | None:
     """The first folder of one of these names on the search path, or None.
 
     Arguments:
-        names: as corpora call their folder, such as ``"wsj0", "WSJ0"``.
+        names: As corpora call their folder, such as ``"wsj0", "WSJ0"``.
     """
     for place in search_path():
         for name in names:
@@ -69,10 +69,10 @@ def whole_or_nothing(folder: Path) -> Iterator[Path]:
 
     What is written goes to a folder beside it, which is renamed at the end: a rename happens or does not,
     also when the machine is switched off. If something fails, a full disk included, nothing is left behind.
-    What a killed process left is cleared away, which is why this is used inside :func:`one_at_a_time`.
+    What a killed process left is cleared away, which is why this is used inside `one_at_a_time`.
 
     Arguments:
-        folder: the name. If another process has made it meanwhile, that one stays.
+        folder: The name. If another process has made it meanwhile, that one stays.
 
     Yields:
         The folder to write to.

@@ -32,9 +32,9 @@ class Table(NamedTuple):
     """The numbers of one file.
 
     Attributes:
-        file: where they come from.
-        values: the observed columns, (T, x_dim).
-        inputs: the columns that drive them, (T, u_dim).
+        file: Where they come from.
+        values: The observed columns, (T, x_dim).
+        inputs: The columns that drive them, (T, u_dim).
     """
 
     file: Path
@@ -63,19 +63,19 @@ def read_csv_folder(
     whose numbers increase, which is the index of a DataFrame.
 
     Arguments:
-        folder: where the files are; or one file.
-        columns: names of the columns to observe; without a line of names they are called "0", "1", ...
-        input_columns: names of the columns that drive the sequence.
-        pattern: which files, as for ``Path.glob``; by default ``.csv`` in any case, in subfolders too.
-        header: whether the first line (after comments) holds names; None finds out.
-        decimal: the decimal sign; None finds out.
+        folder: Where the files are; or one file.
+        columns: Names of the columns to observe; without a line of names they are called "0", "1", ...
+        input_columns: Names of the columns that drive the sequence.
+        pattern: Which files, as for ``Path.glob``; by default ``.csv`` in any case, in subfolders too.
+        header: Whether the first line (after comments) holds names; None finds out.
+        decimal: The decimal sign; None finds out.
 
     Returns:
         One table for each file, in the order of their paths.
 
     Raises:
-        FileNotFoundError: no such folder, or no file that matches.
-        ValueError: a file that is empty, not a table, lacks a value, or has other columns than the first one.
+        FileNotFoundError: No such folder, or no file that matches.
+        ValueError: A file that is empty, not a table, lacks a value, or has other columns than the first one.
     """
     files = _files(Path(folder), pattern)
     sheets = [_read(file, decimal) for file in files]
@@ -90,7 +90,7 @@ def read_csv_folder(
             )
         observed = [name for name in sheets[0].names if name not in left_out and name not in inputs]
         if not observed:
-            raise ValueError(f"{sheets[0].file} has no column to observe; it has {_listed(sheets[0].names)}.")
+            raise ValueError(f"{sheets[0].file} has no column to observe; it has {_listed(sheets[0].names)}")
     else:
         observed = [str(name) for name in columns]
     _check_asked(sheets, [*observed, *inputs])
@@ -162,7 +162,7 @@ def _files(folder: Path, pattern: str | None) -> list[Path]:
     files = [file for file in files if file.is_file()]
     if not files:
         what = f"has no file {pattern or '*.csv'}" if folder.is_dir() else "does not exist"
-        raise FileNotFoundError(f"The folder {folder} {what}. Expected one CSV file for each sequence.")
+        raise FileNotFoundError(f"The folder {folder} {what}. Expected one CSV file for each sequence")
     return files
 
 
@@ -173,17 +173,17 @@ def _read(file: Path, decimal: str | None) -> _Sheet:
         text = content.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{file} is not a text file in UTF-8 or UTF-16, so it is no CSV file that can be read: {error}."
+            f"{file} is not a text file in UTF-8 or UTF-16, so it is no CSV file that can be read: {error}"
         ) from error
     numbered = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
     comments = [line for _, line in numbered if line.lstrip().startswith("#")]
     numbered = [(number, line) for number, line in numbered if not line.lstrip().startswith("#")]
     if not numbered:
-        raise ValueError(f"{file} is empty; expected a row of numbers for each time step.")
+        raise ValueError(f"{file} is empty; expected a row of numbers for each time step")
     delimiter = _delimiter([line for _, line in numbered[:20]], decimal)
     rows = [[field.strip() for field in row] for row in csv.reader((line for _, line in numbered), delimiter=delimiter)]
     if len(rows) != len(numbered):
-        raise ValueError(f"{file} has a text over several lines in quotation marks; expected a row of numbers a line.")
+        raise ValueError(f"{file} has a text over several lines in quotation marks; expected a row of numbers a line")
     lines = [number for number, _ in numbered]
     for number, row in zip(lines, rows, strict=True):
         if len(row) != len(rows[0]):
@@ -220,7 +220,7 @@ def _name_columns(sheets: list[_Sheet], header: bool | None) -> None:
         if header or (header is None and not sheet.names and (counting or _are_names(sheet))):
             sheet.names, sheet.rows, sheet.lines = first, sheet.rows[1:], sheet.lines[1:]
             if not sheet.rows:
-                raise ValueError(f"{sheet.file} has a line of column names and no data.")
+                raise ValueError(f"{sheet.file} has a line of column names and no data")
             if first[-1] == "" and not any(sheet.column(len(first) - 1)):  # a separator at the end of each line
                 sheet.names, sheet.rows = first[:-1], [row[:-1] for row in sheet.rows]
         elif not sheet.names:
@@ -266,7 +266,7 @@ def _check_same_columns(sheets: list[_Sheet]) -> None:
             raise ValueError(
                 f"{sheet.file} has {len(sheet.names)} columns ({_listed(sheet.names)}), but {first.file} has "
                 f"{len(first.names)} ({_listed(first.names)}). All files must have the same columns, or columns=[...] "
-                "names those to read."
+                "names those to read"
             )
 
 
@@ -290,10 +290,10 @@ def _check_asked(sheets: list[_Sheet], asked: Iterable[str]) -> None:
     for sheet in sheets:
         missing = [name for name in asked if name not in sheet.names]
         if missing:
-            raise ValueError(f"No column {', '.join(missing)} in {sheet.file}; it has {_listed(sheet.names)}.")
+            raise ValueError(f"No column {', '.join(missing)} in {sheet.file}; it has {_listed(sheet.names)}")
         twice = [name for name in asked if sheet.names.count(name) > 1]
         if twice:
-            raise ValueError(f"{sheet.file} has more than one column {', '.join(dict.fromkeys(twice))}; rename them.")
+            raise ValueError(f"{sheet.file} has more than one column {', '.join(dict.fromkeys(twice))}; rename them")
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from dvae_lib.data.audio import AudioError
-from dvae_lib.data.audio_stream import stream_audio
+from dvae_lib.data.speech.audio import AudioError
+from dvae_lib.data.speech.audio_stream import stream_audio
 from dvae_lib.enhancement.recordings import MOST_CHANNELS, PIECE_SECONDS, Mixture, Progress, enhance_samples
 from dvae_lib.enhancement.separation import NUM_ITERATIONS, Settings
 from dvae_lib.enhancement.vem import Method, check_speech_model

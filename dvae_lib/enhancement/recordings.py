@@ -10,8 +10,8 @@ from jaxtyping import Complex, Float
 from torch import Generator, Tensor, nn
 from tqdm.auto import tqdm
 
-from dvae_lib.data.audio import AudioError
-from dvae_lib.data.speech import SpeechFrontEnd, refuse_silence
+from dvae_lib.data.speech.audio import AudioError
+from dvae_lib.data.speech.front_end import SpeechFrontEnd, refuse_silence
 from dvae_lib.devices import Device, brought_back, chosen_device, generator_on, moved
 from dvae_lib.enhancement.pieces import Cut, cross_faded, cuts, weights
 from dvae_lib.enhancement.separation import NUM_ITERATIONS, Separation, Settings, separate

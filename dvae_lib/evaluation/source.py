@@ -5,9 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from dvae_lib.data.heldout import marks, same_marks, seen_before
-from dvae_lib.data.sequences import Splits, Standardizer
-from dvae_lib.data.sources import Source, load_source, source_names
+from dvae_lib.data.loading import Source, load_source, source_names
 from dvae_lib.data.speech import FrontEndSettings
+from dvae_lib.data.splits import Splits
+from dvae_lib.data.standardize import Standardizer
 from dvae_lib.models.base import DVAE
 
 __all__ = ["evaluation_source"]
@@ -22,7 +23,7 @@ def evaluation_source(model: DVAE, source: str | Path | None = None, *, limit: i
 
     Arguments:
         model: A trained model.
-        source: A corpus or a path, see `dvae_lib.data.sources.load_source`; None takes what the model was trained on.
+        source: A corpus or a path, see `dvae_lib.data.loading.load_source`; None takes what the model was trained on.
         limit: At most so many recordings of each part of a speech corpus; None takes as many as in the training where
             `source` is None, else all.
 

@@ -1,6 +1,5 @@
 """The corpora of the benchmark, with checksums: three parts, and nobody in the test part is in another."""
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,11 +7,11 @@ from typing import Any
 
 import torch
 
-from dvae_lib.data.catalogue import list_corpora
-from dvae_lib.data.corpora import Utterance, load_corpus
+from dvae_lib.data.catalogue import checksum, list_corpora
+from dvae_lib.data.loading import load, source_names
 from dvae_lib.data.sequences import SequenceDataset
-from dvae_lib.data.sources import MOTION
-from dvae_lib.experiments.protocol import BudgetName, Experiment, Protocol, protocol
+from dvae_lib.data.speech import Utterance
+from dvae_lib.experiments.protocol import BudgetName, Experiment, protocol
 
 __all__ = ["ExperimentData", "checksum", "load_experiment"]
 
@@ -51,7 +50,7 @@ class ExperimentData:
 
 def experiment_of(name: str) -> Experiment:
     """Which experiment a corpus belongs to; what has no known name is a folder of speech."""
-    return "motion" if name in MOTION else "speech"
+    return "motion" if name in {corpus.name for corpus in list_corpora("motion")} else "speech"
 
 
 def load_experiment(name: str, budget: BudgetName = "book") -> ExperimentData:
@@ -67,39 +66,20 @@ def load_experiment(name: str, budget: BudgetName = "book") -> ExperimentData:
         ValueError: Too few speakers or actors for three parts, or damaged files.
     """
     chosen = protocol(experiment_of(name), budget)
-    return _motion(name, chosen) if chosen.experiment == "motion" else _speech(name, chosen)
-
-
-def _speech(name: str, chosen: Protocol) -> ExperimentData:
-    known = {info.name for info in list_corpora("speech")}
-    corpus = load_corpus(
-        name if name in known else Path(name),
+    data = load(
+        name if name in source_names() else Path(name),
         sequence_length=chosen.sequence_length,
         hop=chosen.hop,
-        max_utterances=chosen.limit,
+        limit=chosen.limit,
         progress=False,
     )
-    metadata = {
-        "front_end": corpus.front_end.settings.to_dict(),
-        "licence": corpus.licence,
-        "attribution": corpus.attribution,
-    }
-    test, kept = _some(corpus.test, chosen.test_limit)
-    utterances = corpus.utterances("test")
-    recordings = tuple(utterances[i] for i in kept)
-    return ExperimentData(name, "speech", corpus.train, corpus.validation, test, recordings, metadata)
-
-
-def _motion(name: str, chosen: Protocol) -> ExperimentData:
-    parts = MOTION[name](sequence_length=chosen.sequence_length, hop=chosen.hop)
-    test, _ = _some(parts.test, chosen.test_limit)
-    which = ("cmu", "hdm05") if name.startswith("mocap") else (name,)
-    infos = {info.name: info for info in list_corpora("motion")}
-    metadata = {
-        "licence": "; ".join(infos[part].licence for part in which),
-        "attribution": "; ".join(infos[part].attribution for part in which),
-    }
-    return ExperimentData(name, "motion", parts.train, parts.validation, test, (), metadata)
+    said = data.metadata["data"]
+    metadata = {"licence": said["licence"], "attribution": said["attribution"]}
+    if "front_end" in data.metadata:
+        metadata["front_end"] = data.metadata["front_end"]
+    test, kept = _some(data.test, chosen.test_limit)
+    recordings = tuple(data.test_recordings[i] for i in kept) if data.kind == "speech" else ()
+    return ExperimentData(name, chosen.experiment, data.train, data.validation, test, recordings, metadata)
 
 
 def _some(data: SequenceDataset, limit: int | None) -> tuple[SequenceDataset, list[int]]:
@@ -109,11 +89,3 @@ def _some(data: SequenceDataset, limit: int | None) -> tuple[SequenceDataset, li
         return data, kept
     kept = torch.linspace(0, len(data) - 1, limit).long().tolist()
     return SequenceDataset([data[i] for i in kept], names=[data.names[i] for i in kept]), kept
-
-
-def checksum(data: SequenceDataset) -> str:
-    """SHA-256 of the names, the lengths and all values (as 32-bit floats), the first 16 digits."""
-    digest = hashlib.sha256(repr((data.names, data.lengths.tolist())).encode())
-    for i in range(len(data)):
-        digest.update(data[i].contiguous().numpy().astype("<f4").tobytes())
-    return digest.hexdigest()[:16]

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from dvae_lib._version import __version__
 from dvae_lib.arrays import as_tensor
 from dvae_lib.data.pretrained import pretrained_folder, pretrained_names
-from dvae_lib.data.sequences import Standardizer
+from dvae_lib.data.standardize import Standardizer
 from dvae_lib.devices import Device, computed_on
 from dvae_lib.distributions import Support, support_of
 from dvae_lib.files import write_atomically

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from dvae_lib.data import AudioError, FrontEndSettings, SpeechFrontEnd, features
-from dvae_lib.data.features import power_spectrograms
+from dvae_lib.data import AudioError, FrontEndSettings, SpeechFrontEnd
+from dvae_lib.data.speech import features
+from dvae_lib.data.speech.features import power_spectrograms
 
 FRONT_END = SpeechFrontEnd()
 
@@ -113,7 +114,7 @@ def test_changes_are_said_once(cache, tmp_path, write_speech, caplog):
 
 def test_killed_in_the_middle(files, cache):
     code = (
-        "import os, sys; from pathlib import Path; from dvae_lib.data import features, SpeechFrontEnd\n"
+        "import os, sys; from pathlib import Path; from dvae_lib.data.speech import features, SpeechFrontEnd\n"
         "seen = []; read = features.read_audio\n"
         "def killing(*args):\n"
         "    seen.append(1)\n"

@@ -5,9 +5,20 @@ import numpy as np
 import pytest
 import torch
 
-from dvae_lib.data import mocap
-from dvae_lib.data.mocap import MOCAP_JOINTS, MOCAP_PARENTS, decimate, load_cmu, load_h36m, load_hdm05, load_mocap
-from dvae_lib.data.motion import expmap_to_positions, read_amc, read_asf, read_expmap
+from dvae_lib.data.motion import (
+    MOCAP_JOINTS,
+    MOCAP_PARENTS,
+    acclaim_corpora,
+    decimate,
+    expmap_to_positions,
+    load_cmu,
+    load_h36m,
+    load_hdm05,
+    load_mocap,
+    read_amc,
+    read_asf,
+    read_expmap,
+)
 from dvae_lib.data.places import find_folder
 from dvae_lib.resources import resource_path
 
@@ -32,7 +43,7 @@ class TestDecimation:
 def test_nothing_found_says_how_to_get_it(monkeypatch, tmp_path):
     monkeypatch.setenv("DVAE_DATA", str(tmp_path))
     for load, advice in ((load_cmu, "mocap.cs.cmu.edu"), (load_hdm05, "mpi-inf"), (load_h36m, "licence")):
-        with pytest.raises(FileNotFoundError, match=f"DVAE_DATA.*{advice}"):
+        with pytest.raises(FileNotFoundError, match=f"is not here.*{advice}"):
             load()
         with pytest.raises(FileNotFoundError, match=f"is not a folder.*{advice}"):
             load(tmp_path / "nowhere")
@@ -65,7 +76,7 @@ class TestCmu:
         def fail(*_):
             raise AssertionError("read again although it was cached")
 
-        monkeypatch.setattr(mocap, "read_amc", fail)
+        monkeypatch.setattr(acclaim_corpora, "read_amc", fail)
         torch.testing.assert_close(load_cmu(small, centre=False).train[0], train[0], rtol=0, atol=0)
         with pytest.raises(AssertionError, match="read again"):
             load_cmu(small, fps=60)
@@ -207,11 +218,11 @@ class TestBothCorpora:
 
     def test_one_of_the_two_is_not_enough(self, made):
         (made / "hdm05").rename(made / "elsewhere")
-        with pytest.raises(FileNotFoundError, match=r"corpus 'hdm05' is not on the search path DVAE_DATA.*mpi-inf"):
+        with pytest.raises(FileNotFoundError, match=r"corpus 'hdm05' is not here.*mpi-inf.*DVAE_DATA"):
             load_mocap()
         (made / "elsewhere").rename(made / "hdm05")
         (made / "cmu-mocap").rename(made / "elsewhere")
-        with pytest.raises(FileNotFoundError, match=r"corpus 'cmu' is not on the search path DVAE_DATA.*cs.cmu.edu"):
+        with pytest.raises(FileNotFoundError, match=r"corpus 'cmu' is not here.*cs.cmu.edu"):
             load_mocap()
 
     def test_a_part_without_clips_names_both(self, made):

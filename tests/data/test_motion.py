@@ -297,7 +297,7 @@ class TestRealRecordings:
 
     def test_fast_reading_is_line_by_line_reading(self, clip, monkeypatch):
         skeleton, motion, _ = clip
-        monkeypatch.setattr("dvae_lib.data.motion._read_regular", lambda *_: None)
+        monkeypatch.setattr("dvae_lib.data.motion.acclaim._read_regular", lambda *_: None)
         np.testing.assert_array_equal(read_amc(CMU / "subjects/02/02_01.amc", skeleton), motion)
 
 

@@ -9,13 +9,13 @@ import pytest
 from dvae_lib.data.music import (
     LOWEST_KEY,
     NUM_KEYS,
-    VOICES,
     load_chorales,
     piano_roll,
     read_musicxml,
     roll_to_audio,
     transpose,
 )
+from dvae_lib.data.music.chorales import VOICES
 from dvae_lib.resources import resource_path
 
 PARTS = ("train", "validation", "test")
@@ -221,7 +221,7 @@ class TestChorales:
         def fail(_):
             raise AssertionError("read again although it was cached")
 
-        monkeypatch.setattr("dvae_lib.data.music.read_musicxml", fail)
+        monkeypatch.setattr("dvae_lib.data.music.chorales.read_musicxml", fail)
         assert len(load_chorales().test) == 60
 
     def test_same_notes_as_music21(self, listed):
@@ -267,7 +267,7 @@ class TestChorales:
             def locate_file(self, name):
                 return tmp_path / name
 
-        monkeypatch.setattr("dvae_lib.data.music.distribution", lambda _: Empty())
+        monkeypatch.setattr("dvae_lib.data.music.chorales.distribution", lambda _: Empty())
         with pytest.raises(ValueError, match=r"lacks 400 of the 400 chorales .*pip install -U music21"):
             load_chorales()
 
@@ -277,7 +277,7 @@ class TestChorales:
         def absent(_):
             raise PackageNotFoundError
 
-        monkeypatch.setattr("dvae_lib.data.music.distribution", absent)
+        monkeypatch.setattr("dvae_lib.data.music.chorales.distribution", absent)
         with pytest.raises(ImportError, match=r"pip install 'dvae-lib\[music\]'"):
             load_chorales()
 

@@ -6,8 +6,8 @@ import pytest
 import soxr
 import torch
 
-from dvae_lib.data.audio import AudioError
 from dvae_lib.data.speech import FrontEndSettings, SpeechFrontEnd
+from dvae_lib.data.speech.audio import AudioError
 from dvae_lib.distributions import Gamma
 from dvae_lib.enhancement import check_speech_model, enhance, inference_parameters, mix, vem, wiener_gain
 from dvae_lib.enhancement.nmf import random_factors

@@ -7,7 +7,7 @@ import soundfile
 import torch
 
 from dvae_lib import VAE
-from dvae_lib.data.sequences import SequenceDataset, Standardizer
+from dvae_lib.data import SequenceDataset, Standardizer
 from dvae_lib.data.speech import FrontEndSettings, SpeechFrontEnd
 from dvae_lib.evaluation import analysis_resynthesis, front_end_of, resynthesise, score_sequences
 from dvae_lib.metrics import mpjpe, si_sdr

@@ -1,15 +1,14 @@
 """The corpora of the benchmark: who is in which part, what is taken of it, and checksums that tell data apart."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from dvae_lib.data import MissingCorpusError
-from dvae_lib.data.sequences import SequenceDataset, Splits
+from dvae_lib.data import MissingCorpusError, SequenceDataset, Splits, catalogue, checksum
 from dvae_lib.experiments import PROTOCOLS, corpora, load_experiment
-from dvae_lib.experiments.corpora import checksum
 
 PARTS = ("train", "validation", "test")
 
@@ -104,7 +103,7 @@ def test_too_few_speakers_are_refused_with_what_is_needed(voices, tmp_path):
 @pytest.mark.parametrize(
     ("name", "advice"),
     [
-        ("nowhere", "There is no folder nowhere"),
+        ("nowhere", "no file or folder 'nowhere'"),
         ("wsj0", "Linguistic Data Consortium"),
         ("mocap", "mocap.cs.cmu.edu"),
         ("hdm05", "mpi-inf"),
@@ -144,6 +143,12 @@ def test_human36m_as_in_the_review(tmp_path, monkeypatch):
     assert corpus.metadata["attribution"].startswith("Ionescu")
 
 
+def stand_in(monkeypatch, name, loader):
+    """The corpus of that name, read by another loader."""
+    known = replace(catalogue.corpus_info(name), load=loader, find=Path)
+    monkeypatch.setitem(catalogue._CORPORA, name, known)
+
+
 @pytest.mark.parametrize(
     ("name", "licence", "attributed"),
     [
@@ -155,12 +160,11 @@ def test_human36m_as_in_the_review(tmp_path, monkeypatch):
 def test_motion_is_loaded_as_the_protocol_says_and_names_its_sources(name, licence, attributed, walks, monkeypatch):
     asked, made = [], walks()
 
-    def loader(**options):
-        asked.append(options)
+    def loader(folder, *, sequence_length, hop):
+        asked.append({"sequence_length": sequence_length, "hop": hop})
         return Splits(made.train, made.validation, made.test)
 
-    assert corpora.MOTION[name].__name__ == f"load_{name}"
-    monkeypatch.setitem(corpora.MOTION, name, loader)
+    stand_in(monkeypatch, name, loader)
     corpus = load_experiment(name, "ci")
     assert asked == [{"sequence_length": 50, "hop": PROTOCOLS["motion"]["ci"].hop}]
     assert corpus.test.names == tuple(made.test.names[i] for i in (0, 1, 2, 4))
@@ -174,7 +178,12 @@ def test_motion_is_loaded_as_the_protocol_says_and_names_its_sources(name, licen
 def test_the_budget_of_the_book_is_taken_where_none_is_named(walks, monkeypatch):
     made, asked = walks(), []
     parts = Splits(made.train, made.validation, made.test)
-    monkeypatch.setitem(corpora.MOTION, "cmu", lambda **options: asked.append(options) or parts)
+
+    def loader(folder, *, sequence_length, hop):
+        asked.append({"sequence_length": sequence_length, "hop": hop})
+        return parts
+
+    stand_in(monkeypatch, "cmu", loader)
     corpus = load_experiment("cmu")
     assert asked == [{"sequence_length": 50, "hop": PROTOCOLS["motion"]["book"].hop}]
     assert len(corpus.test) == 5

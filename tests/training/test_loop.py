@@ -15,7 +15,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Generator, nn
 
-from dvae_lib.data.sequences import SequenceDataset, Standardizer, from_arrays
+from dvae_lib.data import SequenceDataset, Standardizer, from_arrays
 from dvae_lib.models import DKF, DVAE, MODELS, VAE, build_model
 from dvae_lib.objectives import importance_weighted_bound, log_weights
 from dvae_lib.randomness import derive_seed, global_random_state

@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from dvae_lib.data.audio import AudioError, read_audio
 from dvae_lib.data.places import cache_folder, one_at_a_time, whole_or_nothing
-from dvae_lib.data.speech import SpeechFrontEnd
+from dvae_lib.data.speech.audio import AudioError, read_audio
+from dvae_lib.data.speech.front_end import SpeechFrontEnd
 
 __all__ = ["Features", "power_spectrograms"]
 
@@ -33,8 +33,8 @@ class Features(NamedTuple):
 
     Attributes:
         frames: (N, num_bins), float32, a copy-on-write memory map of the cache.
-        starts: first frame of each file.
-        lengths: frames of each file.
+        starts: First frame of each file.
+        lengths: Frames of each file.
     """
 
     frames: NDArray[np.float32]
@@ -51,18 +51,18 @@ def power_spectrograms(
     setting or another order gives another entry, and the same recordings elsewhere on the disk do not.
 
     Arguments:
-        files: audio files.
-        front_end: what computes the spectrograms.
-        label: for the progress bar and messages.
-        progress: show a progress bar.
+        files: Audio files.
+        front_end: What computes the spectrograms.
+        label: For the progress bar and messages.
+        progress: Show a progress bar.
 
     Returns:
         All frames, and where those of each file are.
 
     Raises:
-        AudioError: if files are damaged, silent or not audio. All of them are read before this is raised, so
+        AudioError: If files are damaged, silent or not audio. All of them are read before this is raised, so
             that the message names them together.
-        OSError: on a full disk, with nothing left on it.
+        OSError: On a full disk, with nothing left on it.
     """
     key = _key(files, front_end)
     folder = cache_folder() / "features" / key
@@ -75,7 +75,7 @@ def power_spectrograms(
             _compute(files, front_end, draft, label, progress)
     loaded = _load(folder)
     if loaded is None:
-        raise OSError(f"The cache entry {folder} disappeared while it was made. Try again.")
+        raise OSError(f"The cache entry {folder} disappeared while it was made. Try again")
     return loaded
 
 

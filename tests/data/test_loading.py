@@ -1,13 +1,26 @@
 """What a path holds, and what becomes of it."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from dvae_lib.data import load_source, read_numpy
+from dvae_lib.data import (
+    Corpus,
+    MissingCorpusError,
+    catalogue,
+    from_arrays,
+    load,
+    load_corpus,
+    load_source,
+    read_numpy,
+    register_corpus,
+    source_names,
+)
+from dvae_lib.models import DVAE
 
 RNG = np.random.default_rng(0)
 WALKS = [RNG.normal(size=(20 + i, 3)).cumsum(0) for i in range(10)]
@@ -135,3 +148,92 @@ class TestFiles:
         (tmp_path / "d.txt").write_text("1")
         with pytest.raises(ValueError, match="is a single file"):
             load_source(tmp_path / "d.txt")
+
+
+class TestOneDoor:
+    """A corpus says everything of itself once; the library and the command line know it from there."""
+
+    @pytest.fixture
+    def tides(self, tmp_path, monkeypatch):
+        """A corpus in a folder of its own, as a file of the library, or a stranger's, would register it."""
+        folder = tmp_path / "shelf" / "tides"
+        folder.mkdir(parents=True)
+        np.save(folder / "tides.npy", np.stack([WALKS[i][:20] for i in range(10)]))
+
+        def read(folder, *, sequence_length=None, seed=0, hours=20):
+            arrays = np.load(folder / "tides.npy")[:, :hours]
+            return from_arrays(arrays, sequence_length=sequence_length, seed=seed, standardize=False)
+
+        corpus = Corpus(
+            name="tides",
+            kind="sequences",
+            about="heights of the sea at three piers",
+            size="10 days",
+            licence="CC0",
+            attribution="nobody",
+            instructions="Ask the sea.",
+            load=read,
+            find=lambda: folder if folder.is_dir() else None,
+            sequence_length=10,
+        )
+        monkeypatch.setitem(catalogue._CORPORA, "tides", corpus)
+        return corpus, folder
+
+    def test_its_own_loader_gets_what_it_has_an_argument_for(self, tides):
+        data = load("tides")
+        assert (data.name, data.kind, data.observation) == ("tides", "sequences", "gaussian")
+        assert set(data.train.lengths.tolist()) == {10}  # what the corpus says suits it
+        assert data.metadata == {"data": {"source": "tides", "seed": 0, "licence": "CC0", "attribution": "nobody"}}
+        shorter = load("tides", sequence_length=5, hours=15, seed=3)
+        assert set(shorter.train.lengths.tolist()) == {5}
+        assert shorter.test.lengths.tolist() == [15]
+        assert shorter.metadata["data"]["options"] == {"hours": 15}
+        assert len(load("tides").facts["test"]["sha256"]) == 16
+
+    def test_what_it_does_not_have_is_refused(self, tides):
+        with pytest.raises(TypeError, match=r"'tides' has no limit; it has hours, seed, sequence_length"):
+            load("tides", limit=3)
+        with pytest.raises(TypeError, match="read without fps"):
+            load(tides[1], fps=3)
+
+    def test_where_it_is_missing(self, tides):
+        tides[1].rename(tides[1].parent / "elsewhere")
+        with pytest.raises(MissingCorpusError, match=r"'tides' is not here.* Ask the sea"):
+            load("tides")
+        with pytest.raises(ValueError, match=r"'tides' is a corpus of sequences: load it with dvae_lib.data.load"):
+            load_corpus("tides")
+
+    def test_the_command_line_trains_on_it(self, tides, tmp_path, monkeypatch):
+        from typer.testing import CliRunner
+
+        from dvae_lib.cli import app
+
+        monkeypatch.chdir(tmp_path)
+        common = ["--folder", "run", "--epochs", "1", "--z-dim", "2", "-O", "encoder=[8]", "-O", "decoder=[8]"]
+        for command in (
+            ["data", "list"],
+            ["data", "info", "tides"],
+            ["train", "vae", "--data", "tides", *common],
+            ["evaluate", "run"],
+        ):
+            done = CliRunner().invoke(app, command)
+            assert done.exit_code == 0, done.output
+            assert "tides" in done.output or command[0] != "data"
+        assert DVAE.from_pretrained("run/best").metadata["data"]["licence"] == "CC0"
+
+    def test_registering(self, tides, monkeypatch):
+        monkeypatch.setattr(catalogue, "_CORPORA", dict(catalogue._CORPORA))
+        corpus, _ = tides
+        register_corpus(corpus)  # a cell that is run again
+        register_corpus(replace(corpus, name="ebbs"))
+        assert "ebbs" in source_names()
+        with pytest.raises(ValueError, match="there is a corpus 'cmu' already"):
+            register_corpus(replace(corpus, name="cmu"))
+        with pytest.raises(ValueError, match="letters, digits and hyphens only; got 'my tides'"):
+            register_corpus(replace(corpus, name="my tides"))
+
+    def test_a_file_in_the_folder_of_its_kind_is_enough(self):
+        """No list names the files: whatever stands in the folders is asked to register itself."""
+        found = {corpus.name for corpus in catalogue._CORPORA.values()}
+        assert {"prompts", "librispeech", "wsj0", "cmu", "hdm05", "h36m", "chorales", "pendulum"} <= found
+        assert set(source_names()) == found

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dvae_lib.data.audio import AudioError, cut_short, opened, refuse_missing
+from dvae_lib.data.speech.audio import AudioError, cut_short, opened, refuse_missing
 from dvae_lib.extras import needed
 
 __all__ = ["AudioStream", "stream_audio"]
@@ -24,8 +24,8 @@ class AudioStream(NamedTuple):
     """A file that is open.
 
     Attributes:
-        sample_rate: in Hz.
-        num_channels: of which each block has a column.
+        sample_rate: In Hz.
+        num_channels: Of which each block has a column.
         blocks: (samples, channels) in single precision, one after the other, full scale at 1.
     """
 
@@ -36,13 +36,13 @@ class AudioStream(NamedTuple):
 
 @contextmanager
 def stream_audio(path: str | Path) -> Iterator[AudioStream]:
-    """Open an audio file to read it block by block. See :func:`~dvae_lib.data.read_audio` for what can be read.
+    """Open an audio file to read it block by block. See `dvae_lib.data.read_audio` for what can be read.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        AudioError: if it is empty, cut short, not audio, of an unsupported coding, or holds samples that are not
+        FileNotFoundError: If there is no such file.
+        AudioError: If it is empty, cut short, not audio, of an unsupported coding, or holds samples that are not
             finite; the last two show while it is read.
-        ImportError: if the package that reads it is missing.
+        ImportError: If the package that reads it is missing.
     """
     path = Path(path)
     refuse_missing(path)
@@ -71,11 +71,11 @@ def _checked(path: Path, blocks: Iterator[Any], expected: int | None) -> Iterato
         if not finite.all():
             raise AudioError(
                 f"{path} holds samples that are not finite, the first at {found + int(np.argmin(finite))}. Export it "
-                "again, or remove it."
+                "again, or remove it"
             )
         found += len(block)
         yield block
     if expected is not None and found < expected:
         raise cut_short(path, f"{expected:,} samples", f"{found:,}")
     if not found:
-        raise AudioError(f"{path} holds no samples; expected audio. Remove it, or fetch or copy it again.")
+        raise AudioError(f"{path} holds no samples; expected audio. Remove it, or fetch or copy it again")

@@ -2,7 +2,7 @@ r"""The speech front end: from a waveform to the power spectrogram that a model 
 
 A frame is the discrete Fourier transform of 64 ms of signal under a sine window; the next frame starts a
 quarter of a window later. The squared magnitudes of the frames are the observed vectors :math:`x_{1:T}`. With
-the phases beside them nothing is lost: :meth:`SpeechFrontEnd.synthesise` gives the waveform back.
+the phases beside them nothing is lost: `SpeechFrontEnd.synthesise` gives the waveform back.
 """
 
 import logging
@@ -16,7 +16,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 from torch.nn import functional
 
-from dvae_lib.data.audio import AudioError, read_audio
+from dvae_lib.data.speech.audio import AudioError, read_audio
 from dvae_lib.waveforms import Waveform, as_waveform
 
 __all__ = ["Analysis", "FrontEndSettings", "SpeechFrontEnd"]
@@ -29,16 +29,16 @@ class FrontEndSettings:
     """The numbers of Section 13.2.1, and what that section leaves open.
 
     Attributes:
-        sample_rate: in Hz.
-        window_length: samples of a frame, 64 ms by default; even.
-        hop_length: samples from one frame to the next. 256 is a quarter of the window. (The review writes
-            "25%-overlap", but its 50 frames last 0.8 s, which is a hop of 25 % and an overlap of 75 %.)
+        sample_rate: In Hz.
+        window_length: Samples of a frame, 64 ms by default; even.
+        hop_length: Samples from one frame to the next. 256 is a quarter of the window. (The review writes
+            "25%-overlap", but its 50 frames last 0.8 s, which is a hop of 25 % and an overlap of 75 %.).
         window: ``"sine"``, or ``"hann"``; used for analysis and for synthesis.
-        trim_db: silence at both ends is cut off: what lies more than this many dB below the loudest frame.
+        trim_db: Silence at both ends is cut off: what lies more than this many dB below the loudest frame.
             None keeps it.
         normalise: ``"peak"`` scales each utterance so that its largest sample is 1, ``"none"`` leaves it.
             Corpora are recorded at different levels, and no metric used here depends on the level.
-        power_floor: no bin has less power than this. Of digital silence, exactly 0, the Itakura-Saito
+        power_floor: No bin has less power than this. Of digital silence, exactly 0, the Itakura-Saito
             divergence is infinite and the likelihood unbounded. The default lies 26 dB below the rounding
             noise of 16-bit audio at full scale: of what was recorded, only bins that cancel by chance reach it.
     """
@@ -53,22 +53,22 @@ class FrontEndSettings:
 
     def __post_init__(self) -> None:
         if self.sample_rate < 1:
-            raise ValueError(f"sample_rate is positive, not {self.sample_rate}.")
+            raise ValueError(f"sample_rate is positive, not {self.sample_rate}")
         if self.window_length < 4 or self.window_length % 2:
-            raise ValueError(f"window_length is even and at least 4, not {self.window_length}.")
+            raise ValueError(f"window_length is even and at least 4, not {self.window_length}")
         if not 1 <= self.hop_length <= self.window_length // 2:
             raise ValueError(
                 f"hop_length lies between 1 and half the window, {self.window_length // 2}, not {self.hop_length}: "
-                "with fewer frames the signal cannot be restored."
+                "with fewer frames the signal cannot be restored"
             )
         if self.window not in ("sine", "hann"):
-            raise ValueError(f"window is 'sine' or 'hann', not {self.window!r}.")
+            raise ValueError(f"window is 'sine' or 'hann', not {self.window!r}")
         if self.normalise not in ("peak", "none"):
-            raise ValueError(f"normalise is 'peak' or 'none', not {self.normalise!r}.")
+            raise ValueError(f"normalise is 'peak' or 'none', not {self.normalise!r}")
         if self.trim_db is not None and not self.trim_db > 0:
-            raise ValueError(f"trim_db is positive, or None to keep silence, not {self.trim_db}.")
+            raise ValueError(f"trim_db is positive, or None to keep silence, not {self.trim_db}")
         if not (math.isfinite(self.power_floor) and self.power_floor >= 0):
-            raise ValueError(f"power_floor is finite and not negative, not {self.power_floor}.")
+            raise ValueError(f"power_floor is finite and not negative, not {self.power_floor}")
 
     @property
     def num_bins(self) -> int:
@@ -80,17 +80,17 @@ class FrontEndSettings:
         return num_frames * self.hop_length / self.sample_rate
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as JSON data; :meth:`from_dict` restores them."""
+        """The settings as JSON data; `from_dict` restores them."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> "FrontEndSettings":
-        """The settings that :meth:`to_dict` wrote."""
+        """The settings that `to_dict` wrote."""
         known = {field.name for field in fields(cls)}
         if set(state) != known:
             raise ValueError(
                 f"Settings of a front end have the keys {sorted(known)}; missing {sorted(known - set(state))}, "
-                f"unknown {sorted(set(state) - known)}."
+                f"unknown {sorted(set(state) - known)}"
             )
         return cls(**state)
 
@@ -99,9 +99,9 @@ class Analysis(NamedTuple):
     """A waveform as frames.
 
     Attributes:
-        power: squared magnitudes, (..., T, num_bins): what a model observes.
-        phase: angles in radians, (..., T, num_bins): what synthesis needs besides.
-        length: samples of the waveform.
+        power: Squared magnitudes, (..., T, num_bins): what a model observes.
+        phase: Angles in radians, (..., T, num_bins): what synthesis needs besides.
+        length: Samples of the waveform.
     """
 
     power: Float[Tensor, "*batch frames bins"]
@@ -118,9 +118,9 @@ class SpeechFrontEnd:
     least-squares inverse of Griffin and Lim (1984), and exact where the frames come from a signal.
 
     Arguments:
-        settings: the numbers; by default the review's.
+        settings: The numbers; by default the review's.
 
-    Examples:
+    Example:
         >>> front_end = SpeechFrontEnd()
         >>> waveform = torch.sin(torch.arange(16_000) * 0.1)
         >>> power, phase, length = front_end.analyse(waveform)
@@ -148,7 +148,7 @@ class SpeechFrontEnd:
         """Power and phase of each frame and frequency.
 
         Arguments:
-            waveform: finite samples, (..., samples), of any kind that :func:`~dvae_lib.waveforms.as_waveform` takes:
+            waveform: Finite samples, (..., samples), of any kind that `dvae_lib.waveforms.as_waveform` takes:
                 tensors, arrays, lists; floating-point numbers, or the integers of sound files, which are scaled.
 
         Returns:
@@ -160,14 +160,14 @@ class SpeechFrontEnd:
         return Analysis(power.clamp(min=self.settings.power_floor), spectrum.angle(), waveform.shape[-1])
 
     def spectrum(self, waveform: Waveform) -> Complex[Tensor, "*batch frames bins"]:
-        """The complex short-time Fourier transform, (..., T, num_bins), of waveforms as :meth:`analyse` takes them."""
+        """The complex short-time Fourier transform, (..., T, num_bins), of waveforms as `analyse` takes them."""
         waveform = as_waveform(waveform)
         if waveform.ndim == 0:
-            raise ValueError("waveform must be of shape (..., samples); got a single number.")
+            raise ValueError("waveform must be of shape (..., samples); got a single number")
         if waveform.shape[-1] == 0:
-            raise ValueError("There is nothing to analyse: the waveform has no samples.")
+            raise ValueError("There is nothing to analyse: the waveform has no samples")
         if not bool(torch.isfinite(waveform).all()):
-            raise ValueError("The waveform holds samples that are not finite (NaN or infinity).")
+            raise ValueError("The waveform holds samples that are not finite (NaN or infinity)")
         half = self.settings.window_length // 2
         frames = functional.pad(waveform, (half, half)).unfold(
             -1, self.settings.window_length, self.settings.hop_length
@@ -184,33 +184,33 @@ class SpeechFrontEnd:
         """The waveform whose frames come nearest, in the least-squares sense, to a power and a phase.
 
         Arguments:
-            power: not negative, such as a model's output.
-            phase: in radians, such as that of the original signal.
-            length: samples of the waveform; by default as many as the frames surely cover.
+            power: Not negative, such as a model's output.
+            phase: In radians, such as that of the original signal.
+            length: Samples of the waveform; by default as many as the frames surely cover.
 
         Returns:
             The waveform.
         """
         if bool((power < 0).any()):
-            raise ValueError("power is never negative; take the exponential if these are log-powers.")
+            raise ValueError("power is never negative; take the exponential if these are log-powers")
         return self.from_spectrum(torch.polar(power.sqrt(), phase), length)
 
     def from_spectrum(
         self, spectrum: Complex[Tensor, "*batch frames bins"], length: int | None = None
     ) -> Float[Tensor, "*batch samples"]:
-        """The inverse of :meth:`spectrum`."""
+        """The inverse of `spectrum`."""
         size, hop = self.settings.window_length, self.settings.hop_length
         *batch, num_frames, num_bins = spectrum.shape
         if num_bins != self.settings.num_bins or num_frames == 0:
             raise ValueError(
                 f"Expected frames of {self.settings.num_bins} bins, one frame at least; "
-                f"got {num_frames} frames of {num_bins}."
+                f"got {num_frames} frames of {num_bins}"
             )
         covered = hop * (num_frames - 1)
         length = max(covered, 1) if length is None else length
         if not 1 <= length < covered + hop:
             raise ValueError(
-                f"{num_frames} frames stand for {max(covered, 1)} to {covered + hop - 1} samples, not for {length}."
+                f"{num_frames} frames stand for {max(covered, 1)} to {covered + hop - 1} samples, not for {length}"
             )
         frames = torch.fft.irfft(spectrum, n=size)
         window = self.window(frames.dtype).to(frames.device)
@@ -235,11 +235,11 @@ class SpeechFrontEnd:
         algorithm"; 0 gives the original of Griffin and Lim (1984), whose error never grows.
 
         Arguments:
-            power: the power spectrogram wanted.
-            length: samples of the waveform.
+            power: The power spectrogram wanted.
+            length: Samples of the waveform.
             num_iterations: rounds.
-            momentum: at least 0, below 1 is safe.
-            generator: of the first phases.
+            momentum: At least 0, below 1 is safe.
+            generator: Of the first phases.
 
         Returns:
             The waveform.
@@ -260,7 +260,7 @@ class SpeechFrontEnd:
         """Read an audio file and prepare it; channels mixed and rates changed are said in the log.
 
         Arguments:
-            path: see :func:`dvae_lib.data.read_audio`.
+            path: See `dvae_lib.data.read_audio`.
 
         Returns:
             The waveform, trimmed and normalised.
@@ -274,19 +274,19 @@ class SpeechFrontEnd:
         """Cut off silence at both ends and normalise, as the settings say.
 
         Arguments:
-            waveform: one channel at the settings' rate, (samples,); see :meth:`analyse`.
-            name: what to call it in an error.
+            waveform: One channel at the settings' rate, (samples,); see `analyse`.
+            name: What to call it in an error.
 
         Returns:
             The prepared waveform.
 
         Raises:
-            AudioError: if there is only silence.
-            ValueError: if it is not one channel.
+            AudioError: If there is only silence.
+            ValueError: If it is not one channel.
         """
         waveform = as_waveform(waveform, name)
         if waveform.ndim != 1:
-            raise ValueError(f"{name} must be one channel of shape (samples,); got {tuple(waveform.shape)}.")
+            raise ValueError(f"{name} must be one channel of shape (samples,); got {tuple(waveform.shape)}")
         peak = waveform.abs().max() if waveform.numel() else waveform.new_zeros(())
         refuse_silence(float(peak), name)
         if self.settings.trim_db is not None:
@@ -307,7 +307,7 @@ class SpeechFrontEnd:
 def refuse_silence(peak: float, name: str) -> None:
     """Refuse a recording whose largest sample is next to nothing: it cannot be normalised."""
     if peak < 1e-6:  # below the last bit of 16-bit audio by a factor of thirty
-        raise AudioError(f"{name} holds only silence (its largest sample is {peak:.1e}). Remove it.")
+        raise AudioError(f"{name} holds only silence (its largest sample is {peak:.1e}). Remove it")
 
 
 def _overlap_add(frames: Tensor, hop: int) -> Tensor:

@@ -1,0 +1,250 @@
+"""A reader's own files as sequences: a folder of CSV or NumPy files, or one file that holds them all."""
+
+import logging
+import re
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dvae_lib.data.places import say_left_out
+from dvae_lib.data.sequences import SequenceDataset
+from dvae_lib.data.speech.audio import AUDIO_SUFFIXES
+from dvae_lib.data.splits import Splits, from_arrays, split_by_group
+from dvae_lib.data.standardize import Standardizer
+from dvae_lib.data.tables import read_csv_folder
+from dvae_lib.devices import on_the_host
+
+__all__ = ["from_csv_folder", "read_numpy"]
+
+
+logger = logging.getLogger("dvae_lib.data")
+
+
+_NUMPY = frozenset((".npy", ".npz"))
+
+
+_LABELS = re.compile(r"(y|labels?|targets?)([^a-z].*)?", re.IGNORECASE)
+
+
+@on_the_host()
+def from_csv_folder(
+    folder: str | Path,
+    *,
+    columns: Sequence[str] | None = None,
+    input_columns: Sequence[str] | None = None,
+    pattern: str | None = None,
+    header: bool | None = None,
+    decimal: Literal[".", ","] | None = None,
+    groups: Sequence[Hashable] | None = None,
+    split: Literal["group", "time"] = "group",
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    seed: int = 0,
+    sequence_length: int | None = None,
+    hop: int | None = None,
+    standardize: bool = True,
+    standardize_inputs: bool = True,
+    dtype: torch.dtype | None = None,
+) -> Splits:
+    """A folder of CSV files, one sequence each: a row is a time step, a column a dimension.
+
+    How the files are read, what is recognised and what is left out, `dvae_lib.data.tables.read_csv_folder` says.
+    Columns are found by their names, so their order may differ from file to file.
+
+    Arguments:
+        folder: Where the files are, in subfolders too; they are taken in the order of their names.
+        columns: Names of the columns to observe; by default all that hold numbers, but for ``input_columns``, time
+            stamps and row numbers. Columns without names are called "0", "1", ...
+        input_columns: Names of the columns that drive the sequence.
+        pattern: Which files, as for ``Path.glob``; by default all that end in ``.csv`` or ``.CSV``.
+        header: Whether the first line holds names; None finds out.
+        decimal: The decimal sign; None finds out.
+        groups: The group of each file, in the order of the names; see `from_arrays`, also for the rest.
+        split: "group" or "time".
+        fractions: Shares of the three parts.
+        seed: Of the split.
+        sequence_length: Frames of a training sequence.
+        hop: Frames between the starts of two training sequences.
+        standardize: Learn a standardiser on the training part.
+        standardize_inputs: Learn one for the inputs, too.
+        dtype: Of the data; by default torch's default.
+
+    Returns:
+        The three parts.
+
+    Raises:
+        FileNotFoundError: No such folder, or no file that matches.
+        ValueError: A file that is empty, not a table of numbers, lacks values, or has other columns than the first
+            one; the message names the file and what was wrong with it.
+    """
+    tables = read_csv_folder(
+        folder, columns=columns, input_columns=input_columns, pattern=pattern, header=header, decimal=decimal
+    )
+    return from_arrays(
+        [table.values for table in tables],
+        [table.inputs for table in tables] if input_columns else None,
+        names=[str(table.file) for table in tables],
+        groups=groups,
+        split=split,
+        fractions=fractions,
+        seed=seed,
+        sequence_length=sequence_length,
+        hop=hop,
+        standardize=standardize,
+        standardize_inputs=standardize_inputs,
+        dtype=dtype,
+    )
+
+
+def read_numpy(path: str | Path) -> dict[str, NDArray[Any]]:
+    """Sequences from NumPy files, by name.
+
+    Arguments:
+        path: A file ``.npy`` of shape (N, T, x_dim) or (T, x_dim); a file ``.npz`` of such arrays; or a folder of
+            such files, subfolders included.
+
+    Returns:
+        Arrays of shape (T_i, x_dim). Arrays of a file ``.npz`` that are called y, labels or targets, and single
+        numbers, are left out, which the log says.
+
+    Raises:
+        ValueError: A file that is damaged, holds Python objects, or arrays of another shape.
+    """
+    path = Path(path)
+    files = _files(path, _NUMPY) if path.is_dir() else [path]
+    sequences: dict[str, NDArray[Any]] = {}
+    for file in files:
+        try:
+            loaded = np.load(file, allow_pickle=False)
+            label = file.relative_to(path).as_posix() if path.is_dir() else file.name
+            arrays = (
+                {f"{label}:{key}": loaded[key] for key in loaded} if file.suffix.lower() == ".npz" else {label: loaded}
+            )
+        except (ValueError, OSError, EOFError) as error:
+            raise ValueError(
+                f"{file} is not a NumPy file of numbers ({error}). Expected what numpy.save or numpy.savez writes; a "
+                "list of arrays of different lengths goes into one .npz file: numpy.savez(file, *arrays)"
+            ) from error
+        for name, array in arrays.items():
+            if len(arrays) > 1 and (array.ndim == 0 or _LABELS.fullmatch(name.rpartition(":")[2])):
+                logger.warning("%s is left out: it holds %s.", name, "labels" if array.ndim else "one number")
+            elif array.ndim == 3:
+                sequences |= {f"{name}[{i}]": sequence for i, sequence in enumerate(array)}
+            elif array.ndim == 2:
+                sequences[name] = array
+            else:
+                raise ValueError(
+                    f"{name} in {path} has shape {array.shape}; expected (frames, dimensions), or (sequences, frames, "
+                    "dimensions)"
+                )
+    return sequences
+
+
+def load_files(
+    path: Path,
+    *,
+    sequence_length: int | None,
+    seed: int,
+    split: Literal["group", "time"],
+    standardize: bool | None,
+) -> Splits:
+    """A reader's CSV or NumPy files in three parts; see `dvae_lib.data.load`."""
+    arrays = (
+        {str(t.file): t.values for t in read_csv_folder(path)} if kind_of_files(path) == "csv" else read_numpy(path)
+    )
+    if standardize is None:
+        standardize = not all(bool(((array == 0) | (array == 1)).all()) for array in arrays.values())
+    splits = _split_by_name(path, arrays, sequence_length, seed, standardize)
+    if splits is None:
+        if split == "group" and len(arrays) < 3:
+            raise ValueError(
+                f"{path} holds {len(arrays)} sequence(s); training, validation and test need one each at least. "
+                "Cut long recordings into several sequences, or let them be cut in time: split='time'"
+            )
+        splits = from_arrays(
+            list(arrays.values()),
+            names=list(arrays),
+            split=split,
+            sequence_length=sequence_length,
+            seed=seed,
+            standardize=standardize,
+        )
+    return splits
+
+
+_PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
+    ("validation", "valid", "val", "dev"), "validation"
+)
+
+
+def _split_by_name(
+    path: Path, arrays: dict[str, NDArray[Any]], sequence_length: int | None, seed: int, standardize: bool
+) -> Splits | None:
+    """The parts that the arrays of one ``.npz`` file name themselves, if they do; never mixed and split anew."""
+    if path.suffix.lower() != ".npz":
+        return None
+    named: dict[str, list[str]] = {}
+    for name in arrays:
+        words = re.split(r"[^a-z]+", name.rpartition(":")[2].partition("[")[0].lower())
+        named.setdefault(next((_PARTS[word] for word in words if word in _PARTS), ""), []).append(name)
+    if set(named) == {""}:
+        return None
+    if "" in named or not {"train", "test"} <= set(named):
+        raise ValueError(
+            f"{path} names parts of the data ({', '.join(arrays)[:200]}), but not all that are needed. Expected arrays "
+            "for training and test, for validation if you like, and no others; or names that say nothing of parts"
+        )
+    if "validation" not in named:
+        which = split_by_group(named["train"], (0.9, 0.1), seed=seed)
+        named["train"], named["validation"] = ([named["train"][i] for i in part] for part in which)
+        logger.warning("%s: no part for validation; %d training sequence(s) serve.", path, len(named["validation"]))
+    parts = {
+        part: SequenceDataset(
+            [arrays[name] for name in named[part]],
+            names=named[part],
+            sequence_length=None if part == "test" else sequence_length,
+        )
+        for part in Splits._fields
+    }
+    if standardize:
+        standardizer = Standardizer.fit(parts["train"])
+        for part in parts.values():
+            part.standardizer = standardizer
+    return Splits(**parts)
+
+
+def _files(folder: Path, suffixes: frozenset[str]) -> list[Path]:
+    """Files of a folder and its subfolders with these endings in any case, but for hidden ones."""
+    inside = [file.relative_to(folder) for file in sorted(folder.rglob("*")) if file.suffix.lower() in suffixes]
+    return [folder / file for file in inside if not any(part.startswith(".") for part in file.parts)]
+
+
+def kind_of_files(path: Path) -> Literal["audio", "csv", "numpy"]:
+    """What the files are; tables beside more files of sound describe these, and are left out."""
+    kinds: dict[Literal["audio", "csv", "numpy"], frozenset[str]] = {
+        "audio": AUDIO_SUFFIXES,
+        "csv": frozenset((".csv",)),
+        "numpy": _NUMPY,
+    }
+    if path.is_file():
+        if path.suffix.lower() in _NUMPY:
+            return "numpy"
+        if path.suffix.lower() == ".csv":
+            return "csv"
+        raise ValueError(
+            f"{path} is a single file. Expected a folder of audio, CSV or NumPy files (one sequence each), or a file "
+            ".npy or .npz that holds all sequences"
+        )
+    found = {kind: files for kind, suffixes in kinds.items() if (files := _files(path, suffixes))}
+    others = sum(len(files) for kind, files in found.items() if kind != "audio")
+    if others and len(found.get("audio", ())) > others:
+        found = {"audio": found["audio"]}
+    if len(found) != 1:
+        what = f"holds {' and '.join(found)} files; keep one kind in a folder" if found else "holds none of them"
+        raise ValueError(f"{path} {what}. Expected a folder of audio, CSV or NumPy files, one sequence each")
+    ((kind, files),) = found.items()
+    say_left_out(path, files)
+    return kind
