@@ -547,7 +547,7 @@ def test_info_of_the_installation(tmp_path):
         (["train", "vae", "--data", "walks.npz", "--folder", "run", "--epochs", "0"], 2, "--epochs"),
         (["train", "vae", "--data", "walks.npz", "--folder", "run", "--learning-rate", "-1"], 1, "learning_rate must"),
         (["train", "vae", "--data", "walks.npz", "--folder", "run", "--config", "bad.json"], 1, "bad.json"),
-        (["train", "vae", "--data", "walks.npz", "--folder", "run", "--observation", "poisson"], 1, "poisson"),
+        (["train", "vae", "--data", "walks.npz", "--folder", "run", "--observation", "cauchy"], 1, "cauchy"),
         (["train", "vae", "--data", "one.npy", "--folder", "run"], 1, "one.npy holds 1 sequence"),
         (["train", "vae", "--data", "flat.npy", "--folder", "run"], 1, "flat.npy in flat.npy has shape (5,)"),
         (["train", "vae", "--data", "objects.npy", "--folder", "run"], 1, "objects.npy is not a NumPy file of numbers"),

@@ -9,7 +9,6 @@ from scipy import integrate, stats
 from torch import distributions as td
 
 from dvae_lib.distributions import (
-    OBSERVATIONS,
     Bernoulli,
     CentimetreGaussian,
     DiagonalGaussian,
@@ -24,7 +23,7 @@ from dvae_lib.distributions import (
 )
 from dvae_lib.models import MODELS, build_model
 
-FAMILIES = list(OBSERVATIONS.values())
+FAMILIES = [DiagonalGaussian, UnitGaussian, CentimetreGaussian, Gamma, Bernoulli]  # others: test_families.py
 
 
 def random(family, *shape, seed=0):

@@ -8,9 +8,12 @@ returns ``(B, T)``, in nats. What samples takes a keyword `generator`.
 
 from dvae_lib.distributions.base import FactorisedDistribution
 from dvae_lib.distributions.bernoulli import Bernoulli
+from dvae_lib.distributions.categorical import OneHotCategorical
+from dvae_lib.distributions.counts import NegativeBinomial, Poisson
 from dvae_lib.distributions.families import OBSERVATIONS, support_of
 from dvae_lib.distributions.gamma import Gamma, itakura_saito
 from dvae_lib.distributions.gaussian import CentimetreGaussian, DiagonalGaussian, UnitGaussian, standard_normal
+from dvae_lib.distributions.heavy_tails import Laplace, StudentT
 from dvae_lib.distributions.kl import kl_divergence, kl_per_dim
 from dvae_lib.distributions.support import Support
 
@@ -21,6 +24,11 @@ __all__ = [
     "DiagonalGaussian",
     "FactorisedDistribution",
     "Gamma",
+    "Laplace",
+    "NegativeBinomial",
+    "OneHotCategorical",
+    "Poisson",
+    "StudentT",
     "Support",
     "UnitGaussian",
     "itakura_saito",
