@@ -80,7 +80,7 @@ class Laplace(FactorisedDistribution):
         """A reparameterised sample: the mean, and the scale times the difference of two exponential numbers."""
         shape = self._extended_shape(Size(sample_shape))
         noise = torch.empty(2, *shape, dtype=self._mean.dtype, device=self._mean.device)
-        first, second = noise.exponential_(generator=generator)
+        first, second = noise.exponential_(generator=generator).unbind(0)
         return self._mean + self.logscale.exp() * (first - second)
 
 
