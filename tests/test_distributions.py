@@ -13,15 +13,18 @@ from dvae_lib.distributions import (
     CentimetreGaussian,
     DiagonalGaussian,
     FactorisedDistribution,
+    FixedGaussian,
     Gamma,
     UnitGaussian,
     itakura_saito,
     kl_divergence,
     kl_per_dim,
+    observation_family,
+    register_observation,
     standard_normal,
     support_of,
 )
-from dvae_lib.models import MODELS, build_model
+from dvae_lib.models import DVAE, MODELS, build_model
 
 FAMILIES = [DiagonalGaussian, UnitGaussian, CentimetreGaussian, Gamma, Bernoulli]  # others: test_families.py
 
@@ -287,3 +290,101 @@ def test_an_open_support_leaves_its_bound_out():
     assert not support.holds(0.0, 1.0)
     assert support.holds(1e-30, 1.0)
     assert str(support) == "numbers above 0"
+
+
+# --- families by name, and families of one's own ---
+
+
+class Counts(FactorisedDistribution):
+    """Independent counts, as the book's page "Your own model" writes them: no more than the library asks for."""
+
+    outputs_per_dim = 1
+
+    def __init__(self, lograte):
+        self.lograte = lograte
+        super().__init__(lograte)
+
+    parameters = property(lambda self: (self.lograte,))
+    mean = property(lambda self: self.lograte.exp())
+
+    def log_prob_per_dim(self, value):
+        return value * self.lograte - self.lograte.exp() - torch.lgamma(value + 1)
+
+    def sample(self, sample_shape=(), *, generator=None):
+        return torch.poisson(self.mean.expand(*sample_shape, *self.mean.shape), generator=generator)
+
+
+@pytest.fixture
+def counts():
+    yield register_observation("own_counts", Counts)
+    OBSERVATIONS.pop("own_counts", None)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_takes_a_family_of_ones_own(name, counts, tmp_path):
+    """Its name, its class: bounds, generation, saving and loading come of themselves."""
+    torch.manual_seed(0)
+    model = build_model(name, x_dim=3, z_dim=2, observation="own_counts").eval()
+    x = torch.poisson(torch.full((2, 5, 3), 2.0), generator=torch.Generator().manual_seed(0))
+    output = model(x, generator=torch.Generator().manual_seed(0))
+    assert isinstance(output.observation, Counts)
+    bound = model.vlb(x, generator=torch.Generator().manual_seed(0)).value
+    bound.sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    drawn = model.generate(4, 2, generator=torch.Generator().manual_seed(0)).x
+    assert drawn.shape == (2, 4, 3)
+    assert torch.equal(drawn, drawn.round())
+    model.save_pretrained(tmp_path)
+    loaded = DVAE.from_pretrained(tmp_path)
+    assert torch.equal(loaded.vlb(x, generator=torch.Generator().manual_seed(0)).value, bound)
+
+
+def test_a_model_saved_with_an_unknown_family_says_what_to_do(counts, tmp_path):
+    build_model("vae", x_dim=3, z_dim=2, observation="own_counts").save_pretrained(tmp_path)
+    del OBSERVATIONS["own_counts"]
+    with pytest.raises(ValueError, match=r"observation must be one of gaussian, .*; got 'own_counts'"):
+        DVAE.from_pretrained(tmp_path)
+    register_observation("own_counts", Counts)
+    assert DVAE.from_pretrained(tmp_path).observation == "own_counts"
+
+
+def test_what_is_registered_must_be_a_whole_family(counts, as_a_user):
+    register_observation("own_counts", Counts)  # a cell that is run again
+    with pytest.raises(ValueError, match="there is an observation model 'gamma' already, Gamma"):
+        register_observation("gamma", Counts)
+    with pytest.raises(ValueError, match="word of letters"):
+        register_observation("own counts", Counts)
+    with pytest.raises(TypeError, match=r"a class derived from dvae_lib\.distributions.FactorisedDistribution"):
+        register_observation("other", td.Poisson)
+
+    class Half(FactorisedDistribution):
+        parameters = property(lambda self: ())
+
+    with pytest.raises(ValueError, match=r"Half cannot be .* without log_prob_per_dim, mean, outputs_per_dim, sample"):
+        register_observation("half", Half)
+    with pytest.raises(ValueError, match=r"register_observation\('nothing', YourFamily\)"):
+        observation_family("nothing")
+
+
+@pytest.mark.parametrize(("written", "scale"), [("gaussian(scale=0.01)", 0.01), ("gaussian( scale = 2 )", 2.0)])
+def test_a_gaussian_of_any_fixed_scale(written, scale):
+    family = observation_family(written)
+    assert family is FixedGaussian.of(scale)
+    mean, x = torch.randn(4, 3, dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64)
+    p, truth = family.from_output(mean), td.Independent(td.Normal(mean, scale), 1)
+    torch.testing.assert_close(p.log_prob(x), truth.log_prob(x), rtol=1e-12, atol=1e-10)
+    torch.testing.assert_close(p.entropy(), truth.entropy())
+    assert type(p[0]) is type(p.expand((2, 4))) is family
+    assert support_of(written).everything
+
+
+def test_the_former_names_are_fixed_gaussians():
+    mean, x = torch.randn(4, 3), torch.randn(4, 3)
+    for name, scale in (("unit_gaussian", 1.0), ("centimetre_gaussian", 0.01)):
+        assert torch.equal(observation_family(name)(mean).log_prob(x), FixedGaussian.of(scale)(mean).log_prob(x))
+
+
+@pytest.mark.parametrize("written", ["gaussian(width=1)", "gamma(scale=1)", "gaussian(scale=-1)", "gaussian(scale=a)"])
+def test_options_that_a_family_does_not_have(written):
+    with pytest.raises(ValueError, match=r"cannot be made out .*options are written 'gaussian\(scale=0.01\)'"):
+        observation_family(written)

@@ -10,9 +10,15 @@ from dvae_lib.distributions.base import FactorisedDistribution
 from dvae_lib.distributions.bernoulli import Bernoulli
 from dvae_lib.distributions.categorical import OneHotCategorical
 from dvae_lib.distributions.counts import NegativeBinomial, Poisson
-from dvae_lib.distributions.families import OBSERVATIONS, support_of
+from dvae_lib.distributions.families import OBSERVATIONS, observation_family, register_observation, support_of
 from dvae_lib.distributions.gamma import Gamma, itakura_saito
-from dvae_lib.distributions.gaussian import CentimetreGaussian, DiagonalGaussian, UnitGaussian, standard_normal
+from dvae_lib.distributions.gaussian import (
+    CentimetreGaussian,
+    DiagonalGaussian,
+    FixedGaussian,
+    UnitGaussian,
+    standard_normal,
+)
 from dvae_lib.distributions.heavy_tails import Laplace, StudentT
 from dvae_lib.distributions.kl import kl_divergence, kl_per_dim
 from dvae_lib.distributions.support import Support
@@ -23,6 +29,7 @@ __all__ = [
     "CentimetreGaussian",
     "DiagonalGaussian",
     "FactorisedDistribution",
+    "FixedGaussian",
     "Gamma",
     "Laplace",
     "NegativeBinomial",
@@ -34,6 +41,8 @@ __all__ = [
     "itakura_saito",
     "kl_divergence",
     "kl_per_dim",
+    "observation_family",
+    "register_observation",
     "standard_normal",
     "support_of",
 ]

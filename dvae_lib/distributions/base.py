@@ -38,6 +38,17 @@ class FactorisedDistribution(Distribution):
         """
         return cls(*output.chunk(cls.outputs_per_dim, dim=-1))
 
+    @classmethod
+    def with_options(cls, **options: float) -> "type[FactorisedDistribution]":
+        """The family with other numbers than it has by default, such as a fixed scale; most families have none.
+
+        Raises:
+            TypeError: The family has no such option.
+        """
+        if options:
+            raise TypeError(f"{cls.__name__} has no option {', '.join(options)}")
+        return cls
+
     @property
     def parameters(self) -> tuple[Tensor, ...]:
         """The tensors that the distribution is built from, in the constructor's order."""

@@ -2,6 +2,7 @@ r"""Gaussians with diagonal covariance, Eqs. (2.3)-(2.4): learned, or fixed."""
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from torch.distributions import Distribution, constraints
 
 from dvae_lib.distributions.base import FactorisedDistribution
 
-__all__ = ["CentimetreGaussian", "DiagonalGaussian", "UnitGaussian", "standard_normal"]
+__all__ = ["CentimetreGaussian", "DiagonalGaussian", "FixedGaussian", "UnitGaussian", "standard_normal"]
 
 
 class DiagonalGaussian(FactorisedDistribution):
@@ -38,6 +39,13 @@ class DiagonalGaussian(FactorisedDistribution):
         self._mean = mean
         self.logvar = logvar
         super().__init__(mean)
+
+    @classmethod
+    def with_options(cls, **options: float) -> type[FactorisedDistribution]:
+        """With a `scale`, the Gaussian of that fixed standard deviation; see `FixedGaussian`."""
+        if set(options) == {"scale"}:
+            return FixedGaussian.of(options["scale"])
+        return super().with_options(**options)
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
@@ -87,13 +95,22 @@ class DiagonalGaussian(FactorisedDistribution):
         return self._mean + self.stddev * noise
 
 
-class UnitGaussian(DiagonalGaussian):
-    r"""A Gaussian with identity covariance, as the review uses for human motion (Section 13.2.2).
+class FixedGaussian(DiagonalGaussian):
+    r"""A Gaussian whose standard deviation is fixed, the same for all entries: half the squared error, in units of it.
 
-    Its log-density is minus half the squared error, less :math:`\tfrac{D}{2}\log 2\pi`.
+    .. math:: -\log p(x) = \sum_d \frac{(x_d - \mu_d)^2}{2 s^2} + D \log s + \tfrac{D}{2} \log 2\pi
+
+    The scale s is in the unit of the data. It decides how many nats an error costs against the KL terms, and so what is
+    worth encoding. A class has one scale; `of` gives the class of another.
 
     Arguments:
         mean: The mean, shape ``(*batch, D)``.
+
+    Example:
+        >>> millimetres = FixedGaussian.of(0.001)
+        >>> p = millimetres(torch.zeros(1))
+        >>> p.log_prob(torch.zeros(1)) - p.log_prob(torch.tensor([0.002]))
+        tensor(2.)
     """
 
     arg_constraints = {"mean": constraints.real_vector}
@@ -102,6 +119,20 @@ class UnitGaussian(DiagonalGaussian):
 
     def __init__(self, mean: Float[Tensor, "*batch dim"]) -> None:
         super().__init__(mean, mean.new_full((), 2 * math.log(self.scale)).expand(mean.shape))
+
+    @staticmethod
+    def of(scale: float) -> "type[FixedGaussian]":
+        """The class with that standard deviation.
+
+        Arguments:
+            scale: The standard deviation, positive, in the unit of the data.
+
+        Raises:
+            ValueError: It is not positive and finite.
+        """
+        if isinstance(scale, bool) or not 0 < scale < math.inf:
+            raise ValueError(f"scale is a standard deviation, positive and finite; got {scale!r}")
+        return _fixed(float(scale))
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
@@ -114,12 +145,27 @@ class UnitGaussian(DiagonalGaussian):
         return -0.5 * (squared + math.log(2 * math.pi)) - math.log(self.scale)
 
 
-class CentimetreGaussian(UnitGaussian):
-    r"""A Gaussian with a standard deviation of one centimetre, for positions in metres.
+@cache
+def _fixed(scale: float) -> type[FixedGaussian]:
+    return type(f"FixedGaussian({scale:g})", (FixedGaussian,), {"scale": scale, "__doc__": FixedGaussian.__doc__})
+
+
+class UnitGaussian(FixedGaussian):
+    r"""A Gaussian with identity covariance, as the review uses for human motion (Section 13.2.2).
+
+    Its log-density is minus half the squared error, less :math:`\tfrac{D}{2}\log 2\pi`.
+
+    Arguments:
+        mean: The mean, shape ``(*batch, D)``.
+    """
+
+
+class CentimetreGaussian(FixedGaussian):
+    r"""`FixedGaussian` of scale 0.01, under the name that trained models of human motion have it by.
 
     Measured in centimetres its covariance is the identity, which is what the review gives human motion (Section
-    13.2.2) without naming the unit. The unit matters: it decides how many nats a millimetre of error costs against
-    the KL terms. In metres, an identity covariance buys hardly any latent vector, since a body varies by little more.
+    13.2.2) without naming the unit. In metres, an identity covariance buys hardly any latent vector, since a body
+    varies by little more.
 
     Arguments:
         mean: The mean in metres, shape ``(*batch, D)``.
