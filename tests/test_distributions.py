@@ -9,6 +9,7 @@ from scipy import integrate, stats
 from torch import distributions as td
 
 from dvae_lib.distributions import (
+    OBSERVATIONS,
     Bernoulli,
     CentimetreGaussian,
     DiagonalGaussian,
