@@ -40,11 +40,3 @@ def test_importing_the_package_imports_nothing_optional():
     code = f"import sys, dvae_lib.data; print({optional})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
-
-
-def test_only_what_draws_loads_matplotlib():
-    """It is slow to load, and where its folder cannot be written to it says so, whatever the command."""
-    modules = "dvae_lib, dvae_lib.cli, dvae_lib.evaluation, dvae_lib.enhancement, dvae_lib.statespace"
-    code = f"import sys, {modules}, dvae_lib.data.loading; print('matplotlib' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
