@@ -88,7 +88,7 @@ class Progress:
         if record["status"] == "diverged":
             return f"{job.name}: diverged ({record['error']})"
         training = record["training"]
-        test = "; ".join(f"{row['mode']} {row['vlb']:.1f} nats/frame" for row in record["test"])
+        test = "; ".join(f"{row['mode']} {row['vlb']:.1f} nats per frame" for row in record["test"])
         return f"{job.name}: {test} (best of {training['epochs']} epochs: {training['best_epoch']})"
 
 

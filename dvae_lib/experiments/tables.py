@@ -11,8 +11,9 @@ from typing import Any, Literal, NamedTuple
 from dvae_lib.experiments.protocol import REVIEW_MODELS
 from dvae_lib.experiments.records import Record
 from dvae_lib.experiments.review import LABELS, REVIEW
+from dvae_lib.metrics import METRICS, Metric
 
-__all__ = ["COLUMNS", "Column", "ResultRow", "Value", "summarise", "csv_table", "latex_table", "markdown_table"]
+__all__ = ["COLUMNS", "ResultRow", "Value", "summarise", "csv_table", "latex_table", "markdown_table"]
 
 MODES = ("TF", "TF-GM", "GM")
 NOT_CONVERGED, DIVERGED = "†", "✗"
@@ -35,25 +36,9 @@ class Value(NamedTuple):
         return cls(statistics.fmean(values), statistics.stdev(values) if spread else math.nan)
 
 
-class Column(NamedTuple):
-    """A column of the tables: its title, the digits shown, and which way is better."""
-
-    title: str
-    digits: int
-    higher_is_better: bool
-
-
-COLUMNS: dict[str, Column] = {
-    "si_sdr": Column("SI-SDR (dB)", 1, True),
-    "pesq": Column("PESQ (raw)", 2, True),
-    "pesq_nb": Column("PESQ nb", 2, True),
-    "pesq_wb": Column("PESQ wb", 2, True),
-    "estoi": Column("ESTOI", 2, True),
-    "mpjpe": Column("MPJPE (mm)", 1, False),
-    "vlb": Column("VLB (nats/frame)", 1, True),
-    "iw": Column("IW bound (nats/frame)", 1, True),
-    "kl": Column("KL (nats/frame)", 1, False),
-    "active": Column("active", 1, True),
+COLUMNS: dict[str, Metric] = {
+    name: METRICS[name]
+    for name in ("si_sdr", "pesq", "pesq_nb", "pesq_wb", "estoi", "mpjpe", "vlb", "iw", "kl", "active")
 }
 """What the tables can show, by name."""
 

@@ -142,9 +142,9 @@ def test_where_less_is_better_the_least_is_at_the_top(record):
 def test_what_the_review_has_not_is_shown_alone_or_beside_another_column(record):
     lines = summarise(of_scores(record, {"vae": [5.0], "srnn": [10.0]}))
     alone = drawn(plot_scores(lines, "vlb"))
-    assert [axis.get_xlabel() for axis in alone.axes] == ["VLB (nats/frame), here"]
+    assert [axis.get_xlabel() for axis in alone.axes] == ["VLB (nats per frame), here"]
     beside = drawn(plot_scores(lines, "vlb", review="estoi"))
-    assert [axis.get_xlabel() for axis in beside.axes] == ["VLB (nats/frame), here", "ESTOI, review"]
+    assert [axis.get_xlabel() for axis in beside.axes] == ["VLB (nats per frame), here", "ESTOI, review"]
     assert sorted(line.get_xdata()[0] for line in beside.axes[1].lines) == [0.83, 0.93]
 
 

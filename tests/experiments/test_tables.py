@@ -127,14 +127,14 @@ def test_markdown_shows_means_spreads_marks_and_the_review(several):
         "model",
         "SI-SDR (dB)",
         "PESQ (raw)",
-        "VLB (nats/frame)",
-        "IW bound (nats/frame)",
+        "VLB (nats per frame)",
+        "IW bound (nats per frame)",
         "active",
         "review: SI-SDR (dB)",
         "review: PESQ (raw)",
     ]
     assert table["SRNN"]["SI-SDR (dB)"] == "11.0 ± 1.0"
-    assert table["SRNN"]["VLB (nats/frame)"] == "-2.0 ± 1.7"
+    assert table["SRNN"]["VLB (nats per frame)"] == "-2.0 ± 1.7"
     assert table["VAE"]["SI-SDR (dB)"] == "5.2"
     assert table["VAE"]["PESQ (raw)"] == "2.50"
     assert table["VAE"]["model"] == "VAE†"
@@ -164,7 +164,7 @@ def test_columns_are_those_asked_for_and_the_review_can_be_left_out(several):
     table = parsed(markdown_table(lines, ["kl", "si_sdr", "estoi"], review=False))
     assert list(table["SRNN"].items()) == [
         ("model", "SRNN"),
-        ("KL (nats/frame)", "1.5 ± 0.0"),
+        ("KL (nats per frame)", "1.5 ± 0.0"),
         ("SI-SDR (dB)", "11.0 ± 1.0"),
     ]
     assert "review" not in markdown_table(lines, ["vlb"])  # which has no bounds
@@ -182,8 +182,8 @@ def test_motion_has_its_own_columns(record):
     assert list(row) == [
         "model",
         "MPJPE (mm)",
-        "VLB (nats/frame)",
-        "IW bound (nats/frame)",
+        "VLB (nats per frame)",
+        "IW bound (nats per frame)",
         "active",
         "review: MPJPE (mm)",
     ]
