@@ -78,7 +78,7 @@ def bounds_per_frame(
         for name, term in bound.kl_per_dim.items():
             total = term.double().flatten(0, -2).sum(0).cpu()
             per_dim[name] = per_dim[name] + total if name in per_dim else total
-            units[name] = frames if model.spec.is_framewise(name) else len(data)
+            units[name] = len(data) if name in model.spec.latents and not model.spec.is_framewise(name) else frames
     return Bounds(
         vlb / frames,
         {count: value / frames for count, value in weighted.items()},

@@ -13,7 +13,7 @@ from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.data.speech import Utterance
 from dvae_lib.experiments.protocol import BudgetName, Experiment, protocol
 
-__all__ = ["ExperimentData", "checksum", "load_experiment"]
+__all__ = ["ExperimentData", "checksum", "data_facts", "evenly", "load_experiment"]
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,7 @@ class ExperimentData:
     @cached_property
     def facts(self) -> dict[str, Any]:
         """Sizes and checksums of the parts."""
-        parts = {"train": self.train, "validation": self.validation, "test": self.test}
-        return {
-            name: {"sequences": len(data), "frames": data.num_frames, "sha256": checksum(data)}
-            for name, data in parts.items()
-        }
+        return data_facts(train=self.train, validation=self.validation, test=self.test)
 
 
 def experiment_of(name: str) -> Experiment:
@@ -84,8 +80,28 @@ def load_experiment(name: str, budget: BudgetName = "book") -> ExperimentData:
 
 def _some(data: SequenceDataset, limit: int | None) -> tuple[SequenceDataset, list[int]]:
     """So many sequences, evenly over all of them, and which they are."""
-    kept = list(range(len(data)))
-    if limit is None or limit >= len(data):
+    kept = evenly(len(data), limit)
+    if len(kept) == len(data):
         return data, kept
-    kept = torch.linspace(0, len(data) - 1, limit).long().tolist()
     return SequenceDataset([data[i] for i in kept], names=[data.names[i] for i in kept]), kept
+
+
+def evenly(number: int, limit: int | None) -> list[int]:
+    """At most so many of the numbers from zero on, evenly over all of them.
+
+    Example:
+        >>> evenly(9, 3), evenly(2, 3)
+        ([0, 4, 8], [0, 1])
+    """
+    if limit is None or limit >= number:
+        return list(range(number))
+    chosen: list[int] = torch.linspace(0, number - 1, limit).long().tolist()
+    return chosen
+
+
+def data_facts(**parts: SequenceDataset) -> dict[str, Any]:
+    """Sizes and checksums of parts of a corpus, by their names."""
+    return {
+        name: {"sequences": len(data), "frames": data.num_frames, "sha256": checksum(data)}
+        for name, data in parts.items()
+    }

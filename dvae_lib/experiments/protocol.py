@@ -8,7 +8,19 @@ from dvae_lib.models import DVAE, build_model
 from dvae_lib.training import TrainingConfig
 from dvae_lib.training.schedules import Schedule
 
-__all__ = ["REVIEW_MODELS", "PROTOCOLS", "SCHEDULED", "BudgetName", "Experiment", "Protocol", "Run", "plan", "protocol"]
+__all__ = [
+    "REVIEW_MODELS",
+    "PROTOCOLS",
+    "SCHEDULED",
+    "SCHEDULED_ENDING",
+    "BudgetName",
+    "Experiment",
+    "Protocol",
+    "Run",
+    "falling",
+    "plan",
+    "protocol",
+]
 
 Experiment = Literal["speech", "motion"]
 BudgetName = Literal["ci", "book", "full"]
@@ -19,7 +31,8 @@ REVIEW_MODELS: tuple[str, ...] = ("vae", "dkf", "storn", "vrnn", "srnn", "rvae-c
 SCHEDULED: tuple[str, ...] = ("storn", "vrnn", "srnn")
 """The autoregressive ones, which are also trained with scheduled sampling (Section 13.3.3)."""
 
-ENDING = "-scheduled"
+SCHEDULED_ENDING = "-scheduled"
+"""What the name of a model ends in that was trained further with scheduled sampling."""
 
 
 class Run(NamedTuple):
@@ -32,7 +45,7 @@ class Run(NamedTuple):
     @property
     def name(self) -> str:
         """The model's name; with scheduled sampling, an ending says so."""
-        return self.model + ENDING * self.scheduled
+        return self.model + SCHEDULED_ENDING * self.scheduled
 
     @property
     def starts_from(self) -> "Run | None":
@@ -42,7 +55,7 @@ class Run(NamedTuple):
     @classmethod
     def of(cls, name: str, seed: int) -> "Run":
         """The run of that name."""
-        return cls(name.removesuffix(ENDING), name.endswith(ENDING), seed)
+        return cls(name.removesuffix(SCHEDULED_ENDING), name.endswith(SCHEDULED_ENDING), seed)
 
 
 @dataclass(frozen=True)
@@ -82,9 +95,19 @@ class Protocol:
         return build_model(run.model, self.experiment, x_dim=x_dim, **self.options)
 
 
-def _falling(rate: float, epochs: int) -> Schedule:
-    """A rate that falls to a tenth over the second half, so that a short training ends where it can."""
-    return Schedule(((0, rate), (epochs // 2, rate), (epochs, rate / 10)))
+def falling(rate: float, epochs: int, last: float | None = None) -> Schedule:
+    """A learning rate that falls over the second half of a training, so that a short one ends where it can.
+
+    Arguments:
+        rate: In the first half.
+        epochs: Number of epochs.
+        last: In the last epoch; None is a tenth.
+
+    Example:
+        >>> [round(falling(1e-3, 4)(epoch), 5) for epoch in range(5)]
+        [0.001, 0.001, 0.001, 0.00055, 0.0001]
+    """
+    return Schedule(tuple({0: rate, epochs // 2: rate, epochs: rate / 10 if last is None else last}.items()))
 
 
 def _feedback(every: int) -> dict[str, Schedule]:
@@ -100,10 +123,8 @@ def _speech() -> dict[BudgetName, Protocol]:
     book = replace(
         full,
         budget="book",
-        training=TrainingConfig.speech(learning_rate=_falling(2e-3, 250), max_epochs=250, **clip),
-        scheduled=TrainingConfig.speech(
-            learning_rate=_falling(5e-4, 60), max_epochs=60, schedules=_feedback(6), **clip
-        ),
+        training=TrainingConfig.speech(learning_rate=falling(2e-3, 250), max_epochs=250, **clip),
+        scheduled=TrainingConfig.speech(learning_rate=falling(5e-4, 60), max_epochs=60, schedules=_feedback(6), **clip),
         test_limit=60,
     )
     ci = replace(
@@ -131,11 +152,11 @@ def _motion() -> dict[BudgetName, Protocol]:
         full,
         budget="book",
         training=TrainingConfig.motion(
-            learning_rate=_falling(1e-3, 120),
+            learning_rate=falling(1e-3, 120),
             max_epochs=120,
             schedules={"beta": Schedule.linear(0.0, 1.0, epochs=30)},
         ),
-        scheduled=TrainingConfig.motion(learning_rate=_falling(5e-4, 50), max_epochs=50, schedules=_feedback(5)),
+        scheduled=TrainingConfig.motion(learning_rate=falling(5e-4, 50), max_epochs=50, schedules=_feedback(5)),
     )
     small: dict[str, Any] = {"batch_size": 16}
     warm_up = {"beta": Schedule.linear(0.0, 1.0, epochs=1)}
@@ -181,11 +202,11 @@ def plan(names: Sequence[str] | None = None, seeds: Sequence[int] = (0,)) -> lis
         >>> [(run.name, run.seed) for run in plan(["srnn-scheduled", "vae"])]
         [('srnn', 0), ('vae', 0), ('srnn-scheduled', 0)]
     """
-    every = [*REVIEW_MODELS, *(name + ENDING for name in SCHEDULED)]
+    every = [*REVIEW_MODELS, *(name + SCHEDULED_ENDING for name in SCHEDULED)]
     for name in names or []:
         if name not in every:
             raise ValueError(f"The benchmark has no model {name!r}; it has {', '.join(every)}")
     wanted = dict.fromkeys(names or every)
-    first = dict.fromkeys(name.removesuffix(ENDING) for name in wanted)
-    then = [name for name in wanted if name.endswith(ENDING)]
+    first = dict.fromkeys(name.removesuffix(SCHEDULED_ENDING) for name in wanted)
+    then = [name for name in wanted if name.endswith(SCHEDULED_ENDING)]
     return [Run.of(name, seed) for seed in dict.fromkeys(seeds) for name in (*first, *then)]

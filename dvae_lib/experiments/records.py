@@ -7,7 +7,16 @@ from typing import Any
 
 from dvae_lib.files import write_atomically
 
-__all__ = ["RECORD_FORMAT", "RECORD", "Record", "RecordError", "collect", "read_records", "write_records"]
+__all__ = [
+    "RECORD_FORMAT",
+    "RECORD",
+    "Record",
+    "RecordError",
+    "collect",
+    "read_records",
+    "write_lines",
+    "write_records",
+]
 
 Record = dict[str, Any]
 """What a run came to, as JSON data: see `dvae_lib.experiments.runs`."""
@@ -60,9 +69,13 @@ def read_records(path: str | Path) -> list[Record]:
 
 def write_records(path: str | Path, records: Iterable[Record]) -> None:
     """Write records into one file, a line for each, atomically."""
-    ordered = sorted(records, key=lambda r: (r["corpus"], r["model"], r["scheduled"], r["seed"]))
-    lines = ",\n  ".join(json.dumps(record) for record in ordered)
-    write_atomically(path, f"[\n  {lines}\n]\n".encode() if ordered else b"[]\n")
+    write_lines(path, sorted(records, key=lambda r: (r["corpus"], r["model"], r["scheduled"], r["seed"])))
+
+
+def write_lines(path: str | Path, records: Sequence[Record]) -> None:
+    """Write a JSON list with a record a line, atomically: what git can compare line by line."""
+    lines = ",\n  ".join(json.dumps(record) for record in records)
+    write_atomically(path, f"[\n  {lines}\n]\n".encode() if records else b"[]\n")
 
 
 def collect(places: Sequence[str | Path]) -> tuple[list[Record], list[str]]:

@@ -2,9 +2,6 @@
 
 import json
 import os
-import platform
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,10 +14,12 @@ from lightning_fabric import Fabric
 
 from dvae_lib._version import __version__
 from dvae_lib.experiments.corpora import ExperimentData
+from dvae_lib.experiments.machine import machine_facts, peak_memory
 from dvae_lib.experiments.protocol import Protocol, Run
 from dvae_lib.experiments.records import RECORD, RECORD_FORMAT, Record, read_records, write_records
 from dvae_lib.experiments.report import Report
 from dvae_lib.experiments.scores import evaluate_model
+from dvae_lib.experiments.trainings import Interrupted, describe_training
 from dvae_lib.files import write_atomically
 from dvae_lib.locks import lock
 from dvae_lib.models.base import DVAE
@@ -33,10 +32,6 @@ WORKER = "DVAE_BENCHMARK_WORKER"
 """In the environment of a process that another one has started: its number."""
 
 MODEL, TRAINED, TRAINING, EPOCHS = "model", "trained.json", "training", "epochs"
-
-
-class Interrupted(Exception):  # noqa: N818 - an event
-    """The run was asked to stop, and has saved its state."""
 
 
 class Job(NamedTuple):
@@ -150,7 +145,7 @@ def run_one(
     try:
         training = _trained(job, root, fabric, progress)
     except NonFiniteError as error:
-        record |= {"status": "diverged", "error": str(error), "machine": _machine(fabric)}
+        record |= {"status": "diverged", "error": str(error), "machine": machine_facts(fabric.device)}
     else:
         if train_only:
             return None
@@ -164,7 +159,7 @@ def run_one(
             "weights": sum(p.numel() for p in model.parameters()),
             **{name: value for name, value in training.items() if name != "trained_on"},
             "test": test,
-            "judged": {**_machine(fabric), "seconds": round(time.monotonic() - started, 1)},
+            "judged": {**machine_facts(fabric.device), "seconds": round(time.monotonic() - started, 1)},
         }
     here.mkdir(parents=True, exist_ok=True)
     write_records(here / RECORD, [record])
@@ -306,17 +301,8 @@ def _trained(job: Job, root: str | Path, fabric: Fabric, progress: bool | None) 
     if result.stopped == "interrupted":
         raise Interrupted
     facts = {**wanted, **_facts(result, corpus, fabric)}
-    model.metadata.update(
-        corpus=corpus.name,
-        made_by=f"dvae benchmark --budget {protocol.budget}",
-        seed=run.seed,
-        **corpus.metadata,
-        training=config.to_dict(),
-        best_epoch=result.best_epoch,
-        validation_bound_per_frame=result.best_value,
-        seconds=round(facts["training"]["seconds"]),
-        torch=torch.__version__,
-    )
+    made_by = f"dvae benchmark --budget {protocol.budget}"
+    describe_training(model, result, config, corpus=corpus.name, made_by=made_by, **corpus.metadata)
     model.save_pretrained(here / MODEL, half=True)
     write_atomically(here / TRAINED, (json.dumps(facts) + "\n").encode())
     return facts
@@ -328,7 +314,7 @@ def _facts(result: TrainingResult, corpus: ExperimentData, fabric: Fabric) -> di
     total = sum(seconds)
     steps = int(history[-1]["step"])
     return {
-        "machine": _machine(fabric),
+        "machine": machine_facts(fabric.device),
         "training": {
             "epochs": len(history),
             "steps": steps,
@@ -342,7 +328,7 @@ def _facts(result: TrainingResult, corpus: ExperimentData, fabric: Fabric) -> di
             "seconds_per_step": total / steps,  # validation included
             "frames_per_second": corpus.train.num_frames * len(history) / total,
             "data_share": sum(float(record["data_seconds"]) for record in history) / total,
-            "peak_memory_mb": round(_peak_memory(fabric)),
+            "peak_memory_mb": round(peak_memory(fabric.device)),
             "curve": {
                 part: [float(f"{record[f'{part}_vlb_per_frame']:.6g}") for record in history]
                 for part in ("train", "validation")
@@ -368,26 +354,6 @@ def _heading(job: Job) -> Record:
         "config": protocol.config(run).to_dict(),
         "data": corpus.facts,
     }
-
-
-def _machine(fabric: Fabric) -> dict[str, Any]:
-    on_gpu = fabric.device.type == "cuda"
-    return {
-        "device": torch.cuda.get_device_name(fabric.device) if on_gpu else "CPU",
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "system": platform.platform(terse=True),
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-    }
-
-
-def _peak_memory(fabric: Fabric) -> float:
-    """In megabytes: of the GPU's memory what the run took, of the computer's all that this process ever took."""
-    if fabric.device.type == "cuda":
-        return torch.cuda.max_memory_allocated(fabric.device) / 1e6
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def _plain(value: Any) -> Any:

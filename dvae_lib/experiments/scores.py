@@ -5,13 +5,15 @@ from typing import Any, Literal
 
 from torch import Generator
 
-from dvae_lib.evaluation import active_dimensions, analysis_resynthesis, bounds_per_frame, score_sequences
+from dvae_lib.data.sequences import SequenceDataset
+from dvae_lib.evaluation import Bounds, active_dimensions, analysis_resynthesis, bounds_per_frame, score_sequences
 from dvae_lib.experiments.corpora import ExperimentData
+from dvae_lib.experiments.records import Record
 from dvae_lib.graphs.links import links
 from dvae_lib.metrics import ScoreTable, raw_pesq
 from dvae_lib.models.base import DVAE
 
-__all__ = ["Mode", "evaluate_model", "modes"]
+__all__ = ["Mode", "bounds_record", "evaluate_model", "modes"]
 
 Mode = Literal["TF", "TF-GM", "GM"]
 """Trained and tested with teacher forcing; trained so, tested in generation mode; trained and tested in that."""
@@ -26,7 +28,7 @@ def modes(model: DVAE, scheduled: bool) -> dict[Mode, float]:
 
 def evaluate_model(
     model: DVAE, corpus: ExperimentData, importance_samples: int, *, scheduled: bool, num_workers: int | None = None
-) -> list[dict[str, Any]]:
+) -> list[Record]:
     """The test of a trained model, once in each of its modes.
 
     Arguments:
@@ -65,6 +67,30 @@ def evaluate_model(
             }
         )
     return rows
+
+
+def bounds_record(bounds: Bounds, model: DVAE, data: SequenceDataset) -> Record:
+    """Bounds as entries of a result, rounded to four digits.
+
+    Arguments:
+        bounds: What `bounds_per_frame` found.
+        model: The model.
+        data: The sequences.
+
+    Returns:
+        ``vlb``, ``iwK`` for each number K of importance samples, and for each latent variable its KL divergence
+        (``kl``; ``kl_v`` of a variable v), all in nats per frame, and the number of its active dimensions (``active``,
+        ``active_v``), counted in nats per frame, or per sequence for a latent vector of the whole sequence.
+    """
+    record: Record = {"vlb": round(bounds.vlb, 4)}
+    record |= {f"iw{count}": round(value, 4) for count, value in bounds.importance_weighted.items()}
+    for name, kl in bounds.kl_per_dim.items():
+        if name in model.spec.latents:
+            ending = "" if name == "z" else f"_{name}"
+            units = data.num_frames if model.spec.is_framewise(name) else len(data)
+            record[f"kl{ending}"] = round(sum(kl) * units / data.num_frames, 4)
+            record[f"active{ending}"] = active_dimensions(kl)
+    return record
 
 
 def _summary(table: ScoreTable) -> dict[str, dict[str, float | int | None]]:

@@ -1,0 +1,82 @@
+"""A training of an experiment, which goes on where it was interrupted, and what is kept with its model."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dvae_lib.data.sequences import SequenceDataset
+from dvae_lib.experiments.records import Record
+from dvae_lib.models.base import DVAE
+from dvae_lib.training import TrainingConfig, TrainingResult, fit
+from dvae_lib.training.schedules import Number
+
+__all__ = ["Interrupted", "describe_training", "facts_of_training", "print_epoch", "train"]
+
+
+class Interrupted(Exception):  # noqa: N818 - an event
+    """The training was asked to stop, and has saved its state."""
+
+
+def train(
+    model: DVAE, training: SequenceDataset, validation: SequenceDataset, config: TrainingConfig, folder: str | Path
+) -> TrainingResult:
+    """Train a model, or go on with its training, and say each epoch.
+
+    Arguments:
+        model: The model; afterwards it has the weights of the best epoch.
+        training: Training sequences.
+        validation: Sequences that choose the epoch.
+        config: The training.
+        folder: Where its state is kept.
+
+    Raises:
+        Interrupted: It was interrupted; the same call goes on.
+    """
+    result = fit(model, training, validation, config, folder=folder, callback=print_epoch, progress=False)
+    if result.stopped == "interrupted":
+        raise Interrupted(f"interrupted and saved in {folder}; the same command goes on")
+    return result
+
+
+def print_epoch(model: torch.nn.Module, record: dict[str, Number]) -> None:
+    """Print an epoch of a training on one line."""
+    values = (f"{part} {record[f'{part}_vlb_per_frame']:.3f}" for part in ("train", "validation"))
+    print(f"{type(model).__name__}, epoch {record['epoch']}:", *values, f"{record['seconds']:.0f} s", flush=True)
+
+
+def describe_training(
+    model: DVAE, result: TrainingResult, config: TrainingConfig, *, corpus: str, made_by: str, **facts: Any
+) -> None:
+    """Write into the model's metadata what it was trained on, how, and by which command.
+
+    Arguments:
+        model: The trained model.
+        result: What `fit` returned.
+        config: The training.
+        corpus: Name of the corpus.
+        made_by: The command.
+        facts: What there is to say beside, such as the licence of the data.
+    """
+    model.metadata.update(
+        corpus=corpus,
+        made_by=made_by,
+        seed=config.seed,
+        **facts,
+        training=config.to_dict(),
+        best_epoch=result.best_epoch,
+        validation_bound_per_frame=result.best_value,
+        seconds=round(sum(float(epoch["seconds"]) for epoch in result.history)),  # of all parts, if interrupted
+        torch=torch.__version__,
+    )
+
+
+def facts_of_training(model: DVAE) -> Record:
+    """What a result says of the model that was tested, from its metadata."""
+    return {
+        "seed": model.metadata["seed"],
+        "weights": sum(p.numel() for p in model.parameters()),
+        "best_epoch": model.metadata["best_epoch"],
+        "epochs": model.metadata["training"]["max_epochs"],
+        "validation": round(model.metadata["validation_bound_per_frame"], 4),
+    }

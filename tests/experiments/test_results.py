@@ -1,0 +1,97 @@
+"""Files of results: what is there is not computed again, and what is kept in the project can be read and written."""
+
+import json
+
+import pytest
+
+from dvae_lib.experiments import RecordError
+from dvae_lib.experiments.records import write_lines
+from dvae_lib.experiments.results import ResultFile, Task, complete
+from dvae_lib.experiments.studies import chorales, enhancement, inference, speakers, speech
+from dvae_lib.resources import resource_path
+
+KEYS = {
+    "chorales": chorales.KEY,
+    "enhancement": enhancement.KEY,
+    "inference": inference.KEY,
+    "speakers": speakers.KEY,
+    "speech": speech.KEY,
+}
+
+
+def task(model, computed, values=(1.0,)):
+    keys = [{"model": model, "seed": i} for i in range(len(values))]
+
+    def compute():
+        computed.append(model)
+        return [{**key, "vlb": value} for key, value in zip(keys, values, strict=True)]
+
+    return Task(keys, compute)
+
+
+def values(file):
+    return [(r["model"], r["seed"], r["vlb"]) for r in file.records]
+
+
+def test_what_is_there_is_not_computed_again(tmp_path):
+    computed, said = [], []
+    tasks = [task("b", computed, (1.0, 2.0)), task("a", computed)]
+    file = ResultFile(tmp_path / "new/results.json", ("model", "seed"))
+    new = complete(file, tasks, say=said.append)
+    assert values(file) == [("b", 0, 1.0), ("b", 1, 2.0), ("a", 0, 1.0)]
+    assert [json.loads(line)["model"] for line in said] == ["b", "b", "a"]
+    assert all({"dvae_lib", "machine"} <= record.keys() for record in new)
+    later = ResultFile(file.path, ("model", "seed"))
+    assert later.records == file.records
+    assert complete(later, [*tasks, task("c", computed)], say=said.append) == later.records[-1:]
+    assert computed == ["b", "a", "c"]
+    complete(later, [task("b", computed, (5.0,))], again=True, say=said.append)
+    assert values(later)[:2] == [("b", 0, 5.0), ("b", 1, 2.0)]  # in its place
+
+
+def test_an_interruption_loses_only_what_was_at_work(tmp_path):
+    computed = []
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    file = ResultFile(tmp_path / "results.json", ("model", "seed"))
+    with pytest.raises(KeyboardInterrupt):
+        complete(file, [task("a", computed), Task([{"model": "b", "seed": 0}], interrupt)], say=computed.append)
+    computed.clear()
+    again = ResultFile(tmp_path / "results.json", ("model", "seed"))
+    complete(again, [task("a", computed), task("b", computed)], say=lambda line: None)
+    assert computed == ["b"]
+    assert values(again) == [("a", 0, 1.0), ("b", 0, 1.0)]
+
+
+def test_an_ordered_file_is_ordered_by_its_keys(tmp_path):
+    file = ResultFile(tmp_path / "results.json", ("model", "seed"), ordered=True)
+    file.add([{"model": "b", "seed": 10}, {"model": "b", "seed": 9}, {"model": "a", "seed": 3}])
+    assert [(r["model"], r["seed"]) for r in file.records] == [("a", 3), ("b", 9), ("b", 10)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[{", "is damaged, or no JSON"),
+        ("{}", "expected a list of records with model, seed"),
+        ('[{"model": 1}]', "is no"),
+    ],
+)
+def test_something_else_is_refused(text, message, tmp_path):
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(RecordError, match=message):
+        ResultFile(tmp_path / "results.json", ("model", "seed"))
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_results_that_are_kept_are_read_and_would_be_written_the_same(name, tmp_path):
+    path = resource_path("results", f"{name}.json")
+    file = ResultFile(path, KEYS[name], ordered=name in ("chorales", "speech"))
+    assert len({tuple(record[k] for k in KEYS[name]) for record in file.records}) == len(file.records) > 10
+    write_lines(tmp_path / "again.json", file.records)
+    assert (tmp_path / "again.json").read_bytes() == path.read_bytes()
+    again = ResultFile(tmp_path / "again.json", KEYS[name], ordered=file.ordered)
+    again.add(file.records[:1])
+    assert again.records == file.records  # in the same order
