@@ -3,8 +3,9 @@
     python -m dvae_lib.experiments.publish runs/benchmark
 
 Writes data/results/benchmark-CORPUS.json (all runs of budget "book" on that corpus), and for the runs with seed 0 the
-weights as data/pretrained/MODEL-CORPUS (with scheduled sampling: MODEL-CORPUS-scheduled), each with a README.md that
-says what the model is, what it was trained on, and how it scored.
+weights as data/pretrained/MODEL-CORPUS (with scheduled sampling: MODEL-CORPUS-scheduled), or in
+data/pretrained_on_request where they stand there already, each with a README.md that says what the model is, what it
+was trained on, and how it scored.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from dvae_lib.experiments.records import Record, collect, write_records
 from dvae_lib.experiments.review import LABELS
 from dvae_lib.experiments.runs import MODEL
 from dvae_lib.experiments.tables import markdown_table, summarise
+from dvae_lib.experiments.trainings import shelf
 from dvae_lib.files import write_atomically
 from dvae_lib.models import DVAE
 
@@ -103,11 +105,11 @@ def publish(
     for record in records:
         if record["seed"] == 0 and record["status"] == "done":
             run = Run(record["model"], record["scheduled"], 0)
-            source, folder = runs / record["corpus"] / run.name / "seed-0" / MODEL, data / "pretrained"
+            source, name = runs / record["corpus"] / run.name / "seed-0" / MODEL, weights_name(record)
             if not source.is_dir():
                 say(f"{source} is not there; the weights that are in place stay")
                 continue
-            folder = folder / weights_name(record)
+            folder = shelf(name, data) / name
             shutil.copytree(source, folder, dirs_exist_ok=True)
             write_atomically(folder / "README.md", model_card(record, DVAE.from_pretrained(folder)).encode())
             say(folder.name)

@@ -5,13 +5,14 @@ from typing import Any
 
 import torch
 
+from dvae_lib.data.pretrained import ON_REQUEST, SHIPPED
 from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.experiments.records import Record
 from dvae_lib.models.base import DVAE
 from dvae_lib.training import TrainingConfig, TrainingResult, fit
 from dvae_lib.training.schedules import Number
 
-__all__ = ["Interrupted", "describe_training", "facts_of_training", "print_epoch", "train"]
+__all__ = ["Interrupted", "describe_training", "facts_of_training", "print_epoch", "shelf", "train"]
 
 
 class Interrupted(Exception):  # noqa: N818 - an event
@@ -80,3 +81,14 @@ def facts_of_training(model: DVAE) -> Record:
         "epochs": model.metadata["training"]["max_epochs"],
         "validation": round(model.metadata["validation_bound_per_frame"], 4),
     }
+
+
+def shelf(name: str, data: str | Path) -> Path:
+    """The folder of trained models in which one of that name stands or would stand.
+
+    Arguments:
+        name: The model's.
+        data: The folder ``data/`` of the project.
+    """
+    on_request = Path(data) / ON_REQUEST  # what is downloaded when it is asked for
+    return on_request if (on_request / name).is_dir() else Path(data) / SHIPPED

@@ -67,3 +67,11 @@ def test_the_names_of_weights_are_those_in_the_project(corpus):
     names = {weights_name(record) for record in read_records(resource_path("results", f"benchmark-{corpus}.json"))}
     assert f"vae-{corpus}" in names
     assert f"srnn-{corpus}-scheduled" in names
+
+
+def test_weights_that_are_downloaded_on_request_stay_where_they_stand(runs, tmp_path):
+    (tmp_path / "data/pretrained_on_request/vae-walks").mkdir(parents=True)
+    publish(runs, tmp_path / "data", budget="ci", say=lambda line: None)
+    assert (tmp_path / "data/pretrained_on_request/vae-walks/README.md").is_file()
+    assert not (tmp_path / "data/pretrained/vae-walks").exists()
+    assert (tmp_path / "data/pretrained/storn-walks").is_dir()

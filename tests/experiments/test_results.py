@@ -1,10 +1,13 @@
 """Files of results: what is there is not computed again, and what is kept in the project can be read and written."""
 
+import importlib
 import json
+import pkgutil
+import re
 
 import pytest
 
-from dvae_lib.experiments import RecordError
+from dvae_lib.experiments import RecordError, studies
 from dvae_lib.experiments.records import write_lines
 from dvae_lib.experiments.results import ResultFile, Task, complete
 from dvae_lib.experiments.studies import chorales, enhancement, inference, speakers, speech
@@ -95,3 +98,36 @@ def test_results_that_are_kept_are_read_and_would_be_written_the_same(name, tmp_
     again = ResultFile(tmp_path / "again.json", KEYS[name], ordered=file.ordered)
     again.add(file.records[:1])
     assert again.records == file.records  # in the same order
+
+
+def table_of_results():
+    """The rows of data/README.md that say which command makes which file."""
+    text = resource_path("README.md").read_text(encoding="utf-8")
+    rows = text[text.index("## `results/`") :].splitlines()
+    for row in rows:
+        cells = row.split("|")
+        if len(cells) > 3 and ".json`" in cells[1]:
+            yield re.findall(r"`([\w-]+\.json)`", cells[1]), re.findall(r"`([^`]+)`", cells[2])
+
+
+def test_every_file_of_results_has_a_command_that_makes_it():
+    commands = {file: said for files, said in table_of_results() for file in files}
+    assert set(commands) == {path.name for path in resource_path("results").iterdir()}
+    for file, said in commands.items():
+        assert said, file
+        for command in said:
+            program, *rest = command.split()
+            if program == "python":
+                module = importlib.import_module(rest[rest.index("-m") + 1])
+                with pytest.raises(SystemExit, match="0"):
+                    module.main(["--help"])
+                assert any(file.split("-")[0] in line for line in module.__doc__.splitlines()), command
+            else:
+                assert (program, rest[0]) == ("dvae", "benchmark")
+
+
+def test_every_study_makes_a_file_of_results():
+    said = " ".join(command for _, commands in table_of_results() for command in commands)
+    for module in pkgutil.iter_modules(studies.__path__):
+        if module.name != "command":
+            assert f"-m dvae_lib.experiments.studies.{module.name}" in said

@@ -1,7 +1,7 @@
 """The models of Chapters 5 and 7 to 11 on Bach's chorales: trained, and tested once.
 
-    python -m dvae_lib.experiments.studies.chorales train [NAME ...] [--seed 0] [--models data/pretrained]
-    python -m dvae_lib.experiments.studies.chorales test [NAME ...] [--models data/pretrained ...]
+    python -m dvae_lib.experiments.studies.chorales train [NAME ...] [--seed 0] [--models FOLDER]
+    python -m dvae_lib.experiments.studies.chorales test [NAME ...] [--models FOLDER ...]
 
 All models have about 140,000 weights, and see the same pieces of the training chorales in all twelve keys. The epoch
 that is best on the validation chorales is kept; the test chorales are not looked at. A name that ends in `-scheduled`
@@ -31,8 +31,8 @@ from dvae_lib.experiments.protocol import SCHEDULED, SCHEDULED_ENDING, falling
 from dvae_lib.experiments.records import Record
 from dvae_lib.experiments.results import ResultFile, Task, complete
 from dvae_lib.experiments.scores import bounds_record
-from dvae_lib.experiments.studies.command import PRETRAINED, RESULTS, RUNS, parser, select, stopped
-from dvae_lib.experiments.trainings import Interrupted, describe_training, facts_of_training, train
+from dvae_lib.experiments.studies.command import DATA, RESULTS, RUNS, model_folders, parser, select, stopped
+from dvae_lib.experiments.trainings import Interrupted, describe_training, facts_of_training, shelf, train
 from dvae_lib.models import DKF, DSAE, DVAE, RVAE, SRNN, STORN, VAE, VRNN, ImprovedVRNN
 from dvae_lib.models.rnn import GRNN
 from dvae_lib.training import TrainingConfig
@@ -224,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("what", choices=["train", "test"])
     options.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
     options.add_argument("--seed", type=int, default=0, help="of a training")
-    options.add_argument("--models", type=Path, nargs="+", default=[PRETRAINED], help="folders of trained models")
+    options.add_argument("--models", type=Path, nargs="+", help="folders of trained models; a training takes the first")
     options.add_argument("--runs", type=Path, default=RUNS, help="where interrupted trainings are kept")
     options.add_argument("--output", type=Path, default=RESULTS / "chorales.json")
     options.add_argument("--again", action="store_true", help="test also what is in the file already")
@@ -233,13 +233,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     protocol = ChoraleProtocol()
     data = protocol.load()
     if chosen.what == "test":
-        folders = [parent / name for name in names for parent in chosen.models if (parent / name).is_dir()]
+        folders = [folder for name in names for folder in model_folders(name, chosen.models)]
         tasks = (evaluation_task(folder, data.test, protocol) for folder in folders)
         complete(ResultFile(chosen.output, KEY, ordered=True), tasks, again=chosen.again)
         return 0
     try:
         for name in names:
-            print(train_chorales(name, chosen.seed, chosen.models[0], chosen.runs, data=data, protocol=protocol))
+            models = chosen.models[0] if chosen.models else shelf(name, DATA)
+            print(train_chorales(name, chosen.seed, models, chosen.runs, data=data, protocol=protocol))
     except Interrupted as error:
         return stopped(error)
     return 0

@@ -5,12 +5,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dvae_lib.data.pretrained import pretrained_folder
 from dvae_lib.experiments.trainings import Interrupted
 
-__all__ = ["PRETRAINED", "RESULTS", "RUNS", "parser", "select", "stopped"]
+__all__ = ["DATA", "RESULTS", "RUNS", "model_folders", "parser", "select", "stopped"]
 
 # In the project's root, from which the commands are run.
-RESULTS, PRETRAINED, RUNS = Path("data/results"), Path("data/pretrained"), Path("runs")
+DATA, RESULTS, RUNS = Path("data"), Path("data/results"), Path("runs")
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -27,6 +28,20 @@ def select(options: argparse.ArgumentParser, chosen: Sequence[str] | None, known
     if unknown := [name for name in chosen or () if name not in known]:
         options.error(f"there is no {', '.join(unknown)}; there are {', '.join(known)}")
     return list(chosen or known)
+
+
+def model_folders(name: str, parents: Sequence[Path] | None) -> list[Path]:
+    """The folders of a trained model.
+
+    Arguments:
+        name: The model's.
+        parents: Folders of trained models, of several seeds perhaps; None is the library's own.
+
+    Returns:
+        One for each of these that has it.
+    """
+    found = [pretrained_folder(name)] if parents is None else [parent / name for parent in parents]
+    return [folder for folder in found if folder is not None and folder.is_dir()]
 
 
 def stopped(error: Interrupted) -> int:

@@ -41,7 +41,7 @@ from dvae_lib.enhancement.separation import NUM_ITERATIONS
 from dvae_lib.experiments.corpora import data_facts, evenly
 from dvae_lib.experiments.records import Record
 from dvae_lib.experiments.results import ResultFile, Task, complete, rounded
-from dvae_lib.experiments.studies.command import PRETRAINED, RESULTS, parser
+from dvae_lib.experiments.studies.command import RESULTS, parser
 from dvae_lib.metrics import SPEECH_METRICS, speech_metrics
 from dvae_lib.models import DVAE
 from dvae_lib.randomness import derive_seed
@@ -259,18 +259,17 @@ def _row(speech: NoisySpeech, contestant: Contestant, key: Record) -> list[Recor
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     options = parser(__doc__)
-    options.add_argument("names", nargs="*", metavar="MODEL", help=", ".join(SPEECH_MODELS))
+    options.add_argument("names", nargs="*", metavar="MODEL", help=f"names or folders; {', '.join(SPEECH_MODELS)}")
     options.add_argument("--methods", nargs="+", default=["peem", "vem"], choices=["peem", "vem"])
     options.add_argument("--utterances", type=int, default=8, help="of librispeech; half as many of prompts")
     options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--models", type=Path, default=PRETRAINED, help="folder of trained models")
     options.add_argument("--output", type=Path, default=RESULTS / "enhancement.json")
     options.add_argument("--again", action="store_true", help="compute also what is in the file already")
     chosen = options.parse_args(arguments)
     number = chosen.utterances
     protocol = replace(EnhancementProtocol(), utterances=(("librispeech", number), ("prompts", max(1, number // 2))))
     speech = NoisySpeech({name: load_corpus(name, progress=False) for name, _ in protocol.utterances}, protocol)
-    models = {name: DVAE.from_pretrained(chosen.models / name) for name in chosen.names or SPEECH_MODELS}
+    models = {name: DVAE.from_pretrained(name) for name in chosen.names or SPEECH_MODELS}
     compared = list(contestants(speech, models, chosen.methods))
     complete(ResultFile(chosen.output, KEY), tasks(speech, compared, chosen.seed), again=chosen.again)
     return 0

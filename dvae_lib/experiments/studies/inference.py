@@ -1,6 +1,6 @@
 """The price of an inference structure on real data: one trained generative model, several inference models.
 
-    python -m dvae_lib.experiments.studies.inference [--seeds 0 1] [--models data/pretrained]
+    python -m dvae_lib.experiments.studies.inference [--seeds 0 1] [--models FOLDER]
 
 The generative weights of a model of Bach's chorales are frozen. Every inference model of its class is trained anew for
 them, with the same schedule; the epoch that is best on the validation chorales is kept and tested on the test chorales.
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from dvae_lib.data.pretrained import SHIPPED
 from dvae_lib.data.sequences import Splits
 from dvae_lib.evaluation import bounds_per_frame
 from dvae_lib.experiments.corpora import data_facts
@@ -24,7 +25,7 @@ from dvae_lib.experiments.records import Record
 from dvae_lib.experiments.results import ResultFile, Task, complete
 from dvae_lib.experiments.scores import bounds_record
 from dvae_lib.experiments.studies.chorales import ARCHITECTURES, ChoraleProtocol
-from dvae_lib.experiments.studies.command import PRETRAINED, RESULTS, RUNS, parser, stopped
+from dvae_lib.experiments.studies.command import DATA, RESULTS, RUNS, parser, stopped
 from dvae_lib.experiments.trainings import Interrupted, train
 from dvae_lib.models import DVAE
 from dvae_lib.training import TrainingConfig
@@ -137,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     options = parser(__doc__)
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    options.add_argument("--models", type=Path, default=PRETRAINED, help="folder of trained models")
+    options.add_argument("--models", type=Path, default=DATA / SHIPPED, help="folder of trained models")
     options.add_argument("--runs", type=Path, default=RUNS, help="where interrupted trainings are kept")
     options.add_argument("--output", type=Path, default=RESULTS / "inference.json")
     options.add_argument("--again", action="store_true", help="compute also what is in the file already")

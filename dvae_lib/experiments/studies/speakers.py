@@ -1,6 +1,6 @@
 """Does v know who speaks? Linear probes on the latent vectors of the DSAEs of Chapter 11.
 
-    python -m dvae_lib.experiments.studies.speakers [--models data/pretrained ...]
+    python -m dvae_lib.experiments.studies.speakers [--models FOLDER ...]
 
 No speaker of these tests was heard in training. Two tasks. On `librispeech` the validation and test speakers are told
 apart, with one recording each: a piece of it trains the probe, another one, after a gap, tests it. On `prompts` the
@@ -29,7 +29,7 @@ from dvae_lib.data import SpeechCorpus, load_corpus
 from dvae_lib.experiments.corpora import data_facts
 from dvae_lib.experiments.records import Record
 from dvae_lib.experiments.results import ResultFile, Task, complete
-from dvae_lib.experiments.studies.command import PRETRAINED, RESULTS, parser
+from dvae_lib.experiments.studies.command import RESULTS, model_folders, parser
 from dvae_lib.extras import needed, require
 from dvae_lib.models import DVAE, build_model
 
@@ -317,7 +317,7 @@ def _reconstruction(model: DVAE, x: Tensor, z: Tensor, v: Tensor) -> Tensor:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     options = parser(__doc__)
-    options.add_argument("--models", nargs="+", type=Path, default=[PRETRAINED], help="folders of trained models")
+    options.add_argument("--models", nargs="+", type=Path, help="folders of trained models; by default the library's")
     options.add_argument("--output", type=Path, default=RESULTS / "speakers.json")
     options.add_argument("--again", action="store_true", help="compute also what is in the file already")
     chosen = options.parse_args(arguments)
@@ -325,11 +325,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     models: dict[str, DVAE] = {}
     for inference_model, name in INFERENCE_MODELS.items():
         weights = f"{name}-librispeech-batch32"
-        folder = next((parent / weights for parent in chosen.models if (parent / weights).is_dir()), None)
-        if folder is None:
+        folders = model_folders(weights, chosen.models)
+        if not folders:
             print(f"{weights} is not there")
         else:
-            models[inference_model] = DVAE.from_pretrained(folder)
+            models[inference_model] = DVAE.from_pretrained(folders[0])
     for inference_model in list(models):
         torch.manual_seed(0)
         untrained = build_model("dsae", preset="speech", inference_model=inference_model).eval()

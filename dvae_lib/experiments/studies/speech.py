@@ -1,7 +1,7 @@
 """The speech models of Chapters 7 to 11 that are not the benchmark's: trained, and tested once.
 
-    python -m dvae_lib.experiments.studies.speech train [NAME ...] [--seed 0] [--models data/pretrained]
-    python -m dvae_lib.experiments.studies.speech test [NAME ...] [--models data/pretrained ...]
+    python -m dvae_lib.experiments.studies.speech train [NAME ...] [--seed 0] [--models FOLDER]
+    python -m dvae_lib.experiments.studies.speech test [NAME ...] [--models FOLDER ...]
 
 Chapters 7 to 9 take the corpus `prompts`, Chapters 10 and 11 `librispeech`. The architectures are those of Appendix B,
 the front end that of Section 13.2.1. The protocol is the review's (Section 13.2.3), shortened to 30 to 80 epochs in
@@ -32,8 +32,8 @@ from dvae_lib.experiments.protocol import SCHEDULED, SCHEDULED_ENDING, falling
 from dvae_lib.experiments.records import Record
 from dvae_lib.experiments.results import ResultFile, Task, complete, rounded
 from dvae_lib.experiments.scores import bounds_record, modes
-from dvae_lib.experiments.studies.command import PRETRAINED, RESULTS, RUNS, parser, select, stopped
-from dvae_lib.experiments.trainings import Interrupted, describe_training, facts_of_training, train
+from dvae_lib.experiments.studies.command import DATA, RESULTS, RUNS, model_folders, parser, select, stopped
+from dvae_lib.experiments.trainings import Interrupted, describe_training, facts_of_training, shelf, train
 from dvae_lib.models import DVAE, build_model
 from dvae_lib.training import TrainingConfig
 from dvae_lib.training.schedules import Schedule
@@ -218,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("what", choices=["train", "test"])
     options.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
     options.add_argument("--seed", type=int, default=0, help="of a training")
-    options.add_argument("--models", type=Path, nargs="+", default=[PRETRAINED], help="folders of trained models")
+    options.add_argument("--models", type=Path, nargs="+", help="folders of trained models; a training takes the first")
     options.add_argument("--runs", type=Path, default=RUNS, help="where interrupted trainings are kept")
     options.add_argument("--max-utterances", type=int, default=SpeechProtocol.max_utterances, help="of a test")
     options.add_argument("--output", type=Path, default=RESULTS / "speech.json")
@@ -227,13 +227,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = select(options, chosen.names, NAMES)
     protocol = SpeechProtocol(max_utterances=chosen.max_utterances)
     if chosen.what == "test":
-        folders = [parent / name for name in names for parent in chosen.models if (parent / name).is_dir()]
+        folders = [folder for name in names for folder in model_folders(name, chosen.models)]
         tasks = (evaluation_task(folder, protocol=protocol) for folder in folders)
         complete(ResultFile(chosen.output, KEY, ordered=True), tasks, again=chosen.again)
         return 0
     try:
         for name in names:
-            print(train_speech(name, chosen.seed, chosen.models[0], chosen.runs, protocol=protocol))
+            models = chosen.models[0] if chosen.models else shelf(name, DATA)
+            print(train_speech(name, chosen.seed, models, chosen.runs, protocol=protocol))
     except Interrupted as error:
         return stopped(error)
     return 0

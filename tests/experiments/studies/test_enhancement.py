@@ -149,8 +149,8 @@ def test_the_command_compares_what_was_asked_for(corpora, model, monkeypatch, tm
         asked.extend(task.keys[0] for task in tasks)
 
     monkeypatch.setattr(enhancement, "complete", compute)
-    output = ["--models", str(tmp_path / "models"), "--output", str(tmp_path / "e.json")]
-    assert main(["tiny", "--methods", "peem", "--utterances", "4", "--seed", "7", *output]) == 0
+    output = ["--output", str(tmp_path / "e.json")]
+    assert main([str(tmp_path / "models/tiny"), "--methods", "peem", "--utterances", "4", "--seed", "7", *output]) == 0
     assert len(asked) == 4 * 2 * 3 * 2
     assert {(key["corpus"], key["utterances"], key["seed"]) for key in asked} == {
         ("librispeech", 4, 7),
