@@ -24,7 +24,8 @@ from typing import Any
 import torch
 
 from dvae_lib.data.music import load_chorales
-from dvae_lib.data.sequences import SequenceDataset, Splits
+from dvae_lib.data.sequences import SequenceDataset
+from dvae_lib.data.splits import Splits
 from dvae_lib.evaluation import bounds_per_frame
 from dvae_lib.experiments.corpora import data_facts
 from dvae_lib.experiments.protocol import SCHEDULED, SCHEDULED_ENDING, falling

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from dvae_lib.data.pretrained import SHIPPED
-from dvae_lib.data.sequences import Splits
+from dvae_lib.data.splits import Splits
 from dvae_lib.evaluation import bounds_per_frame
 from dvae_lib.experiments.corpora import data_facts
 from dvae_lib.experiments.protocol import falling

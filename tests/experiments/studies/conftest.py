@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import Generator
 
-from dvae_lib.data.sequences import SequenceDataset, Splits
+from dvae_lib.data.sequences import SequenceDataset
+from dvae_lib.data.splits import Splits
 from dvae_lib.experiments import trainings
 from dvae_lib.experiments.studies.chorales import ChoraleProtocol
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dvae_lib.data import music
-from dvae_lib.data.sequences import Splits
+from dvae_lib.data.splits import Splits
 from dvae_lib.experiments import trainings
 from dvae_lib.experiments.results import ResultFile, complete
 from dvae_lib.experiments.studies import chorales
