@@ -19,9 +19,14 @@ GRAVITY = 9.81  # m/s^2
 
 @on_the_host()
 def pendulum_step(
-    z: Float[Tensor, "*batch 2"], *, dt: float = 0.05, length: float = 1.0, damping: float = 0.1
+    z: Float[Tensor, "*batch 2"],
+    *,
+    dt: float = 0.05,
+    length: float = 1.0,
+    damping: float = 0.1,
+    push: Float[Tensor, "*batch"] | float = 0.0,
 ) -> Float[Tensor, "*batch 2"]:
-    r"""Advance a pendulum by one time step, :math:`\ddot\theta = -(g / \ell) \sin\theta - c\,\dot\theta`.
+    r"""Advance a pendulum by one time step, :math:`\ddot\theta = -(g / \ell) \sin\theta - c\,\dot\theta + a`.
 
     One step of the classical fourth-order Runge-Kutta method: at the default step the error in the angle is far
     below a millionth of a radian. Differentiable, for filters that linearise it.
@@ -31,6 +36,7 @@ def pendulum_step(
         dt: Time step in seconds.
         length: Of the rod in metres.
         damping: The friction c in 1/s.
+        push: Angular acceleration a by a motor in rad/s^2, constant over the step.
 
     Returns:
         The state `dt` seconds later.
@@ -38,7 +44,7 @@ def pendulum_step(
 
     def slope(state: Tensor) -> Tensor:
         angle, velocity = state.unbind(-1)
-        return torch.stack((velocity, -(GRAVITY / length) * angle.sin() - damping * velocity), dim=-1)
+        return torch.stack((velocity, -(GRAVITY / length) * angle.sin() - damping * velocity + push), dim=-1)
 
     k1 = slope(z)
     k2 = slope(z + 0.5 * dt * k1)
