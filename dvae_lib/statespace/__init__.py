@@ -8,7 +8,8 @@ sequence of states, as posteriors that are joint over time need it. `HiddenMarko
 with its own filter, smoother, posterior samples and most probable path.
 """
 
-from dvae_lib.statespace.chain import ChainMoments, ChainPosterior, ChainPrecision, GaussianChain
+from dvae_lib.statespace.chain import ChainPosterior, GaussianChain
+from dvae_lib.statespace.chain_forms import ChainMoments, ChainPrecision
 from dvae_lib.statespace.em import EMResult, fit_em
 from dvae_lib.statespace.explorer import local_level, noise_explorer
 from dvae_lib.statespace.hmm import (

@@ -22,7 +22,7 @@ from torch.distributions.kl import register_kl
 
 from dvae_lib.distributions import DiagonalGaussian
 from dvae_lib.statespace import chain_forms as forms
-from dvae_lib.statespace.chain_forms import log_det, solve
+from dvae_lib.statespace.chain_forms import ChainMoments, ChainPrecision, log_det, solve
 from dvae_lib.statespace.chain_layout import (
     ChainLayout,
     Direction,
@@ -35,41 +35,11 @@ from dvae_lib.statespace.chain_layout import (
     within,
 )
 from dvae_lib.statespace.information import information_ahead
-from dvae_lib.statespace.model import LinearGaussianSSM, check_input, covariance_factor, holds, state_offsets
+from dvae_lib.statespace.model import LinearGaussianSSM, covariance_factor, holds
 from dvae_lib.statespace.recursions import Method, affine_recursion, check_method, lyapunov_differentiable
 from dvae_lib.statespace.tridiagonal import eliminate
 
 __all__ = ["ChainMoments", "ChainPosterior", "ChainPrecision", "Direction", "GaussianChain"]
-
-
-class ChainMoments(NamedTuple):
-    """Moments of a chain; of one whose entries are independent, entry by entry, without the last dimension.
-
-    Attributes:
-        mean: E[z_t], `(*batch, T, L)`.
-        covariance: Cov[z_t], `(*batch, T, L, L)`.
-        cross_covariance: Cov[z_t, z_{t-1}] for t = 2..T, `(*batch, T - 1, L, L)`.
-    """
-
-    mean: Tensor
-    covariance: Tensor
-    cross_covariance: Tensor
-
-
-class ChainPrecision(NamedTuple):
-    r"""A chain in information form, :math:`q(z) \propto \exp(-\tfrac12 z^T J z + h^T z)`.
-
-    Of one whose entries are independent, entry by entry, without the last dimension.
-
-    Attributes:
-        diagonal: J_{t,t}, `(*batch, T, L, L)`.
-        off_diagonal: J_{t,t-1} for t = 2..T, `(*batch, T - 1, L, L)`.
-        information: h_t, `(*batch, T, L)`.
-    """
-
-    diagonal: Tensor
-    off_diagonal: Tensor
-    information: Tensor
 
 
 class ChainPosterior(NamedTuple):
@@ -196,22 +166,7 @@ class GaussianChain(Distribution):
             lengths: As in `GaussianChain`.
             method: As in `GaussianChain`.
         """
-        check_input(ssm, u, num_steps)
-        offset = state_offsets(ssm, u, num_steps)
-        offset = offset.expand(*torch.broadcast_shapes(ssm.batch_shape, offset.shape[:-2]), -1, -1)
-        L = ssm.z_dim
-
-        def steps(value: Tensor, number: int) -> Tensor:
-            """Of that many steps, with as many batch dimensions as the offsets."""
-            value = value.reshape(*(1,) * (offset.ndim + 1 - value.ndim), *value.shape)
-            return value.expand(*value.shape[:-3], number, L, L)
-
-        noise = steps(ssm.stepwise("Lambda"), num_steps)[..., 1:, :, :]
-        first = steps(ssm.Lambda_1.unsqueeze(-3), 1)
-        lead = torch.broadcast_shapes(noise.shape[:-3], first.shape[:-3])
-        covariance = torch.cat([value.expand(*lead, -1, -1, -1) for value in (first, noise)], dim=-3)
-        transition = steps(ssm.stepwise("A"), num_steps)
-        factor = covariance_factor(covariance)
+        transition, offset, factor = forms.from_ssm(ssm, num_steps, u)
         return cls(transition, offset, factor, lengths=lengths, method=method, validate_args=False)
 
     @classmethod

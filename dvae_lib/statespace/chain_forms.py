@@ -3,22 +3,25 @@ r"""The forms of a Gaussian chain, and the ways between them.
 A chain :math:`z_t = F_t z_{t-1} + b_t + D_t \epsilon_t` is given by conditionals (F, b, D), by moments (means,
 covariances, and those of neighbours), or by its precision (diagonal blocks J, blocks O of neighbours, information h).
 Time comes first, `(T, *batch, n, n)` for matrices and `(T, *batch, n, 1)` for vectors; what belongs to pairs of
-neighbours has T - 1 frames. All functions are differentiable.
+neighbours has T - 1 frames. All functions are differentiable; those for whole chains stand in `chain`.
 """
 
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from dvae_lib.statespace.model import covariance_factor, holds
+from dvae_lib.statespace.model import LinearGaussianSSM, check_input, covariance_factor, holds, state_offsets
 from dvae_lib.statespace.recursions import Method, affine_recursion, symmetric
 from dvae_lib.statespace.tridiagonal import inverse_factor
 
 __all__ = [
+    "ChainMoments",
+    "ChainPrecision",
     "from_bidiagonal_factor",
     "from_elimination",
     "from_moments",
+    "from_ssm",
     "log_det",
     "precision",
     "reverse",
@@ -27,6 +30,55 @@ __all__ = [
 ]
 
 Conditionals = tuple[Tensor, Tensor, Tensor]
+
+
+class ChainMoments(NamedTuple):
+    """Moments of a chain; of one whose entries are independent, entry by entry, without the last dimension.
+
+    Attributes:
+        mean: E[z_t], `(*batch, T, L)`.
+        covariance: Cov[z_t], `(*batch, T, L, L)`.
+        cross_covariance: Cov[z_t, z_{t-1}] for t = 2..T, `(*batch, T - 1, L, L)`.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    cross_covariance: Tensor
+
+
+class ChainPrecision(NamedTuple):
+    r"""A chain in information form, :math:`q(z) \propto \exp(-\tfrac12 z^T J z + h^T z)`.
+
+    Of one whose entries are independent, entry by entry, without the last dimension.
+
+    Attributes:
+        diagonal: J_{t,t}, `(*batch, T, L, L)`.
+        off_diagonal: J_{t,t-1} for t = 2..T, `(*batch, T - 1, L, L)`.
+        information: h_t, `(*batch, T, L)`.
+    """
+
+    diagonal: Tensor
+    off_diagonal: Tensor
+    information: Tensor
+
+
+def from_ssm(ssm: LinearGaussianSSM, num_steps: int, u: Tensor | None) -> Conditionals:
+    """F, b and D of the states of a linear-Gaussian model, time behind the batch dimensions as the model has it."""
+    check_input(ssm, u, num_steps)
+    offset = state_offsets(ssm, u, num_steps)
+    offset = offset.expand(*torch.broadcast_shapes(ssm.batch_shape, offset.shape[:-2]), -1, -1)
+    L = ssm.z_dim
+
+    def steps(value: Tensor, number: int) -> Tensor:
+        """Of that many steps, with as many batch dimensions as the offsets."""
+        value = value.reshape(*(1,) * (offset.ndim + 1 - value.ndim), *value.shape)
+        return value.expand(*value.shape[:-3], number, L, L)
+
+    noise = steps(ssm.stepwise("Lambda"), num_steps)[..., 1:, :, :]
+    first = steps(ssm.Lambda_1.unsqueeze(-3), 1)
+    lead = torch.broadcast_shapes(noise.shape[:-3], first.shape[:-3])
+    covariance = torch.cat([value.expand(*lead, -1, -1, -1) for value in (first, noise)], dim=-3)
+    return steps(ssm.stepwise("A"), num_steps), offset, covariance_factor(covariance)
 
 
 def from_moments(m: Tensor, P: Tensor, cross: Tensor) -> Conditionals:

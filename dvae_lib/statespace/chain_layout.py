@@ -112,7 +112,7 @@ class ChainLayout(NamedTuple):
         """A mask by frame, `(T, *batch)`, for vectors and matrices."""
         return own[..., None, None, None] if self.entrywise else own[..., None, None]
 
-    def own(self, lengths: Tensor | None) -> Tensor | None:
+    def own(self, lengths: Tensor | None, device: torch.device) -> Tensor | None:
         """True in the frames that a sequence has, `(T, *batch)`; None where all have all."""
         if lengths is None:
             return None
@@ -123,7 +123,7 @@ class ChainLayout(NamedTuple):
                 f"lengths must have shape {tuple(self.batch)} and lie between 1 and {self.num_steps}; got shape "
                 f"{tuple(lengths.shape)} with values {lengths.flatten()[:8].tolist()}"
             )
-        own = torch.arange(self.num_steps, device=lengths.device) < lengths.unsqueeze(-1)
+        own = torch.arange(self.num_steps, device=device) < lengths.to(device).unsqueeze(-1)
         return self.turned(own.movedim(-1, 0))
 
 
@@ -174,7 +174,7 @@ def read(
     entrywise = all(value.ndim == rank for value in given.values())
     T, L = given[name].shape[-2:]
     layout = ChainLayout(Size(batch), T, L, entrywise, direction)
-    own = layout.own(lengths)
+    own = layout.own(lengths, given[name].device)
     values = [layout.vector(given[name])]
     values += [layout.matrix(value) for value in matrices.values()]
     values += [layout.between(value) for value in between.values()]

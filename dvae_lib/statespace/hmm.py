@@ -545,7 +545,7 @@ def _frames(name: str, mask: Tensor | None, evidence: Tensor) -> Tensor | None:
         kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise TypeError(f"{name} must be a boolean tensor, True where a frame is observed; got {kind}")
     try:
-        return mask.expand(evidence.shape[:-1])
+        return mask.to(evidence.device).expand(evidence.shape[:-1])
     except RuntimeError:
         raise ValueError(
             f"{name} must have shape {tuple(evidence.shape[:-1])}, by frame; got {tuple(mask.shape)}"
@@ -565,4 +565,4 @@ def _within(lengths: Tensor | None, evidence: Tensor) -> Tensor | None:
             f"lengths must have shape {tuple(evidence.shape[:-2])} and lie between 1 and {T}; got shape "
             f"{tuple(lengths.shape)} with values {lengths.flatten()[:8].tolist()}"
         )
-    return torch.arange(T, device=lengths.device) < lengths.unsqueeze(-1)
+    return torch.arange(T, device=evidence.device) < lengths.to(evidence.device).unsqueeze(-1)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from dvae_lib.distributions import DiagonalGaussian
+from dvae_lib.models import KVAE
 from dvae_lib.statespace import (
     GaussianChain,
     LinearGaussianSSM,
@@ -393,6 +394,37 @@ def test_from_the_smoother_as_the_kvae_has_it():
         along = gain[:, t - 1] @ (z[-1] - mean[:, t - 1])[..., None] + factor[:, t - 1] @ noise[:, t, :, None]
         z.append(mean[:, t] + along.squeeze(-1))
     torch.testing.assert_close(chain.rsample(noise=noise), torch.stack(z, 1), **CLOSE)
+
+
+@pytest.mark.parametrize("lengths", [None, [6, 4, 1]])
+@pytest.mark.parametrize("mixture", [1, 3])
+@pytest.mark.parametrize("driven", [False, True])
+def test_the_posterior_of_the_kvae_is_a_chain_with_equal_numbers(lengths, mixture, driven):
+    """From the smoother's moments, and once more without it, by conditioning the prior on the features."""
+    torch.manual_seed(0)
+    model = KVAE(5, 2, a_dim=2, mixture=mixture, u_dim=1 if driven else 0).double()
+    x, u = (torch.randn(3, 6, n, generator=seeded(n), dtype=torch.float64) for n in (5, 1))
+    u = u if driven else None
+    lengths = None if lengths is None else torch.tensor(lengths)
+    with torch.no_grad():
+        latents = model.inference(x, u, lengths=lengths, generator=seeded(3))
+        a, z, posterior = latents["a"].sample, latents["z"].sample, latents["z"].posterior
+        ssm = model.state_space(a)
+        mask = None if lengths is None else torch.arange(6) < lengths[:, None]
+        smoothed = kalman_smoother(ssm, a, u, mask=mask)
+        J = (ssm.stepwise("C").mT @ torch.linalg.inv(ssm.stepwise("Sigma")) @ ssm.stepwise("C")).expand(3, 6, 2, 2)
+        h = (ssm.stepwise("C").mT @ torch.linalg.inv(ssm.stepwise("Sigma")) @ a[..., None]).squeeze(-1)
+        prior = GaussianChain.from_ssm(ssm, 6, u)
+        conditioned, log_z = prior.condition(J, h, mask=mask)
+        own = torch.ones(3, 6, dtype=torch.bool) if mask is None else mask
+        for chain in (GaussianChain.from_moments(*smoothed, lengths=lengths), conditioned):
+            along = chain.conditionals(z)
+            torch.testing.assert_close(along.mean[own], posterior.mean[own], **CLOSE)
+            torch.testing.assert_close(along.scale_tril[own], posterior.scale_tril[own], **CLOSE)
+        # log p(a) is the integral of the prior times the potentials, and what the potentials leave out.
+        features = MultivariateNormal(torch.zeros(2).double(), ssm.Sigma).log_prob(a)
+        likelihood = log_z + torch.where(own, features, 0).sum(-1)
+        torch.testing.assert_close(likelihood, log_likelihood(ssm, a, u, mask=mask), **CLOSE)
 
 
 def test_moments_that_are_singular():
