@@ -537,7 +537,7 @@ def test_info_of_the_installation(tmp_path):
         (["train", "vae", "--data", "a", "--corpus", "b", "--folder", "run"], 2, "give one of them"),
         (["train", "nothing", "--data", "a", "--folder", "run"], 2, "none of vae"),
         (["train", "vae", "--data", "nowhere", "--folder", "run"], 1, "no file or folder 'nowhere'"),
-        (["train", "vae", "--corpus", "nothing", "--folder", "run"], 1, "Corpora: librispeech"),
+        (["train", "vae", "--corpus", "nothing", "--folder", "run"], 1, "Corpora: digits"),
         (["train", "vae", "--data", "walks.npz", "--folder", "run", "-O", "x"], 2, "not of the form name=value"),
         (
             ["train", "vae", "--data", "walks.npz", "--folder", "run", "-O", "depth=3"],

@@ -12,7 +12,7 @@ from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.extras import SPEECH_EXTRA
@@ -239,9 +239,11 @@ def list_corpora(kind: str | None = None) -> tuple[Corpus, ...]:
         >>> [corpus.name for corpus in list_corpora("motion")]
         ['cmu', 'h36m', 'hdm05', 'mocap', 'mocap-excerpt']
     """
+    kinds = get_args(Kind)
+    ordered = sorted(_CORPORA.values(), key=lambda corpus: (kinds.index(corpus.kind), corpus.name))
     if kind is None:
-        return tuple(corpus for corpus in _CORPORA.values() if corpus.find is not None)
-    return tuple(corpus for corpus in _CORPORA.values() if corpus.kind == kind)
+        return tuple(corpus for corpus in ordered if corpus.find is not None)
+    return tuple(corpus for corpus in ordered if corpus.kind == kind)
 
 
 def corpus_info(name: str) -> Corpus:

@@ -34,7 +34,7 @@ def download(
     urls: str | Sequence[str],
     destination: Path,
     *,
-    checksum: str,
+    checksum: str | None,
     progress: bool = True,
     attempts: int = 4,
     timeout: float = 30.0,
@@ -47,7 +47,8 @@ def download(
     Arguments:
         urls: One address, or several of the same file, tried in turn.
         destination: The file to make. If it exists with the right checksum, nothing is fetched.
-        checksum: ``"md5:..."`` or ``"sha256:..."`` as the publisher gives it.
+        checksum: ``"md5:..."`` or ``"sha256:..."`` as the publisher gives it; None where the publisher gives none, and
+            the caller checks what is inside.
         progress: Show a progress bar.
         attempts: How often a broken connection is taken up again, for each address.
         timeout: Seconds without a byte after which a connection counts as broken.
@@ -145,7 +146,9 @@ def _receive(response: HTTPResponse, part: Path, have: int, *, progress: bool) -
     return total
 
 
-def _has_checksum(file: Path, checksum: str) -> bool:
+def _has_checksum(file: Path, checksum: str | None) -> bool:
+    if checksum is None:
+        return True
     algorithm, _, expected = checksum.partition(":")
     if algorithm not in hashlib.algorithms_available or not expected:
         raise ValueError(f"A checksum reads 'md5:...' or 'sha256:...', not {checksum!r}")

@@ -386,7 +386,7 @@ class TestPrompts:
 class TestCatalogue:
     def test_speech(self):
         names = [info.name for info in list_corpora("speech")]
-        assert names == ["librispeech", "librispeech-excerpt", "prompts", "wsj0"]
+        assert names == ["digits", "digits-by-take", "librispeech", "librispeech-excerpt", "prompts", "wsj0"]
         assert {info.kind for info in list_corpora()} <= {"speech", "motion", "music", "sequences"}
         names = [info.name for info in list_corpora()]
         assert len(names) == len(set(names))

@@ -203,6 +203,14 @@ class TestOneDoor:
         with pytest.raises(ValueError, match=r"'tides' is a corpus of sequences: load it with dvae_lib.data.load"):
             load_corpus("tides")
 
+    @pytest.fixture
+    def _no_logging_left(self):
+        logger = logging.getLogger("dvae_lib")
+        handlers, level = logger.handlers[:], logger.level
+        yield
+        logger.handlers, logger.level = handlers, level
+
+    @pytest.mark.usefixtures("_no_logging_left")
     def test_the_command_line_trains_on_it(self, tides, tmp_path, monkeypatch):
         from typer.testing import CliRunner
 

@@ -19,7 +19,17 @@ from dvae_lib.data.speech.audio import AUDIO_SUFFIXES, AudioError
 from dvae_lib.data.speech.features import power_spectrograms
 from dvae_lib.data.speech.front_end import Analysis, FrontEndSettings, SpeechFrontEnd
 
-__all__ = ["PARTS", "Part", "SpeechCorpus", "Utterance", "from_list", "read_list", "register_speech", "speech_loader"]
+__all__ = [
+    "PARTS",
+    "Part",
+    "SpeechCorpus",
+    "Utterance",
+    "damaged",
+    "from_list",
+    "read_list",
+    "register_speech",
+    "speech_loader",
+]
 
 
 logger = logging.getLogger("dvae_lib.data")
@@ -49,7 +59,7 @@ class Utterance:
 
 
 class SpeechCorpus:
-    """Recordings in three parts without a common speaker, and their power spectrograms.
+    """Recordings in three parts, by default without a common speaker, and their power spectrograms.
 
     ``train`` and ``validation`` are cut into sequences, ``test`` holds whole utterances. Each is computed when
     it is first asked for, kept in the cache, and mapped into memory from then on.
@@ -63,6 +73,7 @@ class SpeechCorpus:
         licence: Of the recordings.
         attribution: Whom to name where they are published.
         progress: Show progress bars.
+        speakers_apart: Refuse a speaker who is in two parts.
     """
 
     def __init__(
@@ -76,12 +87,13 @@ class SpeechCorpus:
         licence: str = "unknown",
         attribution: str = "unknown",
         progress: bool = True,
+        speakers_apart: bool = True,
     ) -> None:
         self.name, self.front_end, self.licence, self.attribution = name, front_end, licence, attribution
         self.sequence_length, self.hop, self.progress = sequence_length, hop, progress
         speakers: dict[str, str] = {}
         for utterance in utterances:
-            if speakers.setdefault(utterance.speaker, utterance.part) != utterance.part:
+            if speakers_apart and speakers.setdefault(utterance.speaker, utterance.part) != utterance.part:
                 raise ValueError(
                     f"Speaker {utterance.speaker} is in two parts of {name}: {speakers[utterance.speaker]} and "
                     f"{utterance.part} (with {utterance.name}). Parts must not share a speaker"
@@ -175,18 +187,35 @@ class SpeechCorpus:
         return data
 
 
-def register_speech(list_recordings: Callable[[Path], list[Utterance]], **about: Any) -> Corpus:
+def register_speech(
+    list_recordings: Callable[[Path], list[Utterance]],
+    *,
+    settings: FrontEndSettings | None = None,
+    sequence_length: int | None = 50,
+    speakers_apart: bool = True,
+    **about: Any,
+) -> Corpus:
     """Register a corpus of speech, from what lists its recordings.
 
     Arguments:
         list_recordings: Finds the recordings in the corpus's folder.
-        about: The fields of `Corpus`, without its kind and its loader, which is that of `speech_loader`.
+        settings: Of the front end where nobody asks for others; by default the review's.
+        sequence_length: Frames of a training sequence where nobody asks for another number.
+        speakers_apart: Refuse a speaker who is in two parts.
+        about: The other fields of `Corpus`, without its kind and its loader, which is that of `speech_loader`.
 
     Returns:
         The corpus.
     """
-    load = speech_loader(list_recordings, **{key: about[key] for key in ("name", "licence", "attribution")})
-    return register_corpus(Corpus(kind="speech", load=load, sequence_length=50, **about))
+    load = speech_loader(
+        list_recordings,
+        name=about["name"],
+        licence=about["licence"],
+        attribution=about["attribution"],
+        own_settings=settings,
+        speakers_apart=speakers_apart,
+    )
+    return register_corpus(Corpus(kind="speech", load=load, sequence_length=sequence_length, **about))
 
 
 def speech_loader(
@@ -194,6 +223,8 @@ def speech_loader(
     name: str = "",
     licence: str = "unknown",
     attribution: str = "unknown",
+    own_settings: FrontEndSettings | None = None,
+    speakers_apart: bool = True,
 ) -> Callable[..., SpeechCorpus]:
     """What reads a corpus of speech from its folder, with the options of `load_corpus`.
 
@@ -202,6 +233,8 @@ def speech_loader(
         name: Of the corpus.
         licence: Of its recordings.
         attribution: Whom to name where they are published.
+        own_settings: Of the front end where nobody asks for others.
+        speakers_apart: Refuse a speaker who is in two parts.
     """
 
     def load(
@@ -220,12 +253,13 @@ def speech_loader(
         return SpeechCorpus(
             called or name,
             recordings if limit is None else _thin(recordings, limit),
-            SpeechFrontEnd(settings),
+            SpeechFrontEnd(settings or own_settings),
             sequence_length=sequence_length,
             hop=hop,
             licence=licence if called is None else "unknown",
             attribution=attribution if called is None else "unknown",
             progress=progress,
+            speakers_apart=speakers_apart,
         )
 
     return load
@@ -253,6 +287,16 @@ def read_list(file: Path) -> list[dict[str, str]]:
         if row["part"] not in PARTS:
             raise ValueError(f"{file}, line {line}: the part is one of {', '.join(PARTS)}, not {row['part']!r}")
     return rows
+
+
+def damaged(folder: Path, file: Path) -> list[str]:
+    """The recordings of a split list with the column sha256 (16 digits) that are not in the folder, bit for bit."""
+    return [
+        row["utterance"]
+        for row in read_list(file)
+        if not (path := folder / row["utterance"]).is_file()
+        or hashlib.sha256(path.read_bytes()).hexdigest()[:16] != row["sha256"]
+    ]
 
 
 def from_list(folder: Path, file: Path) -> list[Utterance]:

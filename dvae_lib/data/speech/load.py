@@ -2,7 +2,7 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dvae_lib.data.catalogue import MissingCorpusError, Parts, corpus_info, list_corpora, tell
 from dvae_lib.data.fetch import DownloadError
@@ -16,7 +16,7 @@ __all__ = ["default_corpus", "load_corpus"]
 def load_corpus(
     source: str | Path | None = None,
     *,
-    sequence_length: int | None = 50,
+    sequence_length: int | Literal["default"] | None = "default",
     hop: int | None = None,
     settings: FrontEndSettings | None = None,
     split: str | Path | None = None,
@@ -34,7 +34,8 @@ def load_corpus(
         source: A name (see ``list_corpora("speech")``), a folder, or None for speech, whichever is at hand: the
             `default_corpus`; where that is not here and cannot be fetched, the other free one. What was taken
             is said, and stands in the corpus's ``name``.
-        sequence_length: Frames of a training sequence; 50 are 0.8 s. None keeps utterances whole.
+        sequence_length: Frames of a training sequence; None keeps utterances whole. By default what suits the corpus:
+            50, which are 0.8 s, and whole utterances of spoken digits.
         hop: Frames between the starts of two training sequences; by default ``sequence_length``.
         settings: Of the front end; by default those of the review.
         split: A CSV file with the columns ``utterance``, ``speaker`` and ``part`` that says which recordings to
@@ -55,7 +56,7 @@ def load_corpus(
     """
     name = _any_speech(fetch, progress) if source is None else source
     options: dict[str, Any] = {
-        "sequence_length": sequence_length,
+        "sequence_length": 50 if sequence_length == "default" else sequence_length,
         "hop": hop,
         "settings": settings,
         "split": split,
@@ -64,6 +65,8 @@ def load_corpus(
     }
     if isinstance(name, str) and name in {corpus.name for corpus in list_corpora("speech")}:
         corpus = corpus_info(name)
+        if sequence_length == "default":
+            options["sequence_length"] = corpus.sequence_length
         return _speech(corpus.load(corpus.at_hand(fetch=fetch, progress=progress), **options))
     folder = Path(name).expanduser()
     if isinstance(name, str) and not folder.is_dir():

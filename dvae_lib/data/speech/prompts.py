@@ -1,12 +1,11 @@
 """Telephone announcements, five voices: packages of Debian and Ubuntu, which nobody must sign for."""
 
-import hashlib
 import shutil
 from pathlib import Path
 
 from dvae_lib.data.fetch import DownloadError, fetch_debian_packages
 from dvae_lib.data.places import cache_folder, find_folder, one_at_a_time, whole_or_nothing
-from dvae_lib.data.speech.corpus import from_list, read_list, register_speech
+from dvae_lib.data.speech.corpus import damaged, from_list, register_speech
 from dvae_lib.resources import resource_path
 
 PACKAGES = {
@@ -44,13 +43,7 @@ def _fetch(progress: bool) -> Path:
 
 def _check(folder: Path) -> None:
     """Every recording that the split list names must be there, bit for bit."""
-    wrong = [
-        row["utterance"]
-        for row in read_list(_split_list())
-        if not (file := folder / row["utterance"]).is_file()
-        or hashlib.sha256(file.read_bytes()).hexdigest()[:16] != row["sha256"]
-    ]
-    if wrong:
+    if wrong := damaged(folder, _split_list()):
         raise DownloadError(
             f"{len(wrong)} recordings of the packages are not those of the list (first: {wrong[0]}). This "
             "distribution may carry another version of them; use the corpus 'librispeech' instead"
