@@ -43,8 +43,8 @@ class SpecError(ValueError):
 
     Attributes:
         block: ``"generation"`` or ``"inference"``.
-        line: number of the offending line, from 1; the line break right after the opening quotes is not counted.
-        column: number of the offending character in that line, from 1.
+        line: Number of the offending line, from 1; the line break right after the opening quotes is not counted.
+        column: Number of the offending character in that line, from 1.
     """
 
     def __init__(self, message: str, block: str, text: str = "", line: int = 0, column: int = 0) -> None:
@@ -60,7 +60,7 @@ class Index:
 
     Arguments:
         anchor: ``"1"``, ``"t"`` or ``"T"``.
-        offset: what is added to it, in frames.
+        offset: What is added to it, in frames.
     """
 
     anchor: str
@@ -81,11 +81,11 @@ class Reference:
     """A variable on the right side: at one time, over a range of times, or of the whole sequence.
 
     Arguments:
-        name: the variable.
-        first: its time, or the first of a range; `None` for a variable of the whole sequence.
-        last: the last time of a range, equal to ``first`` where there is only one.
-        line: where it stands, for messages.
-        column: where it stands, for messages.
+        name: The variable.
+        first: Its time, or the first of a range; `None` for a variable of the whole sequence.
+        last: The last time of a range, equal to ``first`` where there is only one.
+        line: Where it stands, for messages.
+        column: Where it stands, for messages.
     """
 
     name: str
@@ -113,12 +113,12 @@ class Statement:
     """One line: a variable and its parents.
 
     Arguments:
-        name: the variable on the left.
-        framewise: whether there is one per frame (``z_t``) or one per sequence (``v``).
+        name: The variable on the left.
+        framewise: Whether there is one per frame (``z_t``) or one per sequence (``v``).
         random: ``~`` rather than ``<-``.
-        parents: the right side.
-        line: where it stands, for messages.
-        column: where it stands, for messages.
+        parents: The right side.
+        line: Where it stands, for messages.
+        column: Where it stands, for messages.
     """
 
     name: str
@@ -238,18 +238,19 @@ def parse_block(text: str, block: str) -> tuple[Statement, ...]:
     """Parse the lines of a generation or inference block.
 
     Arguments:
-        text: the lines; blank lines and what follows a ``#`` are skipped.
-        block: its name, for messages.
+        text: The lines; blank lines and what follows a ``#`` are skipped.
+        block: Its name, for messages.
 
     Returns:
-        one statement a line, in the order written.
+        One statement a line, in the order written.
 
     Raises:
-        SpecError: where a line is not of the language, or defines a variable a second time.
+        SpecError: Where a line is not of the language, or defines a variable a second time.
 
-    >>> for statement in parse_block("h_t <- x_{t-1}, h_{t-1}  # (9.1)", "generation"):
-    ...     print(statement)
-    h_t <- x_{t-1}, h_{t-1}
+    Example:
+        >>> for statement in parse_block("h_t <- x_{t-1}, h_{t-1}  # (9.1)", "generation"):
+        ...     print(statement)
+        h_t <- x_{t-1}, h_{t-1}
     """
     statements: dict[str, Statement] = {}
     for number, raw in enumerate(text.removeprefix("\n").split("\n"), start=1):
@@ -270,13 +271,13 @@ def check_references(statements: Iterable[Statement], known: dict[str, bool], bl
     """Refuse right sides that name what nobody defines, or a variable with the wrong kind of index.
 
     Arguments:
-        statements: the lines of the block.
-        known: whether each variable that may stand on a right side is framewise.
-        block: its name, for messages.
-        text: its source, for messages.
+        statements: The lines of the block.
+        known: Whether each variable that may stand on a right side is framewise.
+        block: Its name, for messages.
+        text: Its source, for messages.
 
     Raises:
-        SpecError: at the first reference that is unknown, lacks its index or has one too many.
+        SpecError: At the first reference that is unknown, lacks its index or has one too many.
     """
     lines = text.removeprefix("\n").split("\n")
     for statement in statements:

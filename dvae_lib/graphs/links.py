@@ -14,11 +14,11 @@ class Links(NamedTuple):
     """The links of a generative model, after Section 4.5 of the review.
 
     Attributes:
-        decoding: z_t is a parent of x_t, or an ancestor through other latents of the same frame.
-        temporal: something before t, in z or in x, is a parent of z_t or of x_t.
-        driving: an input u is a parent of z_t or of x_t.
-        predictive: past observations are parents of z_t or of x_t: the model is autoregressive.
-        causal: nothing is generated from a later frame.
+        decoding: `z_t` is a parent of x_t, or an ancestor through other latents of the same frame.
+        temporal: Something before t, in z or in x, is a parent of z_t or of x_t.
+        driving: An input u is a parent of z_t or of x_t.
+        predictive: Past observations are parents of z_t or of x_t: the model is autoregressive.
+        causal: Nothing is generated from a later frame.
     """
 
     decoding: bool

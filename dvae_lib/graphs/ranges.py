@@ -34,16 +34,17 @@ def name_nodes(nodes: Iterable[Node], t: int | None, num_steps: int) -> tuple[Re
     """Name a set of nodes by index expressions, as seen from frame ``t`` of ``num_steps``.
 
     Arguments:
-        nodes: the set.
-        t: the frame it belongs to; `None` for a variable of the whole sequence.
-        num_steps: length of the unrolled sequence.
+        nodes: The set.
+        t: The frame it belongs to; `None` for a variable of the whole sequence.
+        num_steps: Length of the unrolled sequence.
 
     Returns:
-        references ordered by name and time; consecutive frames become one range. An end of a range is named after
+        References ordered by name and time; consecutive frames become one range. An end of a range is named after
         the closest of 1, t and T.
 
-    >>> [str(r) for r in name_nodes({("x", 1), ("x", 2), ("x", 3), ("x", 4), ("z", 6)}, 5, 9)]
-    ['x_{1:t-1}', 'z_{t+1}']
+    Example:
+        >>> [str(r) for r in name_nodes({("x", 1), ("x", 2), ("x", 3), ("x", 4), ("z", 6)}, 5, 9)]
+        ['x_{1:t-1}', 'z_{t+1}']
     """
     frames: dict[str, set[int]] = {}
     references: list[Reference] = []
@@ -67,15 +68,15 @@ def name_sets(sets: NodeSets, reach: int, framewise: Mapping[str, bool]) -> dict
     """Name conditioning sets that hold at every frame far from both ends.
 
     Arguments:
-        sets: maps a frame t and a length T to a set of nodes per variable.
-        reach: the longest span of a single dependency besides ranges, in frames.
-        framewise: whether each variable has a value per frame.
+        sets: Maps a frame t and a length T to a set of nodes per variable.
+        reach: The longest span of a single dependency besides ranges, in frames.
+        framewise: Whether each variable has a value per frame.
 
     Returns:
-        per variable, its conditioning set in index expressions.
+        Per variable, its conditioning set in index expressions.
 
     Raises:
-        ValueError: if no expression in 1, t and T gives the set at all frames, as for every second frame.
+        ValueError: If no expression in 1, t and T gives the set at all frames, as for every second frame.
     """
     results: list[dict[str, tuple[Reference, ...]]] = []
     for margin in (reach + 1, 2 * reach + 2):  # the second time for spans that the first takes for ends

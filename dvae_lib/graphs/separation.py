@@ -83,23 +83,24 @@ def d_separated(graph: nx.DiGraph, a: Any, b: Any, given: Any = ()) -> bool:
     time linear in the size of the graph.
 
     Arguments:
-        graph: a directed acyclic graph over random variables. Deterministic states have to be eliminated first
+        graph: A directed acyclic graph over random variables. Deterministic states have to be eliminated first
             (the compact form): the criterion is sound with them, but misses the independences that follow from
             their being functions of their parents.
-        a: a node or a collection of nodes.
-        b: likewise, disjoint from ``a``.
-        given: the observed nodes, likewise.
+        a: A node or a collection of nodes.
+        b: Likewise, disjoint from ``a``.
+        given: The observed nodes, likewise.
 
     Returns:
         `True` if no path is active.
 
     Raises:
-        TypeError: if ``graph`` is no directed graph.
-        ValueError: if it has a cycle or lacks a node, or if the sets overlap.
+        TypeError: If ``graph`` is no directed graph.
+        ValueError: If it has a cycle or lacks a node, or if the sets overlap.
 
-    >>> graph = nx.DiGraph([("a", "c"), ("b", "c"), ("c", "d")])
-    >>> d_separated(graph, "a", "b"), d_separated(graph, "a", "b", given={"d"})
-    (True, False)
+    Example:
+        >>> graph = nx.DiGraph([("a", "c"), ("b", "c"), ("c", "d")])
+        >>> d_separated(graph, "a", "b"), d_separated(graph, "a", "b", given={"d"})
+        (True, False)
     """
     sources, targets, observed = _checked(graph, a, b, given)
     seen: set[tuple[Hashable, bool]] = set()
@@ -125,10 +126,10 @@ class Junction:
     """What one inner node does to a path.
 
     Arguments:
-        node: the node.
-        rule: how the path's two arrows meet in it.
-        blocks: whether it blocks the path.
-        reason: why, in words.
+        node: The node.
+        rule: How the path's two arrows meet in it.
+        blocks: Whether it blocks the path.
+        reason: Why, in words.
     """
 
     node: Hashable
@@ -145,9 +146,9 @@ class Path:
     """A path between two nodes, and what each node on it does.
 
     Arguments:
-        nodes: from one end to the other.
+        nodes: From one end to the other.
         arrows: ``"->"`` or ``"<-"`` between each pair of neighbours.
-        junctions: one per inner node.
+        junctions: One per inner node.
     """
 
     nodes: tuple[Hashable, ...]
@@ -180,9 +181,9 @@ class Explanation:
     """Why two sets of nodes are d-separated or not. Print it to read it.
 
     Arguments:
-        separated: the verdict of `d_separated`.
-        paths: the paths between them without repeated nodes, short ones first.
-        complete: whether ``paths`` holds all of them.
+        separated: The verdict of `d_separated`.
+        paths: The paths between them without repeated nodes, short ones first.
+        complete: Whether ``paths`` holds all of them.
     """
 
     separated: bool
@@ -238,25 +239,26 @@ def explain(graph: nx.DiGraph, a: Any, b: Any, given: Any = (), *, limit: int = 
     """Every path between ``a`` and ``b``, with the node and the rule that blocks it.
 
     Arguments:
-        graph: a directed acyclic graph over random variables.
-        a: a node or a collection of nodes.
-        b: likewise, disjoint from ``a``.
-        given: the observed nodes, likewise.
-        limit: how many paths to list at most. Their number grows exponentially with the graph; the verdict does
+        graph: A directed acyclic graph over random variables.
+        a: A node or a collection of nodes.
+        b: Likewise, disjoint from ``a``.
+        given: The observed nodes, likewise.
+        limit: How many paths to list at most. Their number grows exponentially with the graph; the verdict does
             not depend on it.
 
     Returns:
-        the verdict and the paths, short ones first. Printing it gives the argument in words.
+        The verdict and the paths, short ones first. Printing it gives the argument in words.
 
     Raises:
-        TypeError: if ``graph`` is no directed graph.
-        ValueError: as for `d_separated`; or if ``limit`` is not positive.
+        TypeError: If ``graph`` is no directed graph.
+        ValueError: As for `d_separated`; or if ``limit`` is not positive.
 
-    >>> graph = nx.DiGraph([("a", "c"), ("b", "c"), ("c", "d")])
-    >>> print(explain(graph, "a", "b"))
-    d-separated; 1 path
-    a -> c <- b   blocked
-        c, head-to-head: neither it nor a descendant is observed, so it blocks the path
+    Example:
+        >>> graph = nx.DiGraph([("a", "c"), ("b", "c"), ("c", "d")])
+        >>> print(explain(graph, "a", "b"))
+        d-separated; 1 path
+        a -> c <- b   blocked
+            c, head-to-head: neither it nor a descendant is observed, so it blocks the path
     """
     if limit < 1:
         raise ValueError(f"limit must be at least 1, not {limit}")
@@ -282,12 +284,12 @@ def moral_boundary(graph: nx.DiGraph, node: Hashable, candidates: frozenset[Any]
     reached from the node without passing through another candidate. One search therefore finds them all.
 
     Arguments:
-        graph: a directed acyclic graph over random variables.
-        node: the variable whose conditional is simplified.
-        candidates: all that it is conditioned on.
+        graph: A directed acyclic graph over random variables.
+        node: The variable whose conditional is simplified.
+        candidates: All that it is conditioned on.
 
     Returns:
-        the candidates that remain. In d-separation this set is unique.
+        The candidates that remain. In d-separation this set is unique.
     """
     ancestral = _ancestors(graph, (node, *candidates))
     boundary: set[Hashable] = set()

@@ -17,10 +17,10 @@ def without_deterministic(graph: "nx.DiGraph") -> "nx.DiGraph":
     """Connect random variables directly where the developed graph does so through deterministic states.
 
     Arguments:
-        graph: an acyclic graph whose nodes have the attribute ``kind``.
+        graph: An acyclic graph whose nodes have the attribute ``kind``.
 
     Returns:
-        the graph over the nodes of other kinds than ``"deterministic"``.
+        The graph over the nodes of other kinds than ``"deterministic"``.
     """
     sources: dict[Node, set[Node]] = {}  # what each deterministic state is a function of
 

@@ -40,8 +40,8 @@ class Edge(NamedTuple):
 
     Arguments:
         process: ``"generation"`` or ``"inference"``.
-        parent: what is depended on, such as ``("z", 2)``.
-        child: whose distribution depends on it.
+        parent: What is depended on, such as ``("z", 2)``.
+        child: Whose distribution depends on it.
     """
 
     process: str
@@ -56,8 +56,8 @@ class Verification(NamedTuple):
     """Where equations and code disagree; print it for a list.
 
     Arguments:
-        missing: edges that the spec has and the code lacks.
-        extra: edges that the code has and the spec has not.
+        missing: Edges that the spec has and the code lacks.
+        extra: Edges that the code has and the spec has not.
     """
 
     missing: frozenset[Edge]
@@ -103,24 +103,24 @@ def verify_dependencies(
     differentiated.
 
     Arguments:
-        model: an `nn.Module` with attributes ``spec`` and ``x_dim`` (and ``u_dim`` if driven), and the methods
+        model: An `nn.Module` with attributes ``spec`` and ``x_dim`` (and ``u_dim`` if driven), and the methods
             ``inference(x, u, latents=...)`` and ``generation(x, latents, u)`` of a DVAE. Where ``u_dim`` is 0 or
             absent, the spec is read without its inputs. The model itself is not changed.
         num_steps: T. Three frames show a first-order dependency, five are enough for the review's models.
         feedback: 0 for teacher forcing; 1 for generation mode, where the model is fed its own output in place of
             the past data: ``generation`` is then called with ``feedback=1.0``, and compared with
             `DependencySpec.generation_mode`.
-        draws: how many draws of the weights.
-        batch_size: how many draws of the data for each of them.
-        tolerance: what counts as zero, relative to the largest derivative of the same variable.
-        generator: source of the randomness. Default: a fresh one with a fixed seed.
+        draws: How many draws of the weights.
+        batch_size: How many draws of the data for each of them.
+        tolerance: What counts as zero, relative to the largest derivative of the same variable.
+        generator: Source of the randomness. Default: a fresh one with a fixed seed.
 
     Returns:
-        the edges that the code lacks, and those that it should not have; both empty if equations and code agree.
+        The edges that the code lacks, and those that it should not have; both empty if equations and code agree.
 
     Raises:
-        TypeError: if the model lacks what is needed.
-        ValueError: if ``num_steps`` is below 2, ``feedback`` is neither 0 nor 1, or it is 1 and the model has no
+        TypeError: If the model lacks what is needed.
+        ValueError: If ``num_steps`` is below 2, ``feedback`` is neither 0 nor 1, or it is 1 and the model has no
             feedback; if the model returns other variables or shapes than its spec says.
     """
     _check(model, num_steps, feedback)

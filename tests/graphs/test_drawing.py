@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from dvae_lib.graphs import DependencySpec, arranged
 from dvae_lib.graphs.layout import bezier
-from dvae_lib.plotting import COLOURS
+from dvae_lib.plotting import CARD, COLOURS
 
 FIGURES = {
     "3.1, left": (review.GRNN, "generation"),
@@ -188,6 +188,7 @@ def test_figures_are_svg_and_leave_the_style_alone():
     file = io.BytesIO()
     figure.savefig(file, format="svg")
     assert b"<svg" in file.getvalue()
+    assert CARD.lower().encode() in file.getvalue().lower()  # on its own card: legible on a dark page too
     assert dict(plt.rcParams) == before
     assert plt.get_fignums() == []  # a notebook must not show it twice
 
