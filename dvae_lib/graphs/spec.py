@@ -113,7 +113,10 @@ class DependencySpec:
         Raises:
             ValueError: If the spec has no such variable.
         """
-        return self._structure.kind(name)
+        kinds = self._structure.kinds
+        if name not in kinds:
+            raise ValueError(f"the spec has no variable {name!r}; it has {', '.join(kinds)}")
+        return kinds[name]
 
     def is_framewise(self, name: str) -> bool:
         """Whether a variable of any kind has one value per frame (``z_t``), rather than one per sequence (``v``).

@@ -94,12 +94,6 @@ class Structure:
 
         return {name: kind(name) for name in self.framewise}
 
-    def kind(self, name: str) -> Kind:
-        """What a variable is; a `ValueError` if there is no such variable."""
-        if name not in self.kinds:
-            raise ValueError(f"the spec has no variable {name!r}; it has {', '.join(self.kinds)}")
-        return self.kinds[name]
-
     def key(self, name: str) -> str:
         """A variable at the current frame, as written: ``z_t`` or ``v``."""
         return f"{name}_t" if self.framewise[name] else name
@@ -150,7 +144,7 @@ class Structure:
         statements = self.statements(process)
         names = [*statements] if process == "generation" else [*self.observed, *statements]
         for name in (*self.used_inputs, *names):
-            graph.add_nodes_from(((name, t) for t in self.frames(name, num_steps)), kind=self.kind(name))
+            graph.add_nodes_from(((name, t) for t in self.frames(name, num_steps)), kind=self.kinds[name])
         for statement in statements.values():
             for t in self.frames(statement.name, num_steps):
                 for parent in statement.parents:
