@@ -41,7 +41,7 @@ def arrow_head(tip: Point, along: Point, length: float, *, slim: float = 0.375) 
     return np.array([end, base + across, end - NOTCH * length * towards, base - across])
 
 
-def svg_element(tag: str, content: str = "", **attributes: str | float | int) -> str:
+def svg_element(tag: str, content: str = "", /, **attributes: str | float | int) -> str:
     """An SVG element; numbers are written short, and an attribute such as `stroke_width` with its hyphen.
 
     Example:
