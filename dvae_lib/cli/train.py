@@ -50,7 +50,7 @@ def train(
     data: DATA = None,
     z_dim: Annotated[int | None, typer.Option(min=1, help="Size of the latent vectors.")] = None,
     observation: Annotated[
-        str | None, typer.Option(help="gaussian, unit_gaussian, gamma or bernoulli. Default: what suits the data.")
+        str | None, typer.Option(help="gaussian, gamma, bernoulli, poisson, ... Default: what suits the data.")
     ] = None,
     option: Annotated[
         list[str] | None,
