@@ -6,7 +6,7 @@ import pytest
 import dvae_lib.data
 
 # What the others are made of.
-NOT_OFFERED = {"checks", "make_exhibits", "audio", "corpora", "mocap", "sources"}
+NOT_OFFERED = {"checks", "make_exhibits"}
 
 
 MODULES = [
