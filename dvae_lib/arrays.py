@@ -22,9 +22,9 @@ def as_tensor(value: Any, name: str = "x", *, masked: Literal["refuse", "nan"] =
     missing in a table is NaN. Nothing is said of the shape: that is the caller's matter.
 
     Arguments:
-        value: the numbers.
-        name: what to call them in a message.
-        masked: what to do with the values under a mask: refuse them, or give NaN in their place.
+        value: The numbers.
+        name: What to call them in a message.
+        masked: What to do with the values under a mask: refuse them, or give NaN in their place.
 
     Returns:
         A tensor on the CPU, or the given one.
@@ -33,7 +33,7 @@ def as_tensor(value: Any, name: str = "x", *, masked: Literal["refuse", "nan"] =
         TypeError: Not an array of numbers: texts, dates, records, lists of different lengths.
         ValueError: Masked values that are to be refused.
 
-    Examples:
+    Example:
         >>> as_tensor(np.arange(3, dtype=">i2")[::-1])
         tensor([2, 1, 0], dtype=torch.int16)
         >>> as_tensor(np.ma.masked_equal([1.0, -9999.0], -9999.0), masked="nan")
@@ -42,7 +42,7 @@ def as_tensor(value: Any, name: str = "x", *, masked: Literal["refuse", "nan"] =
     if isinstance(value, Tensor):
         return _widened(value) if value.dtype in _WIDER else value
     if value is None:
-        raise TypeError(f"{name} is None, not an array of numbers.")
+        raise TypeError(f"{name} is None, not an array of numbers")
     _refuse_columns(value, name)
     try:
         # Under a list of masked arrays np.asarray would drop the masks.
@@ -52,7 +52,7 @@ def as_tensor(value: Any, name: str = "x", *, masked: Literal["refuse", "nan"] =
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
             f"{name} is not an array of numbers ({type(value).__name__}: {error}); expected a tensor, a NumPy array, "
-            "or what numpy.asarray turns into one."
+            "or what numpy.asarray turns into one"
         ) from error
     if array.dtype.kind not in "biufc":
         raise TypeError(f"{name} is not an array of numbers: it holds {_contents(array.dtype)}")
@@ -80,7 +80,7 @@ def _refuse_columns(value: Any, name: str) -> None:
     for column, kind in zip(columns, kinds, strict=True):
         text = str(kind).lower()
         if text.startswith(("date", "timedelta", "duration", "time", "str", "utf8", "category", "period")):
-            raise TypeError(f"{name} has a column {column!r} of {kind}; leave out what is not a number.")
+            raise TypeError(f"{name} has a column {column!r} of {kind}; leave out what is not a number")
 
 
 def _holds_masks(value: Any) -> bool:
@@ -120,7 +120,7 @@ def _unmasked(array: Any, name: str, masked: str) -> NDArray[Any]:
     place = ", ".join(str(int(i)) for i in np.argwhere(mask)[0])
     raise ValueError(
         f"{name} holds {int(mask.sum())} masked value(s), the first at [{place}]. A masked value is a missing one: "
-        "fill it in, or drop its frame."
+        "fill it in, or drop its frame"
     )
 
 

@@ -15,13 +15,13 @@ def budget() -> Budget:
     """The budget that the environment variable ``DVAE_BUDGET`` names; "book" where it is not set.
 
     Raises:
-        ValueError: if it names none of "ci", "book" and "full".
+        ValueError: If it names none of "ci", "book" and "full".
     """
     name = os.environ.get("DVAE_BUDGET", "") or "book"
     if name not in _BUDGETS:
         raise ValueError(
             f"DVAE_BUDGET={name!r} is not a budget: use 'ci' (seconds, for tests), 'book' (what the published "
-            "pages show) or 'full' (the review's protocol, for a GPU)."
+            "pages show) or 'full' (the review's protocol, for a GPU)"
         )
     return cast(Budget, name)
 
@@ -29,7 +29,7 @@ def budget() -> Budget:
 def choose(*, ci: T, book: T, full: T) -> T:
     """The value that goes with the current budget.
 
-    Examples:
+    Example:
         >>> epochs = choose(ci=1, book=20, full=500)
     """
     return {"ci": ci, "book": book, "full": full}[budget()]

@@ -42,7 +42,7 @@ def chosen_device(device: Device, model: nn.Module) -> torch.device:
     """The device that is meant.
 
     Raises:
-        ValueError: torch knows no such device.
+        ValueError: Torch knows no such device.
     """
     if device is None:
         return next(model.parameters()).device
@@ -104,11 +104,11 @@ def computed_on(
     """What a model's method gives, computed on a device; the results lie where the model lies, which stays there.
 
     Arguments:
-        device: the device.
-        method: a function whose first argument is the model.
-        model: the model.
-        arguments: further ones; tensors are moved.
-        options: by name; tensors are moved, and for a `generator` of another device there is one on this device.
+        device: The device.
+        method: A function whose first argument is the model.
+        model: The model.
+        arguments: Further ones; tensors are moved.
+        options: By name; tensors are moved, and for a `generator` of another device there is one on this device.
     """
     home, there = chosen_device(None, model), chosen_device(device, model)
     options["generator"] = generator_on(there, options.get("generator"))

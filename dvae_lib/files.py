@@ -18,7 +18,7 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
     where the writing ends with an error or an interrupt.
 
     Raises:
-        OSError: if they cannot be written, for example on a full disk. The old file is then still there.
+        OSError: If they cannot be written, for example on a full disk. The old file is then still there.
     """
     partial = path.with_name(path.name + ".partial")
     try:

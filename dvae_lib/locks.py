@@ -23,8 +23,8 @@ def lock(path: Path, *, wait: bool) -> Iterator[bool]:
     Where files cannot be locked, by the platform or by the file system, every process believes that it does.
 
     Arguments:
-        path: the file, in a folder that exists.
-        wait: until it is free; otherwise False is given where another process holds it.
+        path: The file, in a folder that exists.
+        wait: Until it is free; otherwise False is given where another process holds it.
     """
     if not CAN_LOCK:
         yield True

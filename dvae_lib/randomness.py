@@ -21,7 +21,7 @@ def derive_seed(seed: int, *purpose: str | int) -> int:
     Returns:
         An integer from 0 to 2**32 - 1.
 
-    Examples:
+    Example:
         >>> derive_seed(0, "noise", 17) == derive_seed(0, "noise", 17) != derive_seed(0, "noise", 18)
         True
     """

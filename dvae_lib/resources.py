@@ -15,15 +15,15 @@ def resource_path(*parts: str) -> Path:
     folder inside the package. Code asks here and need not know which of the two it runs from.
 
     Arguments:
-        parts: the path inside that folder, such as ``"speech", "prompts.csv"``. None gives the folder itself.
+        parts: The path inside that folder, such as ``"speech", "prompts.csv"``. None gives the folder itself.
 
     Returns:
         A path that exists.
 
     Raises:
-        FileNotFoundError: if there is no such file; the message lists what stands beside it.
+        FileNotFoundError: If there is no such file; the message lists what stands beside it.
 
-    Examples:
+    Example:
         >>> resource_path("README.md").name
         'README.md'
     """
@@ -35,7 +35,7 @@ def resource_path(*parts: str) -> Path:
         present = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
         beside = ", ".join(present) if present else "nothing: the folder is missing too"
         raise FileNotFoundError(
-            f"dvae_lib carries no resource {'/'.join(parts)!r} (looked for {path}; present there: {beside})."
+            f"dvae_lib carries no resource {'/'.join(parts)!r} (looked for {path}; present there: {beside})"
         )
     return path
 

@@ -49,7 +49,7 @@ def as_waveform(value: Any, name: str = "the waveform") -> Tensor:
         zero, full_scale = _INTEGERS[samples.dtype]
         # In double precision first: not every int32 is a float32.
         return ((samples.double() - zero) / full_scale).float()
-    raise TypeError(f"{name} holds {kind}, not floating-point samples; scale it to [-1, 1] first.")
+    raise TypeError(f"{name} holds {kind}, not floating-point samples; scale it to [-1, 1] first")
 
 
 def _array(value: Any) -> Any:

@@ -126,10 +126,10 @@ def _check_sound_file(recording: Path, output: Path, overwrite: bool) -> None:
     from dvae_lib.enhancement.files import SOUND_FILES
 
     if output.suffix.lower() not in SOUND_FILES:
-        raise typer.BadParameter("the file must end in .wav or .flac.", param_hint="--output")
+        raise typer.BadParameter("the file must end in .wav or .flac", param_hint="--output")
     if not output.parent.is_dir():
-        raise FileNotFoundError(f"There is no folder {output.parent} to write {output.name} into.")
+        raise FileNotFoundError(f"There is no folder {output.parent} to write {output.name} into")
     if output.is_dir() or not os.access(output.parent, os.W_OK):
-        raise PermissionError(f"{output} cannot be written; choose another --output.")
+        raise PermissionError(f"{output} cannot be written; choose another --output")
     if output.exists() and recording.exists() and output.samefile(recording) and not overwrite:
-        raise ValueError(f"{output} is the recording itself; choose another --output, or allow it with --overwrite.")
+        raise ValueError(f"{output} is the recording itself; choose another --output, or allow it with --overwrite")

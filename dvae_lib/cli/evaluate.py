@@ -69,9 +69,9 @@ def evaluate(
     from dvae_lib.training import training_fabric
 
     if output is not None and output.suffix not in (".json", ".csv"):
-        raise typer.BadParameter("the file must end in .json or .csv.", param_hint="--output")
+        raise typer.BadParameter("the file must end in .json or .csv", param_hint="--output")
     if output is not None and not output.parent.is_dir():
-        raise FileNotFoundError(f"There is no folder {output.parent} to write {output.name} into.")
+        raise FileNotFoundError(f"There is no folder {output.parent} to write {output.name} into")
     chosen = _chosen(metrics)
     folder = Path(model)
     network = DVAE.from_pretrained(model)
@@ -121,7 +121,7 @@ def evaluate(
 def _chosen(metrics: list[str] | None) -> list[str] | None:
     for metric in metrics or []:
         if metric not in SPEECH_METRICS:
-            raise typer.BadParameter(f"{metric!r} is none of {', '.join(SPEECH_METRICS)}.", param_hint="--metric")
+            raise typer.BadParameter(f"{metric!r} is none of {', '.join(SPEECH_METRICS)}", param_hint="--metric")
     return metrics or None
 
 

@@ -140,7 +140,7 @@ def report(
     for text in problems:
         console.err.print(text, soft_wrap=True, highlight=False, markup=False)
     if not found:
-        raise ValueError("These files and folders hold no result of the benchmark that can be read.")
+        raise ValueError("These files and folders hold no result of the benchmark that can be read")
     _print_reports(write_report(found, output, figures=figures))
     if problems:
         raise typer.Exit(1)

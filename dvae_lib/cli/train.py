@@ -138,7 +138,7 @@ def train(
     from dvae_lib.training import BEST, Schedule, fit, training_fabric
 
     if model not in MODELS:
-        raise typer.BadParameter(f"{model!r} is none of {', '.join(MODELS)}.", param_hint="MODEL")
+        raise typer.BadParameter(f"{model!r} is none of {', '.join(MODELS)}", param_hint="MODEL")
     options = {"z_dim": z_dim, "observation": observation, **_json_options(option or [])}
     if standardize is None and options["observation"] is not None:
         standardize = support_of(options["observation"]).everything
@@ -198,7 +198,7 @@ def _source(corpus: str | None, data: Path | None, **options: Any) -> "Source":
     from dvae_lib.data.loading import load_source
 
     if (corpus is None) == (data is None):
-        raise typer.BadParameter("give one of them: what to work on.", param_hint="--corpus / --data")
+        raise typer.BadParameter("give one of them: what to work on", param_hint="--corpus / --data")
     return load_source(data or corpus or "", **options)
 
 
@@ -217,7 +217,7 @@ def _json_options(given: list[str]) -> dict[str, Any]:
     for text in given:
         name, equals, value = text.partition("=")
         if not equals:
-            raise typer.BadParameter(f"{text!r} is not of the form name=value.", param_hint="--option")
+            raise typer.BadParameter(f"{text!r} is not of the form name=value", param_hint="--option")
         try:
             options[name.strip()] = json.loads(value)
         except json.JSONDecodeError:
@@ -260,13 +260,13 @@ def _check_types(known: Mapping[str, inspect.Parameter], options: Mapping[str, A
         else:
             continue
         if not right:
-            raise ValueError(f"The option {option} is {wanted}; got {json.dumps(value)}.")
+            raise ValueError(f"The option {option} is {wanted}; got {json.dumps(value)}")
 
 
 def _load(name: str, folder: str, options: dict[str, Any]) -> DVAE:
     """The model to go on from, which has its options already."""
     if options:
         raise typer.BadParameter(
-            f"{folder} has its own options; leave out {', '.join(options)}.", param_hint="--start-from"
+            f"{folder} has its own options; leave out {', '.join(options)}", param_hint="--start-from"
         )
     return MODELS[name].cls.from_pretrained(folder)

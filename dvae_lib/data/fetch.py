@@ -82,9 +82,7 @@ def download(
             problems.append(f"{url}: {problem}")
     kept = f" The {part.stat().st_size:,} bytes that came are kept; the next try continues." if part.exists() else ""
     raise DownloadError(
-        f"Could not download {destination.name}. "
-        + "; ".join(problems)
-        + f".{kept} Check the connection and try again."
+        f"Could not download {destination.name}. " + "; ".join(problems) + f".{kept} Check the connection and try again"
     )
 
 

@@ -121,7 +121,7 @@ def support_of(family: "str | type[Distribution]") -> Support:
     nothing, or what depends on its parameters, all real numbers are taken.
 
     Arguments:
-        family: a name in `OBSERVATIONS`, or a class of distributions.
+        family: A name in `OBSERVATIONS`, or a class of distributions.
 
     Example:
         >>> support_of("bernoulli")

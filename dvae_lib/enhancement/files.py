@@ -99,7 +99,7 @@ def enhance_file(
             with stream_audio(recording) as stream:
                 rate, channels = stream.sample_rate, stream.num_channels
                 if channels > MOST_CHANNELS:
-                    raise AudioError(f"It has {channels} channels; at most {MOST_CHANNELS} can be enhanced.")
+                    raise AudioError(f"It has {channels} channels; at most {MOST_CHANNELS} can be enhanced")
                 original, resampled = _Survey(), _Survey()
                 for block in resampled.of(_at_rate(original.of(stream.blocks), rate, model_rate, channels)):
                     store.write(block.tobytes())

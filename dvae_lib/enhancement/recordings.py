@@ -232,7 +232,7 @@ class Mixture:
         if self.length < settings.window_length:
             raise AudioError(
                 f"The waveform lasts {1000 * self.length / settings.sample_rate:.0f} ms, less than one window of "
-                f"{1000 * settings.window_length / settings.sample_rate:.0f} ms: nothing can be estimated from it."
+                f"{1000 * settings.window_length / settings.sample_rate:.0f} ms: nothing can be estimated from it"
             )
         refuse_silence(peak, "The waveform")
         self.scale = peak if settings.normalise == "peak" else 1.0  # as in training
@@ -318,7 +318,7 @@ def _checked(samples: Tensor, sample_rate: int) -> Tensor:
         )
     bad = (~torch.isfinite(samples)).nonzero()
     if len(bad):
-        raise AudioError(f"The waveform holds {len(bad)} NaN or infinite samples, the first at {int(bad[0, -1])}.")
+        raise AudioError(f"The waveform holds {len(bad)} NaN or infinite samples, the first at {int(bad[0, -1])}")
     return samples.detach()
 
 

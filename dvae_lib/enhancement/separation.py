@@ -100,7 +100,7 @@ class Separation:
             gain += wiener_gain(sample, self.levels[i].noise) / count
         if not bool(torch.isfinite(gain).all()):
             raise FloatingPointError(
-                f"The last iteration diverged: take a smaller learning_rate than {self.settings.learning_rate:g}."
+                f"The last iteration diverged: take a smaller learning_rate than {self.settings.learning_rate:g}"
             )
         return gain, speech
 
@@ -194,7 +194,7 @@ def separate(
         if not math.isfinite(value):
             raise FloatingPointError(
                 f"The objective is {value} in iteration {iteration + 1}: take a smaller learning_rate than "
-                f"{settings.learning_rate:g}."
+                f"{settings.learning_rate:g}"
             )
         objective.append(value)
     return Separation(settings, posteriors, levels, tuple(objective))

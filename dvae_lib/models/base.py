@@ -794,7 +794,7 @@ class DVAE(nn.Module):
         except TypeError as error:
             raise TypeError(
                 f"A saved {kind.__name__} could not be built again from its options, {', '.join(self.options)}: "
-                f"{error}. Give the arguments of {kind.__name__}.__init__ names, or let it take **options as well."
+                f"{error}. Give the arguments of {kind.__name__}.__init__ names, or let it take **options as well"
             ) from error
         try:
             return json.dumps(values, indent=2, default=_as_json)
@@ -940,7 +940,7 @@ def _refuse_values(x: Tensor, name: str, support: Support, observation: str | No
         raise ValueError(
             f"{name}[{i}, {t}, {d}] is {x[i, t, d].item():g} ({int(wrong.sum())} such values), but the observation "
             f"model {observation!r} gives a probability to {support} only. Do not standardise data for it "
-            "(standardize=False), or build the model with another observation, such as 'gaussian'."
+            "(standardize=False), or build the model with another observation, such as 'gaussian'"
         )
 
 

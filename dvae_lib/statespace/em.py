@@ -24,11 +24,11 @@ class EMResult(NamedTuple):
     """What `fit_em` returns.
 
     Attributes:
-        ssm: the fitted model: the best one met.
+        ssm: The fitted model: the best one met.
         log_likelihoods: log-likelihood of all series together, in nats, of the initial model and after each iteration
             that was kept, in float64. The last is that of `ssm`, before it is rounded to the dtype of the start.
-        converged: whether the last iteration gained less than the tolerance.
-        reason: why the iterations ended, in a sentence.
+        converged: Whether the last iteration gained less than the tolerance.
+        reason: Why the iterations ended, in a sentence.
     """
 
     ssm: LinearGaussianSSM
@@ -62,27 +62,27 @@ def fit_em(
     `min_variance` as a floor.
 
     Arguments:
-        ssm: where to start, without batch dimensions. What is None stays None. A parameter that is updated must be
+        ssm: Where to start, without batch dimensions. What is None stays None. A parameter that is updated must be
             constant; one that is kept may be per step.
-        x: the observations, `(*batch, T, x_dim)`, all of the same model, or a list of series of different lengths; NaN
+        x: The observations, `(*batch, T, x_dim)`, all of the same model, or a list of series of different lengths; NaN
             where missing.
-        u: the input, `(*batch, T, u_dim)`, where the model has B.
-        mask: as in `kalman_filter`.
-        update: names of the parameters to fit, or one name. By default all that are given and not in `ssm.fixed`, but
+        u: The input, `(*batch, T, u_dim)`, where the model has B.
+        mask: As in `kalman_filter`.
+        update: Names of the parameters to fit, or one name. By default all that are given and not in `ssm.fixed`, but
             for a single series without `Lambda_1`: one first state says nothing about its own covariance.
-        diagonal: which of Lambda, Sigma and Lambda_1 to keep diagonal, as in Eqs. (3.10) and (3.12); those that are
+        diagonal: Which of Lambda, Sigma and Lambda_1 to keep diagonal, as in Eqs. (3.10) and (3.12); those that are
             fitted are made so in the start, too.
-        min_variance: the least variance, in any direction, of the fitted covariances; the start is raised to it.
-        num_iterations: the most iterations to make.
-        tolerance: stops when an iteration gains less than this fraction of the log-likelihood's magnitude.
-        method: as in `kalman_filter`.
+        min_variance: The least variance, in any direction, of the fitted covariances; the start is raised to it.
+        num_iterations: The most iterations to make.
+        tolerance: Stops when an iteration gains less than this fraction of the log-likelihood's magnitude.
+        method: As in `kalman_filter`.
 
     Returns:
         The fitted model, in the dtype of the start, and the log-likelihoods on the way.
 
     Raises:
-        TypeError: as `kalman_filter`.
-        ValueError: if the model has batch dimensions, a name in `update` or `diagonal` is unknown or not given in
+        TypeError: As `kalman_filter`.
+        ValueError: If the model has batch dimensions, a name in `update` or `diagonal` is unknown or not given in
             the model, an updated parameter is per step, B is to be fitted with first inputs that differ, `min_variance`
             is not positive, and as `kalman_filter`.
     """
@@ -93,7 +93,7 @@ def fit_em(
     diagonal = {diagonal} if isinstance(diagonal, str) else set(diagonal)
     names = _checked_names(ssm, x, u, update, diagonal)
     if min_variance is not None and not min_variance > 0:
-        raise ValueError(f"min_variance must be positive, got {min_variance}.")
+        raise ValueError(f"min_variance must be positive, got {min_variance}")
     with torch.no_grad():
         ssm = in_double(ssm.map(torch.Tensor.detach))
         start = _raised(dict(ssm.parameters()), names, diagonal, min_variance or 0.0)
@@ -201,27 +201,27 @@ def _checked_names(
     if len(ssm.batch_shape) > 0:
         raise ValueError(
             f"fit_em fits one model to all series; this one has the batch dimensions {tuple(ssm.batch_shape)}. "
-            "Give a model without batch dimensions, and the series as the batch of x."
+            "Give a model without batch dimensions, and the series as the batch of x"
         )
     if not names <= set(_NAMES):
         raise ValueError(
-            f"Unknown parameters in update: {sorted(names - set(_NAMES))}; the names are {', '.join(_NAMES)}."
+            f"Unknown parameters in update: {sorted(names - set(_NAMES))}; the names are {', '.join(_NAMES)}"
         )
     if not names <= set(given):
         raise ValueError(
-            f"The model has no {', '.join(sorted(names - set(given)))}: start it from zeros to have it fitted."
+            f"The model has no {', '.join(sorted(names - set(given)))}: start it from zeros to have it fitted"
         )
     if not diagonal <= set(_COVARIANCES):
-        raise ValueError(f"diagonal may hold Lambda, Sigma and Lambda_1, got {sorted(diagonal)}.")
+        raise ValueError(f"diagonal may hold Lambda, Sigma and Lambda_1, got {sorted(diagonal)}")
     for name in sorted(names):
         if ssm.per_step(name):
-            raise ValueError(f"{name} is given per step, so it cannot be fitted: leave it out of `update`.")
+            raise ValueError(f"{name} is given per step, so it cannot be fitted: leave it out of `update`")
     if "B" in names and u is not None:
         first = u[..., 0, :].reshape(-1, u.shape[-1])
         if bool((first != 0).any()) and not ("mu_1" in names and bool((first == first[0]).all())):
             raise ValueError(
                 "Where B is fitted, B_1 u_1 must be either nothing or part of the fitted mu_1: set the first input of "
-                "all series to zero, or give all series the same one and fit mu_1 too."
+                "all series to zero, or give all series the same one and fit mu_1 too"
             )
     return names
 

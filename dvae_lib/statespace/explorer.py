@@ -32,8 +32,8 @@ def local_level(
     Arguments:
         process_variance: Lambda, the variance of a step of the walk.
         observation_variance: Sigma, the variance of the noise.
-        mean: of the first level.
-        variance: of the first level; large where nothing is known of it.
+        mean: Of the first level.
+        variance: Of the first level; large where nothing is known of it.
 
     Returns:
         The model, in float64, with `z_dim = x_dim = 1`. A and C are fixed: `fit_em` leaves them at 1.
@@ -80,9 +80,9 @@ def noise_explorer(
     """Two sliders, for the process and the observation noise of a local level model, over filter, smoother and gain.
 
     Arguments:
-        x: one series, `(T,)`; NaN where missing.
-        process_variances: values of Lambda on the first slider, rising.
-        observation_variances: values of Sigma on the second.
+        x: One series, `(T,)`; NaN where missing.
+        process_variances: Values of Lambda on the first slider, rising.
+        observation_variances: Values of Sigma on the second.
 
     Returns:
         HTML that needs no kernel and loads nothing.

@@ -72,7 +72,7 @@ class ViterbiResult(NamedTuple):
     """The most probable sequence of states.
 
     Attributes:
-        path: the states, `(*batch, T)`, numbered from 0.
+        path: The states, `(*batch, T)`, numbered from 0.
         log_prob: log p(s_{1:T}, x_{1:T}) of that path, in nats, `(*batch,)`.
     """
 
@@ -440,7 +440,7 @@ class _Problem(NamedTuple):
         """The log-likelihood, where it is finite.
 
         Raises:
-            ValueError: if no sequence of states explains the observations of some series.
+            ValueError: If no sequence of states explains the observations of some series.
         """
         total = self.total(last)
         if not holds(torch.isfinite(total).all()):

@@ -110,11 +110,11 @@ def kalman_filter(
     """The Kalman filter: causal inference of the states, Eqs. (3.18) and (3.19), and the likelihood.
 
     Arguments:
-        ssm: the model.
-        x: the observations, `(*batch, T, x_dim)`: a tensor of the model's dtype, or an array of any kind. What is NaN,
+        ssm: The model.
+        x: The observations, `(*batch, T, x_dim)`: a tensor of the model's dtype, or an array of any kind. What is NaN,
             or masked, counts as missing. A list of series `(T_i, x_dim)` of different lengths is a batch whose short
             ones miss their last frames.
-        u: the input, `(*batch, T, u_dim)`, where the model has B.
+        u: The input, `(*batch, T, u_dim)`, where the model has B.
         mask: True where observed, by frame `(*batch, T)` or by component `(*batch, T, x_dim)`. A frame may be
             missing wholly or in part; where nothing is observed, the answer is the prior.
         method: "sequential" runs one step after the other; "parallel" is the associative scan of Särkkä and
@@ -125,9 +125,9 @@ def kalman_filter(
         Filtered and predicted means and covariances, and the log-likelihood in nats per series.
 
     Raises:
-        TypeError: if `x` or `u` is a tensor of another dtype than the model, or no array of numbers.
-        RuntimeError: within `torch.func.vmap`.
-        ValueError: if sizes do not fit, `x` has no frames or is infinite somewhere, or an innovation has a singular
+        TypeError: If `x` or `u` is a tensor of another dtype than the model, or no array of numbers.
+        RuntimeError: Within `torch.func.vmap`.
+        ValueError: If sizes do not fit, `x` has no frames or is infinite somewhere, or an innovation has a singular
             covariance, so that the likelihood has no density.
 
     Example:
@@ -204,20 +204,20 @@ def sample_posterior(
     gradients are those of a smoothed mean.
 
     Arguments:
-        ssm: the model.
-        x: the observations, `(*batch, T, x_dim)`; NaN where missing.
-        u: the input, `(*batch, T, u_dim)`, where the model has B.
-        mask: as in `kalman_filter`.
-        sample_shape: shape of independent draws, in front of the batch dimensions.
-        method: as in `kalman_filter`.
-        generator: source of randomness.
+        ssm: The model.
+        x: The observations, `(*batch, T, x_dim)`; NaN where missing.
+        u: The input, `(*batch, T, u_dim)`, where the model has B.
+        mask: As in `kalman_filter`.
+        sample_shape: Shape of independent draws, in front of the batch dimensions.
+        method: As in `kalman_filter`.
+        generator: Source of randomness.
 
     Returns:
         The draws, `(*sample_shape, *batch, T, z_dim)`.
 
     Raises:
-        TypeError: as `kalman_filter`.
-        ValueError: as `kalman_filter`.
+        TypeError: As `kalman_filter`.
+        ValueError: As `kalman_filter`.
     """
     dtype, ssm, (x, u, mask) = ssm.dtype, in_double(ssm), _data(ssm, x, u, mask)
     _Problem.of(ssm, x, u, mask, method)  # refuses what does not fit before anything is drawn
@@ -244,24 +244,24 @@ def forecast(
     """Predicts the next `horizon` observations and states.
 
     Arguments:
-        ssm: the model; per-step parameters must have T + horizon steps.
-        x: the observations so far, `(*batch, T, x_dim)`.
-        horizon: how many steps to predict.
-        u: the input, `(*batch, T + horizon, u_dim)`, where the model has B: the future one must be known.
-        mask: as in `kalman_filter`, for the T steps observed.
-        method: as in `kalman_filter`.
+        ssm: The model; per-step parameters must have T + horizon steps.
+        x: The observations so far, `(*batch, T, x_dim)`.
+        horizon: How many steps to predict.
+        u: The input, `(*batch, T + horizon, u_dim)`, where the model has B: the future one must be known.
+        mask: As in `kalman_filter`, for the T steps observed.
+        method: As in `kalman_filter`.
 
     Returns:
         Means and covariances of future observations (with their noise) and states.
 
     Raises:
-        TypeError: as `kalman_filter`.
-        ValueError: as `kalman_filter`, if `horizon` is below 1, and if a list of series of different lengths is given.
+        TypeError: As `kalman_filter`.
+        ValueError: As `kalman_filter`, if `horizon` is below 1, and if a list of series of different lengths is given.
     """
     if horizon < 1:
-        raise ValueError(f"horizon must be at least 1, got {horizon}.")
+        raise ValueError(f"horizon must be at least 1, got {horizon}")
     if isinstance(x, list | tuple) and len({len(series) for series in x if getattr(series, "ndim", 0) == 2}) > 1:
-        raise ValueError("The series end at different times, so they have no common horizon: forecast them one by one.")
+        raise ValueError("The series end at different times, so they have no common horizon: forecast them one by one")
     dtype, ssm, (x, u, mask) = ssm.dtype, in_double(ssm), _data(ssm, x, u, mask)
     _check_data(ssm, x)
     observed = observed_components(x, mask)
@@ -322,7 +322,7 @@ class _Problem:
         except RuntimeError:
             raise ValueError(
                 f"The batch dimensions of the model {tuple(ssm.batch_shape)}, of x {tuple(x.shape[:-2])} and of u "
-                f"{tuple(inputs)} do not broadcast."
+                f"{tuple(inputs)} do not broadcast"
             ) from None
         batch = torch.broadcast_shapes(ssm.covariance_batch_shape, masks, (1,) * len(series))
 
@@ -408,7 +408,7 @@ def observed_components(x: Tensor, mask: Tensor | None) -> Tensor | None:
     if not fits:
         raise ValueError(
             f"mask must have shape {tuple(x.shape[:-1])}, by frame, or {tuple(x.shape)}, by component (or 1 where it "
-            f"is shared); got {tuple(mask.shape)}."
+            f"is shared); got {tuple(mask.shape)}"
         )
     # A batch dimension of one stays one: what series share is worked out once.
     by_component = by_component.expand(*by_component.shape[:-2], *x.shape[-2:])
@@ -422,14 +422,14 @@ def _check_data(ssm: LinearGaussianSSM, x: Tensor) -> None:
     if x.shape[-2] == 0:
         raise ValueError(
             "x has no frames (T = 0), so there is no state to infer. The prior of the first state is "
-            "ssm.mu_1, ssm.Lambda_1; for a series of which nothing is observed, pass frames of NaN."
+            "ssm.mu_1, ssm.Lambda_1; for a series of which nothing is observed, pass frames of NaN"
         )
 
 
 def _check_finite(x: Tensor) -> None:
     if not bool(torch.isfinite(x).all()):
         where = tuple((~torch.isfinite(x)).nonzero()[0].tolist())
-        raise ValueError(f"x must be finite, or NaN where missing; got {x[where].item()} at index {where}.")
+        raise ValueError(f"x must be finite, or NaN where missing; got {x[where].item()} at index {where}")
 
 
 def _without_missing(C: Tensor, R: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:

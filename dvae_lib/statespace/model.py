@@ -39,23 +39,23 @@ class LinearGaussianSSM:
     Batch dimensions broadcast. The first entry of a per-step `A`, `Lambda` and `m` is not used.
 
     Arguments:
-        A: transition matrices, `(*batch, [T,] z_dim, z_dim)`.
-        C: observation matrices, `(*batch, [T,] x_dim, z_dim)`.
-        Lambda: covariances of the state noise, `(*batch, [T,] z_dim, z_dim)`; may be singular.
-        Sigma: covariances of the observation noise, `(*batch, [T,] x_dim, x_dim)`; may be singular as long as
+        A: Transition matrices, `(*batch, [T,] z_dim, z_dim)`.
+        C: Observation matrices, `(*batch, [T,] x_dim, z_dim)`.
+        Lambda: Covariances of the state noise, `(*batch, [T,] z_dim, z_dim)`; may be singular.
+        Sigma: Covariances of the observation noise, `(*batch, [T,] x_dim, x_dim)`; may be singular as long as
             the covariance of the innovations is not.
-        mu_1: mean of the first state, `(*batch, z_dim)`.
-        Lambda_1: covariance of the first state, `(*batch, z_dim, z_dim)`; may be singular.
-        B: input matrices, `(*batch, [T,] z_dim, u_dim)`, or None.
-        m: offsets of the state, `(*batch, [T,] z_dim)`, or None for zero.
-        n: offsets of the observation, `(*batch, [T,] x_dim)`, or None for zero.
-        fixed: names of parameters that make the model what it is, which `fit_em` leaves alone unless told otherwise.
-        validate_args: whether to look at the values as well as at the shapes. Turn it off for models built inside
+        mu_1: Mean of the first state, `(*batch, z_dim)`.
+        Lambda_1: Covariance of the first state, `(*batch, z_dim, z_dim)`; may be singular.
+        B: Input matrices, `(*batch, [T,] z_dim, u_dim)`, or None.
+        m: Offsets of the state, `(*batch, [T,] z_dim)`, or None for zero.
+        n: Offsets of the observation, `(*batch, [T,] x_dim)`, or None for zero.
+        fixed: Names of parameters that make the model what it is, which `fit_em` leaves alone unless told otherwise.
+        validate_args: Whether to look at the values as well as at the shapes. Turn it off for models built inside
             a training loop.
 
     Raises:
-        TypeError: if a parameter is no floating-point tensor, or their dtypes or devices differ.
-        ValueError: if shapes do not fit, a value is not finite, or a covariance is not symmetric positive
+        TypeError: If a parameter is no floating-point tensor, or their dtypes or devices differ.
+        ValueError: If shapes do not fit, a value is not finite, or a covariance is not symmetric positive
             semi-definite.
 
     Example:
@@ -87,7 +87,7 @@ class LinearGaussianSSM:
         if not self.fixed <= {*_MATRICES, *_VECTORS}:
             raise ValueError(
                 f"fixed names unknown parameters: {sorted(self.fixed - {*_MATRICES, *_VECTORS})}; the names are "
-                f"{', '.join((*_MATRICES, *_VECTORS))}."
+                f"{', '.join((*_MATRICES, *_VECTORS))}"
             )
         self._check_types()
         self.z_dim: int = mu_1.shape[-1]
@@ -193,20 +193,20 @@ class LinearGaussianSSM:
     def _check_types(self) -> None:
         for name, value in self.parameters():
             if not isinstance(value, Tensor) or not value.is_floating_point():
-                raise TypeError(f"{name} must be a floating-point tensor, got {_kind(value)}.")
+                raise TypeError(f"{name} must be a floating-point tensor, got {_kind(value)}")
             if value.dtype != self.A.dtype or value.device != self.A.device:
                 raise TypeError(
                     f"All parameters must share one dtype and device: A is {self.A.dtype} on {self.A.device}, "
-                    f"{name} is {value.dtype} on {value.device}. Convert them with .to(...)."
+                    f"{name} is {value.dtype} on {value.device}. Convert them with .to(...)"
                 )
             least = 1 if name in _VECTORS else 2
             if value.ndim < least:
-                raise ValueError(f"{name} must have at least {least} dimension(s), got shape {tuple(value.shape)}.")
+                raise ValueError(f"{name} must have at least {least} dimension(s), got shape {tuple(value.shape)}")
 
     def _check_shapes(self) -> None:
         z, x, u = self.z_dim, self.x_dim, self.u_dim
         if z == 0 or x == 0:
-            raise ValueError(f"States and observations need at least one dimension, got z_dim={z} and x_dim={x}.")
+            raise ValueError(f"States and observations need at least one dimension, got z_dim={z} and x_dim={x}")
         matrices = {"A": (z, z), "C": (x, z), "Lambda": (z, z), "Sigma": (x, x), "Lambda_1": (z, z), "B": (z, u)}
         expected = matrices | {"mu_1": (z,), "m": (z,), "n": (x,)}
         steps = self.num_steps
@@ -215,18 +215,18 @@ class LinearGaussianSSM:
             if tuple(value.shape[-len(event) :]) != event:
                 raise ValueError(
                     f"{name} must end in {event} (z_dim={z} from mu_1, x_dim={x} from C), "
-                    f"got shape {tuple(value.shape)}."
+                    f"got shape {tuple(value.shape)}"
                 )
             if value.ndim - len(event) > self._batch_rank + 1:
                 raise ValueError(
                     f"{name} has shape {tuple(value.shape)}: more than one dimension beyond the batch dimensions of "
                     f"mu_1 {tuple(self.mu_1.shape)} and Lambda_1 {tuple(self.Lambda_1.shape)}. "
-                    "For a batch of models, give mu_1 the batch dimensions too."
+                    "For a batch of models, give mu_1 the batch dimensions too"
                 )
             if self.per_step(name) and value.shape[-len(event) - 1] != steps:
                 raise ValueError(
                     f"Per-step parameters must agree in length: {name} has {value.shape[-len(event) - 1]} steps, "
-                    f"another {steps}."
+                    f"another {steps}"
                 )
         try:
             _ = self.batch_shape
@@ -234,14 +234,14 @@ class LinearGaussianSSM:
             shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in self.parameters())
             raise ValueError(
                 f"The batch dimensions do not broadcast: {shapes}. A matrix with as many leading dimensions as mu_1 is "
-                "one per series, with one more it is one per step; write A[None] for steps that all series share."
+                "one per series, with one more it is one per step; write A[None] for steps that all series share"
             ) from None
 
     def _check_values(self) -> None:
         for name, value in self.parameters():
             if not holds(torch.isfinite(value).all()):
                 where = tuple((~torch.isfinite(value)).nonzero()[0].tolist())
-                raise ValueError(f"{name} must be finite, got {value[where].item()} at index {where}.")
+                raise ValueError(f"{name} must be finite, got {value[where].item()} at index {where}")
         for name in ("Lambda", "Sigma", "Lambda_1"):
             _check_covariance(name, getattr(self, name).detach())
 
@@ -259,7 +259,7 @@ def _check_covariance(name: str, value: Tensor) -> None:
         worst = float(asymmetry.max())
         raise ValueError(
             f"{name} must be symmetric, but differs from its transpose by up to {worst:.3g}. "
-            f"If that is rounding, pass ({name} + {name}.mT) / 2."
+            f"If that is rounding, pass ({name} + {name}.mT) / 2"
         )
     if bool((torch.linalg.cholesky_ex(wide).info == 0).all()):
         return
@@ -267,7 +267,7 @@ def _check_covariance(name: str, value: Tensor) -> None:
     if bool((eigenvalues[..., 0] < -tolerance * eigenvalues[..., -1].abs() - 1e-300).any()):
         raise ValueError(
             f"{name} must be positive semi-definite, but has the eigenvalue {float(eigenvalues.min()):.3g}. "
-            "Build it from a factor, L @ L.mT, or from positive variances, torch.diag_embed(logvar.exp())."
+            "Build it from a factor, L @ L.mT, or from positive variances, torch.diag_embed(logvar.exp())"
         )
 
 
@@ -316,7 +316,7 @@ def holds(condition: Tensor) -> bool:
     """The truth of a condition on values, or one sentence where `torch.func.vmap` hides them.
 
     Raises:
-        RuntimeError: within `torch.func.vmap`.
+        RuntimeError: Within `torch.func.vmap`.
     """
     try:
         return bool(condition)
@@ -325,7 +325,7 @@ def holds(condition: Tensor) -> bool:
             raise
         raise RuntimeError(
             "State-space functions look at values, for instance for what is missing, which torch.func.vmap hides. "
-            "They take batches themselves: give x, or the model's parameters, batch dimensions in front."
+            "They take batches themselves: give x, or the model's parameters, batch dimensions in front"
         ) from None
 
 
@@ -342,21 +342,21 @@ def state_offsets(ssm: LinearGaussianSSM, u: Tensor | None, num_steps: int) -> T
 def check_input(ssm: LinearGaussianSSM, u: Tensor | None, num_steps: int) -> None:
     """Refuses an input that is missing, superfluous, or of the wrong size."""
     if ssm.num_steps not in (None, num_steps):
-        raise ValueError(f"The model's per-step parameters have {ssm.num_steps} steps, {num_steps} are asked for.")
+        raise ValueError(f"The model's per-step parameters have {ssm.num_steps} steps, {num_steps} are asked for")
     if (u is None) != (ssm.B is None):
         raise ValueError(
-            "The model has B, so it needs the input u (*batch, T, u_dim)." if u is None else "The model has no B for u."
+            "The model has B, so it needs the input u (*batch, T, u_dim)" if u is None else "The model has no B for u"
         )
     if u is None:
         return
     if u.ndim < 2 or u.shape[-1] != ssm.u_dim or u.shape[-2] != num_steps:
         raise ValueError(
             f"u must have shape (*batch, {num_steps}, {ssm.u_dim}), as B and the number of steps say; "
-            f"got {tuple(u.shape)}."
+            f"got {tuple(u.shape)}"
         )
     if not bool(torch.isfinite(u).all()):
         where = tuple((~torch.isfinite(u)).nonzero()[0].tolist())
-        raise ValueError(f"u must be finite, got {u[where].item()} at index {where}.")
+        raise ValueError(f"u must be finite, got {u[where].item()} at index {where}")
 
 
 def sample(
@@ -372,18 +372,18 @@ def sample(
     The samples are reparameterised: gradients reach the parameters where the covariances are positive definite.
 
     Arguments:
-        ssm: the model.
-        num_steps: the length T.
-        u: the input, `(*batch, T, u_dim)`, where the model has B.
-        sample_shape: shape of independent draws, in front of the batch dimensions.
-        generator: source of randomness.
+        ssm: The model.
+        num_steps: The length T.
+        u: The input, `(*batch, T, u_dim)`, where the model has B.
+        sample_shape: Shape of independent draws, in front of the batch dimensions.
+        generator: Source of randomness.
 
     Returns:
         `z (*sample_shape, *batch, T, z_dim)` and `x (*sample_shape, *batch, T, x_dim)`.
 
     Raises:
-        TypeError: if `u` is a tensor of another dtype than the model, or no array of numbers.
-        ValueError: if `num_steps` is below 1 or does not fit the model or the input.
+        TypeError: If `u` is a tensor of another dtype than the model, or no array of numbers.
+        ValueError: If `num_steps` is below 1 or does not fit the model or the input.
 
     Example:
         >>> one = torch.eye(1)
@@ -392,7 +392,7 @@ def sample(
         torch.Size([3, 5, 1])
     """
     if num_steps < 1:
-        raise ValueError(f"num_steps must be at least 1, got {num_steps}.")
+        raise ValueError(f"num_steps must be at least 1, got {num_steps}")
     inputs = None if u is None else as_series(u, "u", ssm.dtype, ssm.device, padding=0.0)
     wide = in_double(ssm)  # a small step is lost beside a large level
     check_input(wide, inputs, num_steps)

@@ -57,14 +57,14 @@ class NonlinearGaussianSSM:
             next state `(z_dim,)`. Written with torch operations and without data-dependent branches, since it is
             differentiated and vectorised by `torch.func`.
         observation: h, from one state `(z_dim,)` to the mean of the observation `(x_dim,)`; likewise.
-        Lambda: covariance of the state noise, `(z_dim, z_dim)` or per step `(T, z_dim, z_dim)`.
-        Sigma: covariance of the observation noise, `(x_dim, x_dim)` or per step `(T, x_dim, x_dim)`.
-        mu_1: mean of the first state, `(z_dim,)`.
-        Lambda_1: covariance of the first state, `(z_dim, z_dim)`.
+        Lambda: Covariance of the state noise, `(z_dim, z_dim)` or per step `(T, z_dim, z_dim)`.
+        Sigma: Covariance of the observation noise, `(x_dim, x_dim)` or per step `(T, x_dim, x_dim)`.
+        mu_1: Mean of the first state, `(z_dim,)`.
+        Lambda_1: Covariance of the first state, `(z_dim, z_dim)`.
 
     Raises:
-        TypeError: if a parameter is no floating-point tensor, or `transition` or `observation` cannot be called.
-        ValueError: if shapes do not fit, a value is not finite, or a covariance is not symmetric positive
+        TypeError: If a parameter is no floating-point tensor, or `transition` or `observation` cannot be called.
+        ValueError: If shapes do not fit, a value is not finite, or a covariance is not symmetric positive
             semi-definite.
 
     Example:
@@ -90,10 +90,10 @@ class NonlinearGaussianSSM:
     ) -> None:
         for name, function in (("transition", transition), ("observation", observation)):
             if not callable(function):
-                raise TypeError(f"{name} must be a function of one state, got {type(function).__name__}.")
+                raise TypeError(f"{name} must be a function of one state, got {type(function).__name__}")
         for name, value in (("Lambda", Lambda), ("Sigma", Sigma), ("mu_1", mu_1), ("Lambda_1", Lambda_1)):
             if not isinstance(value, Tensor):
-                raise TypeError(f"{name} must be a floating-point tensor, got {type(value).__name__}.")
+                raise TypeError(f"{name} must be a floating-point tensor, got {type(value).__name__}")
         self.transition, self.observation = transition, observation
         z, x = mu_1.shape[-1], Sigma.shape[-1]
         # A linear model of the same sizes checks everything but the functions, and carries the noise.
@@ -103,7 +103,7 @@ class NonlinearGaussianSSM:
         if mu_1.ndim != 1 or Lambda_1.ndim != 2:
             raise ValueError(
                 f"mu_1 and Lambda_1 must have shapes ({z},) and ({z}, {z}), without batch dimensions; got "
-                f"{tuple(mu_1.shape)} and {tuple(Lambda_1.shape)}. Batches belong to x."
+                f"{tuple(mu_1.shape)} and {tuple(Lambda_1.shape)}. Batches belong to x"
             )
         self.Lambda, self.Sigma, self.mu_1, self.Lambda_1 = Lambda, Sigma, mu_1, Lambda_1
         self.z_dim, self.x_dim = z, x
@@ -119,19 +119,19 @@ class NonlinearGaussianSSM:
         """Ancestral samples, Eqs. (3.10) and (3.12).
 
         Arguments:
-            num_steps: the length T.
-            u: the input, `(*batch, T, u_dim)`.
-            sample_shape: shape of independent draws.
-            generator: source of randomness.
+            num_steps: The length T.
+            u: The input, `(*batch, T, u_dim)`.
+            sample_shape: Shape of independent draws.
+            generator: Source of randomness.
 
         Returns:
             `z (*sample_shape, *batch, T, z_dim)` and `x (*sample_shape, *batch, T, x_dim)`.
 
         Raises:
-            ValueError: if `num_steps` is below 1 or does not fit the model or the input.
+            ValueError: If `num_steps` is below 1 or does not fit the model or the input.
         """
         if num_steps < 1:
-            raise ValueError(f"num_steps must be at least 1, got {num_steps}.")
+            raise ValueError(f"num_steps must be at least 1, got {num_steps}")
         dtype, linear = self.mu_1.dtype, in_double(self._linear)
         inputs = None if u is None else as_series(u, "u", dtype, self.mu_1.device, padding=0.0)
         _check_steps(self, inputs, num_steps)
@@ -174,17 +174,17 @@ def extended_kalman_filter(
     The transition is expanded around the filtered mean, the observation around the predicted one.
 
     Arguments:
-        ssm: the model.
-        x: the observations, `(*batch, T, x_dim)`; NaN where missing.
-        u: the input, `(*batch, T, u_dim)`, where the transition takes one.
-        mask: as in `kalman_filter`.
+        ssm: The model.
+        x: The observations, `(*batch, T, x_dim)`; NaN where missing.
+        u: The input, `(*batch, T, u_dim)`, where the transition takes one.
+        mask: As in `kalman_filter`.
 
     Returns:
         Approximate filtered and predicted moments, and the log-likelihood of the expanded model.
 
     Raises:
-        TypeError: as `kalman_filter`.
-        ValueError: as `kalman_filter`, and if a function returns a wrong shape, or a value or a derivative that is not
+        TypeError: As `kalman_filter`.
+        ValueError: As `kalman_filter`, and if a function returns a wrong shape, or a value or a derivative that is not
             finite.
     """
     return _filtered(ssm, *_linearise(ssm, x, u, mask, _expansion))
@@ -221,18 +221,18 @@ def unscented_kalman_filter(
     residual added to the noise.
 
     Arguments:
-        ssm: the model.
-        x: the observations, `(*batch, T, x_dim)`; NaN where missing.
-        u: the input, `(*batch, T, u_dim)`, where the transition takes one.
-        mask: as in `kalman_filter`.
-        sigma_points: where the points lie; `SigmaPoints()` by default.
+        ssm: The model.
+        x: The observations, `(*batch, T, x_dim)`; NaN where missing.
+        u: The input, `(*batch, T, u_dim)`, where the transition takes one.
+        mask: As in `kalman_filter`.
+        sigma_points: Where the points lie; `SigmaPoints()` by default.
 
     Returns:
         Approximate filtered and predicted moments, and the approximate log-likelihood.
 
     Raises:
-        TypeError: as `kalman_filter`.
-        ValueError: as `kalman_filter`, if a function returns a wrong shape or a value that is not finite, and if
+        TypeError: As `kalman_filter`.
+        ValueError: As `kalman_filter`, if a function returns a wrong shape or a value that is not finite, and if
             `alpha^2 (L + kappa)` is not positive.
     """
     return _filtered(ssm, *_linearise(ssm, x, u, mask, _regression(sigma_points or SigmaPoints())))
@@ -282,7 +282,7 @@ def _linearise(
     u = None if u is None else as_series(u, "u", dtype, device, padding=0.0)
     mask = None if mask is None else as_mask(mask, device)
     if x.ndim < 2 or x.shape[-1] != ssm.x_dim or x.shape[-2] == 0:
-        raise ValueError(f"x must have shape (*batch, T, {ssm.x_dim}) with T >= 1, got {tuple(x.shape)}.")
+        raise ValueError(f"x must have shape (*batch, T, {ssm.x_dim}) with T >= 1, got {tuple(x.shape)}")
     T = x.shape[-2]
     _check_steps(ssm, u, T)
     observed = observed_components(x, mask)
@@ -359,7 +359,7 @@ def _regression(points: SigmaPoints) -> Linearisation:
         L = mean.shape[-1]
         scale = points.alpha**2 * (L + points.kappa)
         if scale <= 0:
-            raise ValueError(f"alpha^2 (z_dim + kappa) must be positive, got {scale:g} with {points} and z_dim={L}.")
+            raise ValueError(f"alpha^2 (z_dim + kappa) must be positive, got {scale:g} with {points} and z_dim={L}")
         U, regular = _factor(P)
         step = scale**0.5 * U.mT  # (S, L, L), one direction per row
         centre = mean.unsqueeze(-2)
@@ -395,7 +395,7 @@ def _factor(P: Tensor) -> tuple[Tensor, bool]:
     if holds((variances[..., 0] < -1e-10 * variances[..., -1].abs()).any()):
         raise ValueError(
             "A predicted or filtered covariance has a negative variance, so it has no sigma points: where alpha is far "
-            "below 1, the centre has a large negative weight. Try the default SigmaPoints()."
+            "below 1, the centre has a large negative weight. Try the default SigmaPoints()"
         )
     return covariance_factor(P), False
 
@@ -430,7 +430,7 @@ def _check_finite(name: str, matrix: Tensor, value: Tensor, t: int) -> None:
         if not holds(torch.isfinite(numbers).all()):
             raise ValueError(
                 f"The {what} of {name} is not finite where step {t + 1} (of 1 to T) needs it: keep its argument in the "
-                "range where it is defined, or start nearer, with mu_1 and Lambda_1."
+                "range where it is defined, or start nearer, with mu_1 and Lambda_1"
             )
 
 
@@ -453,12 +453,12 @@ def _check_value(value: Tensor, size: int | None) -> None:
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(
             f"transition must return a tensor of shape (z_dim,) and observation one of shape (x_dim,) for one state; "
-            f"expected size {size}, got {got}."
+            f"expected size {size}, got {got}"
         )
 
 
 def _check_steps(ssm: NonlinearGaussianSSM, u: Tensor | None, num_steps: int) -> None:
     if ssm._linear.num_steps not in (None, num_steps):
-        raise ValueError(f"The model's noise has {ssm._linear.num_steps} steps, {num_steps} are asked for.")
+        raise ValueError(f"The model's noise has {ssm._linear.num_steps} steps, {num_steps} are asked for")
     if u is not None and (u.ndim < 2 or u.shape[-2] != num_steps):
-        raise ValueError(f"u must have shape (*batch, {num_steps}, u_dim), got {tuple(u.shape)}.")
+        raise ValueError(f"u must have shape (*batch, {num_steps}, u_dim), got {tuple(u.shape)}")

@@ -33,7 +33,7 @@ Element = tuple[Tensor, ...]
 def check_method(method: str) -> None:
     """Refuses anything but the two methods."""
     if method not in ("sequential", "parallel"):
-        raise ValueError(f'method must be "sequential" or "parallel", got {method!r}.')
+        raise ValueError(f'method must be "sequential" or "parallel", got {method!r}')
 
 
 # ---- two ways through time -------------------------------------------------------------------------------------
@@ -51,10 +51,10 @@ def scan(
     parallel step the others (Blelloch, 1990).
 
     Arguments:
-        first: the state at the first step, `(...)`.
-        elements: what leads from each step to the next, tensors of shape `(T - 1, ...)`.
-        apply: the state after an element, given the state before it.
-        combine: the element that stands for an earlier and a later one. It must be associative.
+        first: The state at the first step, `(...)`.
+        elements: What leads from each step to the next, tensors of shape `(T - 1, ...)`.
+        apply: The state after an element, given the state before it.
+        combine: The element that stands for an earlier and a later one. It must be associative.
 
     Returns:
         All states, `(T, ...)`.
@@ -145,9 +145,9 @@ def affine_recursion(
     r"""Solves :math:`y_1 = b_1`, :math:`y_t = F_t y_{t-1} + b_t`, differentiably.
 
     Arguments:
-        F: the matrices of steps 2..T.
-        b: the offsets of steps 1..T. Series that share the matrices stand in its columns.
-        method: one step after the other, or an associative scan.
+        F: The matrices of steps 2..T.
+        b: The offsets of steps 1..T. Series that share the matrices stand in its columns.
+        method: One step after the other, or an associative scan.
 
     Returns:
         y_1..y_T, of the shape of b.
@@ -289,13 +289,13 @@ def riccati_factors(
     """Factors of the filtered covariances.
 
     Arguments:
-        first: factor of the filtered covariance at the first step, `(N, n, n)`.
-        A: transition matrices of steps 2..T, `(T - 1 or 1, N, n, n)`; so are C, Q and R.
-        C: observation matrices, `(T - 1 or 1, N, d, n)`.
-        Q: factors of the covariance of the state noise, `(T - 1 or 1, N, n, n)`.
-        R: factors of the covariance of the observation noise, `(T - 1 or 1, N, d, d)`.
+        first: Factor of the filtered covariance at the first step, `(N, n, n)`.
+        A: Transition matrices of steps 2..T, `(T - 1 or 1, N, n, n)`; so are C, Q and R.
+        C: Observation matrices, `(T - 1 or 1, N, d, n)`.
+        Q: Factors of the covariance of the state noise, `(T - 1 or 1, N, n, n)`.
+        R: Factors of the covariance of the observation noise, `(T - 1 or 1, N, d, d)`.
         num_steps: T.
-        method: one step after the other, or an associative scan.
+        method: One step after the other, or an associative scan.
 
     Returns:
         `(K, N, n, n)` with K = T; where all matrices are constant K <= T, and the last stands for all later ones.
@@ -371,15 +371,15 @@ def riccati_with_gradient(
     """Gives what was worked out in square-root form its derivatives.
 
     Arguments:
-        A: transition matrices of steps 2..T, `(T - 1, N, n, n)`; so is Q.
-        C: observation matrices of steps 1..T, `(T, N, d, n)`; so is R.
-        Q: covariances of the state noise, not factors.
-        R: covariances of the observation noise.
-        first: covariance of the first state, `(N, n, n)`.
-        filtered: covariances of the filtered states, `(T, N, n, n)`; of the other values too there are T.
-        whitening: as `condition` returns it.
-        gain: as `condition` returns it.
-        method: as in `affine_recursion`.
+        A: Transition matrices of steps 2..T, `(T - 1, N, n, n)`; so is Q.
+        C: Observation matrices of steps 1..T, `(T, N, d, n)`; so is R.
+        Q: Covariances of the state noise, not factors.
+        R: Covariances of the observation noise.
+        first: Covariance of the first state, `(N, n, n)`.
+        filtered: Covariances of the filtered states, `(T, N, n, n)`; of the other values too there are T.
+        whitening: As `condition` returns it.
+        gain: As `condition` returns it.
+        method: As in `affine_recursion`.
 
     Returns:
         Filtered and predicted covariances, whitenings, gains.
@@ -489,13 +489,13 @@ def condition(U: Tensor, C: Tensor, R: Tensor, *, singular: str | None = None) -
     r"""Conditions :math:`z \sim N(\cdot, U U^T)` on :math:`y = C z + N(0, R R^T)`, in square-root form.
 
     Arguments:
-        U: factor of the covariance of z, `(..., n, n)`.
+        U: Factor of the covariance of z, `(..., n, n)`.
         C: `(..., d, n)`.
-        R: factor of the covariance of the noise, `(..., d, d)`.
-        singular: what to say where the covariance of y is singular; None to take its pseudo-inverse.
+        R: Factor of the covariance of the noise, `(..., d, d)`.
+        singular: What to say where the covariance of y is singular; None to take its pseudo-inverse.
 
     Raises:
-        ValueError: where the covariance of y is singular and `singular` is given.
+        ValueError: Where the covariance of y is singular and `singular` is given.
 
     Returns:
         The whitening :math:`W` with :math:`W^T W = (C U U^T C^T + R R^T)^{-1}`, a pseudo-inverse where that

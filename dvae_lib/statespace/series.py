@@ -25,27 +25,27 @@ def as_series(
     """A series, or a batch of them, in float64.
 
     Arguments:
-        value: a tensor of the model's dtype and device; or what `as_tensor` takes, where masked values become NaN; or
+        value: A tensor of the model's dtype and device; or what `as_tensor` takes, where masked values become NaN; or
             a list of series `(T_i, n)`, which become a batch padded to the longest.
-        name: what to call it in a message.
-        dtype: of the model. Arrays are not rounded to it.
-        device: of the model.
-        padding: what to pad with.
+        name: What to call it in a message.
+        dtype: Of the model. Arrays are not rounded to it.
+        device: Of the model.
+        padding: What to pad with.
 
     Returns:
         `(*batch, T, n)` in float64, on the model's device.
 
     Raises:
-        TypeError: if a tensor is not of the model's dtype and device, or the value is no array of real numbers.
-        ValueError: if the series of a list have different sizes n.
+        TypeError: If a tensor is not of the model's dtype and device, or the value is no array of real numbers.
+        ValueError: If the series of a list have different sizes n.
     """
     if isinstance(value, Tensor):
         if not value.is_floating_point():
-            raise TypeError(f"{name} must be a floating-point tensor, got {value.dtype}.")
+            raise TypeError(f"{name} must be a floating-point tensor, got {value.dtype}")
         if value.dtype != dtype or value.device != device:
             raise TypeError(
                 f"{name} is {value.dtype} on {value.device}, the model {dtype} on {device}: convert one of them with "
-                ".to(...)."
+                ".to(...)"
             )
         return value.double()
     if _is_list_of_series(value):
@@ -58,7 +58,7 @@ def as_mask(mask: Series, device: torch.device) -> Tensor:
     """A mask as a boolean tensor; what a list of masks of different lengths lacks is not observed.
 
     Raises:
-        TypeError: if it is not boolean.
+        TypeError: If it is not boolean.
     """
     if _is_list_of_series(mask):
         parts = [as_tensor(item, f"mask[{i}]") for i, item in enumerate(mask)]
@@ -66,7 +66,7 @@ def as_mask(mask: Series, device: torch.device) -> Tensor:
     else:
         flags = as_tensor(mask, "mask")
     if flags.dtype != torch.bool:
-        raise TypeError(f"mask must be a boolean tensor, True where observed; got {flags.dtype}.")
+        raise TypeError(f"mask must be a boolean tensor, True where observed; got {flags.dtype}")
     return flags if isinstance(mask, Tensor) else flags.to(device)
 
 
@@ -77,14 +77,14 @@ def _is_list_of_series(value: Any) -> TypeGuard[Sequence[Any]]:
 def _real(value: Any, name: str) -> Tensor:
     tensor = as_tensor(value, name, masked="nan")
     if tensor.is_complex():
-        raise TypeError(f"{name} must hold real numbers, got {tensor.dtype}.")
+        raise TypeError(f"{name} must hold real numbers, got {tensor.dtype}")
     return tensor.double()
 
 
 def _padded(parts: list[Tensor], name: str, padding: float) -> Tensor:
     sizes = sorted({part.shape[-1] for part in parts})
     if len(sizes) > 1:
-        raise ValueError(f"The series of a list must agree in their last dimension; those of {name} have {sizes}.")
+        raise ValueError(f"The series of a list must agree in their last dimension; those of {name} have {sizes}")
     longest = max(part.shape[0] for part in parts)
     rows = [torch.nn.functional.pad(part, (0, 0, 0, longest - part.shape[0]), value=padding) for part in parts]
     return torch.stack(rows)

@@ -48,8 +48,8 @@ class BestInference(NamedTuple):
     r"""The best linear-Gaussian q of a structure, :math:`q(z_n \mid \cdot) = \mathcal{N}(A_n z + B_n x, v_n)`.
 
     Attributes:
-        coupling: nats lost by drawing entries independently of each other, the first part of Eq. (4.n).
-        unseen: nats lost by the data that are not seen.
+        coupling: Nats lost by drawing entries independently of each other, the first part of Eq. (4.n).
+        unseen: Nats lost by the data that are not seen.
         latent_weights: A, `(N, N)`, strictly lower triangular.
         data_weights: B, `(N, D)`.
         variance: v, `(N,)`.
@@ -80,9 +80,9 @@ def gaussian_path(ssm: LinearGaussianSSM, num_steps: int) -> GaussianPath:
                 [-1.,  2.]], dtype=torch.float64)
     """
     if ssm.batch_shape:
-        raise ValueError(f"Expected a model without batch dimensions, got the batch shape {tuple(ssm.batch_shape)}.")
+        raise ValueError(f"Expected a model without batch dimensions, got the batch shape {tuple(ssm.batch_shape)}")
     if num_steps < 1 or ssm.num_steps not in (None, num_steps):
-        raise ValueError(f"num_steps must be {ssm.num_steps or 'at least 1'}, got {num_steps}.")
+        raise ValueError(f"num_steps must be {ssm.num_steps or 'at least 1'}, got {num_steps}")
     A, C, Lambda, Sigma = (
         ssm.stepwise(name).double().expand(num_steps, -1, -1) for name in ("A", "C", "Lambda", "Sigma")
     )
@@ -103,17 +103,17 @@ def visible(spec: DependencySpec, num_steps: int, z_dim: int = 1, x_dim: int = 1
     """Which latent and which data entries the inference model of a spec looks at, for every latent entry.
 
     Arguments:
-        spec: a spec with one latent `z` and data `x`, both with a time index.
-        num_steps: number of frames.
-        z_dim: entries of a latent vector.
-        x_dim: entries of a frame.
+        spec: A spec with one latent `z` and data `x`, both with a time index.
+        num_steps: Number of frames.
+        z_dim: Entries of a latent vector.
+        x_dim: Entries of a frame.
 
     Returns:
         Two masks, `(num_steps * z_dim, num_steps * z_dim)` and `(num_steps * z_dim, num_steps * x_dim)`.
     """
     references = spec.compact_references("inference").get("z_t")
     if references is None:
-        raise ValueError("Expected a spec whose inference block draws z_t; it draws " + ", ".join(spec.latents) + ".")
+        raise ValueError("Expected a spec whose inference block draws z_t; it draws " + ", ".join(spec.latents) + "")
     seen = {name: torch.zeros(num_steps, num_steps, dtype=torch.bool) for name in "zx"}
     for reference in references:
         if reference.name in seen:
@@ -135,21 +135,21 @@ def best_inference(
     more. One sweep is exact where nothing that is seen is forgotten by a later factor.
 
     Arguments:
-        path: the exact posterior and the covariance of the data.
+        path: The exact posterior and the covariance of the data.
         sees_z: `(N, N)`, whether factor n looks at an earlier latent entry; strictly lower triangular.
         sees_x: `(N, D)`, whether factor n looks at an entry of the data.
-        max_sweeps: after so many sweeps it stops.
-        tolerance: a sweep that gains less than this, in nats, is the last.
+        max_sweeps: After so many sweeps it stops.
+        tolerance: A sweep that gains less than this, in nats, is the last.
 
     Raises:
-        ValueError: if a mask has another shape, or a factor looks at an entry that is drawn later.
+        ValueError: If a mask has another shape, or a factor looks at an entry that is drawn later.
     """
     size, data_size = path.gain.shape
     for name, mask, shape in (("sees_z", sees_z, (size, size)), ("sees_x", sees_x, (size, data_size))):
         if mask.shape != shape:
-            raise ValueError(f"{name} must have shape {shape}, got {tuple(mask.shape)}.")
+            raise ValueError(f"{name} must have shape {shape}, got {tuple(mask.shape)}")
     if sees_z.triu().any():
-        raise ValueError("A factor can only look at latent entries that are drawn before its own: sees_z has others.")
+        raise ValueError("A factor can only look at latent entries that are drawn before its own: sees_z has others")
     start = _independent_means(path, sees_x)
     q = BestInference(0.0, 0.0, torch.zeros_like(path.precision), start, 1 / path.precision.diagonal())
     if sees_z.any():

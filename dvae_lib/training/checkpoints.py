@@ -26,8 +26,8 @@ def save_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], state: Mapp
     """Save tensors and JSON data in one file, atomically.
 
     Arguments:
-        path: the file, in safetensors format; the JSON text stands in its header, with a checksum of both.
-        tensors: on any device, sharing memory or not.
+        path: The file, in safetensors format; the JSON text stands in its header, with a checksum of both.
+        tensors: On any device, sharing memory or not.
         state: JSON data.
     """
     text = json.dumps(state)
@@ -41,28 +41,26 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     """The tensors (on the CPU) and the JSON data that `save_checkpoint` wrote. Nothing is unpickled.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        CheckpointError: if it is damaged, of another kind, or written by a newer version.
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If it is damaged, of another kind, or written by a newer version.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no checkpoint {path}.")
+        raise FileNotFoundError(f"There is no checkpoint {path}")
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is damaged or is no checkpoint ({error}). Delete it to start again.") from error
+        raise CheckpointError(f"{path} is damaged or is no checkpoint ({error}). Delete it to start again") from error
     if not {"format", "state", "crc32"} <= set(metadata):
         raise CheckpointError(
-            f"{path} holds tensors but is no checkpoint of a training run; weights are loaded with from_pretrained."
+            f"{path} holds tensors but is no checkpoint of a training run; weights are loaded with from_pretrained"
         )
     if metadata["format"] != str(FORMAT):
-        raise CheckpointError(
-            f"{path} has format {metadata['format']}; this version of dvae_lib reads format {FORMAT}."
-        )
+        raise CheckpointError(f"{path} has format {metadata['format']}; this version of dvae_lib reads format {FORMAT}")
     if metadata["crc32"] != _checksum(metadata["state"], arrays):
-        raise CheckpointError(f"{path} is damaged: its checksum is wrong. Delete it to start again.")
+        raise CheckpointError(f"{path} is damaged: its checksum is wrong. Delete it to start again")
     state: dict[str, Any] = json.loads(metadata["state"])
     return arrays, state
 

@@ -21,9 +21,9 @@ def check_fit(
         raise TypeError(f"config must be a TrainingConfig; got {type(config).__name__}")
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not parameters:
-        raise ValueError(f"{type(model).__name__} has no parameter that could be trained.")
+        raise ValueError(f"{type(model).__name__} has no parameter that could be trained")
     if any(p.is_inference() for p in parameters.values()):
-        raise ValueError("The model was built under torch.inference_mode and can have no gradients: build it outside.")
+        raise ValueError("The model was built under torch.inference_mode and can have no gradients: build it outside")
     for prefix in config.freeze:
         if not any(name.startswith(prefix) for name in parameters):
             raise ValueError(
@@ -38,21 +38,21 @@ def check_fit(
         if not isinstance(data, SequenceDataset):
             raise TypeError(
                 f"{part} must be a SequenceDataset; got {type(data).__name__}. "
-                "SequenceDataset(arrays) makes one from arrays of shape (T_i, x_dim)."
+                "SequenceDataset(arrays) makes one from arrays of shape (T_i, x_dim)"
             )
         if len(data) == 0:
-            raise ValueError(f"{part} holds no sequence.")
+            raise ValueError(f"{part} holds no sequence")
         for size in ("x_dim", "u_dim"):
             wanted, got = getattr(model, size, None), getattr(data, size)
             if wanted is not None and wanted != got:
-                raise ValueError(f"The model has {size}={wanted}, but the {part} data have {size}={got}.")
+                raise ValueError(f"The model has {size}={wanted}, but the {part} data have {size}={got}")
         if isinstance(model, DVAE):
             _check_support(model.observation, part, data)
         dtype, wanted_dtype = data.batch([0]).x.dtype, next(iter(parameters.values())).dtype
         if dtype != wanted_dtype:
             raise TypeError(
                 f"The {part} data are {dtype}, the model is {wanted_dtype}: "
-                f"SequenceDataset(..., dtype={wanted_dtype}) converts them."
+                f"SequenceDataset(..., dtype={wanted_dtype}) converts them"
             )
 
 

@@ -22,25 +22,25 @@ class TrainingConfig:
     """How a model is trained. Together with model and data it determines the result.
 
     Attributes:
-        learning_rate: of Adam; a number or a schedule over the epochs.
-        batch_size: sequences in a step, over all processes together.
-        max_epochs: passes over the training set at most.
-        patience: stop after so many epochs without a better validation VLB; None never does. Epochs in which
+        learning_rate: Of Adam; a number or a schedule over the epochs.
+        batch_size: Sequences in a step, over all processes together.
+        max_epochs: Passes over the training set at most.
+        patience: Stop after so many epochs without a better validation VLB; None never does. Epochs in which
             a schedule is still moving, or parameters still frozen, are not counted.
-        gradient_clip: scale the gradient down to this norm where it is longer; None leaves it.
-        schedules: keyword arguments of the objective as functions of the epoch: ``beta`` weighs the KL terms
+        gradient_clip: Scale the gradient down to this norm where it is longer; None leaves it.
+        schedules: Keyword arguments of the objective as functions of the epoch: ``beta`` weighs the KL terms
             (warm-up), ``feedback`` is the probability of scheduled sampling. Validation uses their final values,
             so that all epochs are compared by the same measure.
-        freeze: parameters that stay as they are for a number of epochs, by the beginning of their names:
+        freeze: Parameters that stay as they are for a number of epochs, by the beginning of their names:
             ``{"dynamics": 10}``.
-        seed: of the order of the sequences and of all noise. It does not touch the model's initial weights.
-        checkpoint_seconds: time between checkpoints, which are also written in the midst of an epoch.
-        checkpoint_steps: write one every so many steps as well.
+        seed: Of the order of the sequences and of all noise. It does not touch the model's initial weights.
+        checkpoint_seconds: Time between checkpoints, which are also written in the midst of an epoch.
+        checkpoint_steps: Write one every so many steps as well.
 
     Raises:
-        ValueError, TypeError: values out of range or of the wrong type.
+        ValueError, TypeError: Values out of range or of the wrong type.
 
-    Examples:
+    Example:
         >>> config = TrainingConfig.motion(max_epochs=200)
         >>> config.schedules["beta"](25)
         0.5
@@ -121,11 +121,11 @@ class TrainingConfig:
         80 %, and in the end all.
 
         Arguments:
-            every: epochs of each of the first four steps; the review has 50.
-            final: epochs in generation mode at the end; the review has 300.
-            overrides: further values.
+            every: Epochs of each of the first four steps; the review has 50.
+            final: Epochs in generation mode at the end; the review has 300.
+            overrides: Further values.
 
-        Examples:
+        Example:
             >>> config = TrainingConfig.scheduled_sampling()
             >>> config.max_epochs, config.schedules["feedback"](99), config.schedules["feedback"](200)
             (500, 0.4, 1.0)
@@ -156,7 +156,7 @@ class TrainingConfig:
         known = [f.name for f in dataclasses.fields(cls)]
         unknown = sorted(set(values) - set(known))
         if unknown:
-            raise ValueError(f"A training configuration has no {', '.join(unknown)}; it has {', '.join(known)}.")
+            raise ValueError(f"A training configuration has no {', '.join(unknown)}; it has {', '.join(known)}")
         values = dict(values)
         if "learning_rate" in values:
             values["learning_rate"] = Schedule.of(values["learning_rate"])
@@ -176,7 +176,7 @@ class TrainingConfig:
         except json.JSONDecodeError as error:
             raise ValueError(f"A training configuration is JSON text: {error}") from error
         if not isinstance(values, dict):
-            raise ValueError(f"A training configuration is a JSON object; got {type(values).__name__}.")
+            raise ValueError(f"A training configuration is a JSON object; got {type(values).__name__}")
         return cls.from_dict(values)
 
     @classmethod

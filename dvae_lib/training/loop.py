@@ -112,33 +112,33 @@ def fit(
     ``train.to("cuda")``.
 
     Arguments:
-        model: the model; it is trained in place.
-        train: the training sequences.
-        validation: the validation sequences; without them there is no early stopping, and the last epoch counts as
+        model: The model; it is trained in place.
+        train: The training sequences.
+        validation: The validation sequences; without them there is no early stopping, and the last epoch counts as
             the best.
-        config: how to train.
+        config: How to train.
         objective: What is maximised, and what is recorded beside it: a function as `dvae_lib.objectives` has them,
             or one of a batch that returns terms by name (`Objective`); by default the model's method `vlb`. Early
             stopping looks at the term called ``vlb``, or at the first where there is none of that name.
-        folder: where the run is kept, for one process at a time; None keeps it in memory. ``~`` is the home folder.
+        folder: Where the run is kept, for one process at a time; None keeps it in memory. ``~`` is the home folder.
         resume: True goes on with the run in the folder and insists that there is one, False insists that there is
             none; None goes on if there is one. A run that is complete is not repeated.
-        fabric: devices, precision and loggers, launched; by default `training_fabric()`.
-        callback: called after each epoch with the model and the epoch's record, on every process.
-        replay: replay the loop of a recursive inference from a CUDA graph; on one CUDA device, in 32-bit precision.
-        progress: show a progress bar; None shows one in notebooks and terminals, and elsewhere, as in a log file,
+        fabric: Devices, precision and loggers, launched; by default `training_fabric()`.
+        callback: Called after each epoch with the model and the epoch's record, on every process.
+        replay: Replay the loop of a recursive inference from a CUDA graph; on one CUDA device, in 32-bit precision.
+        progress: Show a progress bar; None shows one in notebooks and terminals, and elsewhere, as in a log file,
             writes a line for the first epoch, then one a minute, and one at the end.
-        tensorboard: write the history for TensorBoard, too, into the folder.
+        tensorboard: Write the history for TensorBoard, too, into the folder.
 
     Raises:
-        ValueError, TypeError: data, model and configuration that do not fit together, or a model that could not be
+        ValueError, TypeError: Data, model and configuration that do not fit together, or a model that could not be
             saved in the folder, or not loaded again.
         dvae_lib.training.CheckpointError: The folder holds a damaged checkpoint or another run.
-        FileExistsError, FileNotFoundError: the folder is not as `resume` demands, or is in use for something else.
-        BlockingIOError: another process is training in the folder.
-        NonFiniteError: the objective or its gradient is not finite.
+        FileExistsError, FileNotFoundError: The folder is not as `resume` demands, or is in use for something else.
+        BlockingIOError: Another process is training in the folder.
+        NonFiniteError: The objective or its gradient is not finite.
 
-    Examples:
+    Example:
         >>> from dvae_lib.models import VAE
         >>> data = SequenceDataset(torch.randn(20, 10, 4, generator=Generator().manual_seed(0)))
         >>> result = fit(VAE(4, 2), data, data, TrainingConfig(max_epochs=3))

@@ -35,11 +35,11 @@ def training_fabric(
 
     Arguments:
         accelerator: "auto" takes a GPU where there is one; or "cpu", "cuda", "mps".
-        precision: of the weights and, where it says "mixed", of what the layers compute with: one of `PRECISIONS`.
+        precision: Of the weights and, where it says "mixed", of what the layers compute with: one of `PRECISIONS`.
         loggers: Fabric loggers that receive every epoch's record.
 
     Raises:
-        ValueError: for other precisions, such as 16-bit floats, whose gradients overflow as a matter of course, or a
+        ValueError: For other precisions, such as 16-bit floats, whose gradients overflow as a matter of course, or a
             GPU that is not there.
     """
     # Fabric takes two seconds to import, torchmetrics and matplotlib with it: whoever trains waits, nobody else.
@@ -50,7 +50,7 @@ def training_fabric(
     check_precision(precision)
     missing = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
     if missing.get(accelerator, False):
-        raise ValueError(f"PyTorch {torch.__version__} finds no {accelerator} device here; use 'auto' or 'cpu'.")
+        raise ValueError(f"PyTorch {torch.__version__} finds no {accelerator} device here; use 'auto' or 'cpu'")
     here = this_machines()
     if accelerator == "auto" and here.type not in ("cuda", "mps", "cpu"):
         from dvae_lib.training.other_accelerator import OtherAccelerator
@@ -79,7 +79,7 @@ def check_precision(precision: str) -> None:
     if precision.startswith("16"):
         raise ValueError(
             f"precision {precision!r} needs loss scaling, under which gradients overflow as a matter of course, and "
-            "the guard against non-finite gradients could not work; use 'bf16-mixed', which has float32's range."
+            "the guard against non-finite gradients could not work; use 'bf16-mixed', which has float32's range"
         )
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
@@ -127,10 +127,10 @@ class SharedNoise(TorchFunctionMode):
     such as those of dropout, are left alone.
 
     Arguments:
-        generator: the generator whose draws are shared.
-        share: this process's rows.
+        generator: The generator whose draws are shared.
+        share: This process's rows.
 
-    Examples:
+    Example:
         >>> def draw(rows, **options):
         ...     return torch.randn(rows, 3, **options)
         >>> whole = draw(4, generator=Generator().manual_seed(0))
@@ -161,7 +161,7 @@ class SharedNoise(TorchFunctionMode):
             return self._rows(func(self._widened_size(size), **kwargs))
         drawn = func(*map(self._widened, args), **{name: self._widened(v) for name, v in kwargs.items()})
         if not isinstance(drawn, Tensor):
-            raise TypeError(f"{func.__name__} draws no tensor, so it cannot be shared between processes.")
+            raise TypeError(f"{func.__name__} draws no tensor, so it cannot be shared between processes")
         # A method such as Tensor.exponential_ fills its own tensor.
         return args[0].copy_(self._rows(drawn)) if func.__name__.endswith("_") else self._rows(drawn)
 
@@ -170,7 +170,7 @@ class SharedNoise(TorchFunctionMode):
         if not size or size[0] % here:
             raise ValueError(
                 f"Noise of shape {tuple(size)} was drawn for a batch of {here} sequences. With several processes "
-                "noise must have the batch as its first dimension, so that each process can take its own rows."
+                "noise must have the batch as its first dimension, so that each process can take its own rows"
             )
         return (size[0] // here * self.share.total, *size[1:])
 

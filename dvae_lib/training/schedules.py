@@ -21,9 +21,9 @@ class Schedule:
     Before the first point and after the last one the value stays as it is there.
 
     Arguments:
-        points: pairs (completed epochs, value), the epochs whole and ascending.
+        points: Pairs (completed epochs, value), the epochs whole and ascending.
 
-    Examples:
+    Example:
         >>> warm_up = Schedule.linear(0.0, 1.0, epochs=50)  # of the KL terms, Section 13.2.3
         >>> warm_up(0), warm_up(25), warm_up(50), warm_up(80)
         (0.0, 0.5, 1.0, 1.0)

@@ -237,7 +237,7 @@ class SpeechFrontEnd:
         Arguments:
             power: The power spectrogram wanted.
             length: Samples of the waveform.
-            num_iterations: rounds.
+            num_iterations: Rounds.
             momentum: At least 0, below 1 is safe.
             generator: Of the first phases.
 
