@@ -1,6 +1,7 @@
 """Which sequences a model is evaluated on: the test part of its own corpus, or others, and none that it has seen."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def evaluation_source(model: DVAE, source: str | Path | None = None, *, limit: i
     return _unseen(found, saved.get("seen", []), saved["sequence_length"])
 
 
-def _unseen(source: Source, seen: list[list[float]], length: int | None) -> Source:
+def _unseen(source: Source, seen: Sequence[Sequence[float]], length: int | None) -> Source:
     """The source without the test sequences that the model was trained with."""
     assert isinstance(source.parts, Splits)
     test = source.parts.test

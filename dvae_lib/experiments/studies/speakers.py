@@ -33,10 +33,10 @@ from dvae_lib.experiments.studies.command import RESULTS, model_folders, parser
 from dvae_lib.extras import needed, require
 from dvae_lib.models import DVAE, build_model
 
-__all__ = ["INFERENCE_MODELS", "KEY", "ProbeProtocol", "Segment", "Voices", "main", "tasks"]
+__all__ = ["CONTESTANTS", "KEY", "ProbeProtocol", "Segment", "Voices", "main", "tasks"]
 
 KEY = ("corpus", "frames", "model", "feature")
-INFERENCE_MODELS = {"full": "dsae", "factorised": "dsae-factorised", "structured": "dsae-structured"}
+CONTESTANTS = {"full": "dsae", "factorised": "dsae-factorised", "structured": "dsae-structured"}
 """The DSAEs that are compared, by their inference model: the beginning of their weights' name."""
 
 Array = NDArray[Any]
@@ -323,7 +323,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = options.parse_args(arguments)
     require("sklearn", "A linear probe", "notebooks")
     models: dict[str, DVAE] = {}
-    for inference_model, name in INFERENCE_MODELS.items():
+    for inference_model, name in CONTESTANTS.items():
         weights = f"{name}-librispeech-batch32"
         folders = model_folders(weights, chosen.models)
         if not folders:
