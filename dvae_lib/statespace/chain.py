@@ -160,7 +160,8 @@ class GaussianChain(Distribution):
         """The prior of the states of a linear-Gaussian model, Eq. (3.16), a forward chain.
 
         Arguments:
-            ssm: The model. Its covariances must be regular, so that the states have a density.
+            ssm: The model. Where a covariance is singular the states have no density, but samples, moments and
+                posteriors (`condition`).
             num_steps: T.
             u: The input, `(*batch, T, u_dim)`, where the model has B.
             lengths: As in `GaussianChain`.
@@ -334,11 +335,7 @@ class GaussianChain(Distribution):
     # ---- samples and densities -----------------------------------------------------------------------------
 
     def rsample(
-        self,
-        sample_shape: Sequence[int] = (),
-        *,
-        noise: Tensor | None = None,
-        generator: Generator | None = None,
+        self, sample_shape: Sequence[int] = (), *, noise: Tensor | None = None, generator: Generator | None = None
     ) -> Tensor:
         """Reparameterised sequences, by the affine recursion.
 
@@ -361,11 +358,7 @@ class GaussianChain(Distribution):
         return self._layout.columns_back(z).movedim(-1, 0).reshape(shape)
 
     def sample(
-        self,
-        sample_shape: Sequence[int] = (),
-        *,
-        noise: Tensor | None = None,
-        generator: Generator | None = None,
+        self, sample_shape: Sequence[int] = (), *, noise: Tensor | None = None, generator: Generator | None = None
     ) -> Tensor:
         """Sequences through which no gradient flows."""
         with torch.no_grad():
@@ -437,7 +430,7 @@ class GaussianChain(Distribution):
         ahead = q._F - p._F
         moved = solve(p._D, ahead)
         spread = torch.cat([torch.zeros_like(P[:1]), moved[1:] @ P[:-1]])
-        distance = solve(p._D, q._b - p._b + ahead @ torch.cat([torch.zeros_like(m[:1]), m[:-1]]))
+        distance = solve(p._D, q._b - p._b + ahead @ q._before(m))
         ratio = solve(p._D, q._D)
         squares = ratio.square().sum((-2, -1)) + (spread * moved).sum((-2, -1)) + distance.square().sum((-2, -1))
         kl = 0.5 * (squares - p._D.shape[-1]) + log_det(p._D) - log_det(q._D)

@@ -359,6 +359,25 @@ def test_a_prior_that_hardly_moves_keeps_its_accuracy(method):
         torch.testing.assert_close(posterior.variance, (1 / (1 + steps) * one), rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_prior_with_singular_noise(method):
+    """An autoregression of second order: the second entry repeats the first of the frame before."""
+    A = torch.tensor([[1.2, -0.4], [1.0, 0.0]], dtype=torch.float64)
+    noise = torch.tensor([[0.5, 0.0], [0.0, 0.0]], dtype=torch.float64)
+    C, R = torch.tensor([[1.0, 0.3]], dtype=torch.float64), torch.tensor([[0.2]], dtype=torch.float64)
+    ssm = LinearGaussianSSM(A, C, noise, R, mu_1=torch.ones(2).double(), Lambda_1=torch.eye(2).double())
+    x = sample(ssm, 20, generator=seeded()).x
+    prior = GaussianChain.from_ssm(ssm, 20, method=method)
+    J, h = evidence(ssm, x)
+    posterior, log_z = prior.condition(J.expand(20, 2, 2), h)
+    for a, b in zip(posterior.moments(), kalman_smoother(ssm, x), strict=True):
+        torch.testing.assert_close(a, b, **CLOSE)
+    rest = MultivariateNormal(torch.zeros(1).double(), R).log_prob(x).sum()
+    torch.testing.assert_close(log_z + rest, log_likelihood(ssm, x), **CLOSE)
+    z = posterior.sample(generator=seeded())
+    torch.testing.assert_close(z[1:, 1], z[:-1, 0], rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_long_chains_in_single_precision(dtype):
     """Against the Kalman smoother in float64, over 400 frames, with moments rounded to float32 in between."""
