@@ -32,8 +32,8 @@ from dvae_lib.enhancement.nmf import (
     update_dictionary,
     update_gains,
 )
-from dvae_lib.evaluation import front_end_of
 from dvae_lib.models.base import DVAE
+from dvae_lib.models.front_end import front_end_of
 from dvae_lib.objectives import variational_lower_bound
 
 __all__ = [

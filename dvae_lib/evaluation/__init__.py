@@ -4,11 +4,11 @@ from dvae_lib.evaluation.bounds import COLLAPSED, Bounds, active_dimensions, bou
 from dvae_lib.evaluation.resynthesis import (
     Resynthesis,
     analysis_resynthesis,
-    front_end_of,
     resynthesise,
     score_sequences,
 )
 from dvae_lib.evaluation.source import evaluation_source
+from dvae_lib.models.front_end import front_end_of
 
 __all__ = [
     "COLLAPSED",

@@ -14,14 +14,15 @@ from torch import Generator, Tensor
 from tqdm.auto import tqdm
 
 from dvae_lib.data.sequences import SequenceDataset
-from dvae_lib.data.speech import FrontEndSettings, SpeechFrontEnd
+from dvae_lib.data.speech import SpeechFrontEnd
 from dvae_lib.devices import Device, brought_back, chosen_device, generator_on
 from dvae_lib.metrics import ScoreTable, mpjpe, speech_metrics
 from dvae_lib.models.base import DVAE, Draw
+from dvae_lib.models.front_end import check_bins, front_end_of
 from dvae_lib.objectives import variational_lower_bound
 from dvae_lib.waveforms import Waveform, as_waveform
 
-__all__ = ["Resynthesis", "analysis_resynthesis", "front_end_of", "resynthesise", "score_sequences"]
+__all__ = ["Resynthesis", "analysis_resynthesis", "resynthesise", "score_sequences"]
 
 Utterance = Waveform | str | Path
 
@@ -44,18 +45,6 @@ class Resynthesis(NamedTuple):
     power: Float[Tensor, "frames bins"]
     reconstruction: Float[Tensor, "frames bins"]
     bound: float
-
-
-def front_end_of(model: DVAE) -> SpeechFrontEnd:
-    """The front end that a model was trained with, from what is saved beside its weights; else the review's.
-
-    Raises:
-        ValueError: The model does not observe the spectrograms of this front end.
-    """
-    saved = model.metadata.get("front_end")
-    front_end = SpeechFrontEnd(None if saved is None else FrontEndSettings.from_dict(saved))
-    _check_bins(model, front_end)
-    return front_end
 
 
 def resynthesise(
@@ -91,7 +80,7 @@ def resynthesise(
             its name.
     """
     front_end = front_end_of(model) if front_end is None else front_end
-    _check_bins(model, front_end)
+    check_bins(model, front_end)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; got {batch_size}")
     named = [(str(u) if isinstance(u, str | Path) else str(i), u) for i, u in enumerate(utterances)]
@@ -292,11 +281,3 @@ def _evaluate_batch(
         mean = dataset.standardizer.inverse(mean)
     num_frames = dataset.lengths[list(indices)]
     return [mean[i, :n] for i, n in enumerate(num_frames.tolist())], (value.cpu() / num_frames).tolist()
-
-
-def _check_bins(model: DVAE, front_end: SpeechFrontEnd) -> None:
-    if model.x_dim != front_end.settings.num_bins:
-        raise ValueError(
-            f"This model observes vectors of size {model.x_dim}, the front end gives spectra of "
-            f"{front_end.settings.num_bins} bins: it was not trained on such speech"
-        )
