@@ -210,12 +210,11 @@ def test_a_model_nobody_has_thought_of():
         assert spec.draw(process).axes
 
 
-@pytest.mark.parametrize("package", ["dvae_lib.graphs", "dvae_lib"])
-def test_who_draws_nothing_need_not_load_matplotlib(package):
-    code = f"""
-import sys, {package}
+def test_who_draws_nothing_need_not_load_matplotlib():
+    code = """
+import sys
 from dvae_lib.graphs import DependencySpec
-spec = DependencySpec("z_t ~ z_{{t-1}}\\nx_t ~ z_t", "z_t ~ x_t")
+spec = DependencySpec("z_t ~ z_{t-1}\\nx_t ~ z_t", "z_t ~ x_t")
 spec.inference_gap(), spec.latex("vlb"), spec.picture("inference", "compact")
 assert "matplotlib" not in sys.modules, "loaded without being needed"
 spec.draw()
