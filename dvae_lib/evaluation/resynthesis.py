@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.data.speech import SpeechFrontEnd
 from dvae_lib.devices import Device, brought_back, chosen_device, generator_on
-from dvae_lib.metrics import ScoreTable, mpjpe, speech_metrics
+from dvae_lib.metrics import METRICS, ScoreTable, metrics_of, speech_metrics
 from dvae_lib.models.base import DVAE, Draw
 from dvae_lib.models.front_end import check_bins, front_end_of
 from dvae_lib.objectives import variational_lower_bound
@@ -213,7 +213,8 @@ def score_sequences(
 
     Returns:
         One row per sequence: ``bound`` in nats per frame of what the model sees (standardised data, where they are),
-        ``rmse`` and ``mpjpe`` in the data's own units, of the mean of p(x_t | .).
+        and the registered measures of sequences (``rmse``, in the data's own units) and, of positions, of motion
+        (``mpjpe``), of the mean of p(x_t | .).
 
     Raises:
         ValueError: Data of another size, or standardised otherwise than the model's.
@@ -228,17 +229,19 @@ def score_sequences(
             "The data are not standardised as the model's training data were: set dataset.standardizer to "
             "model.standardizer, or to None where the model has none"
         )
-    columns: dict[str, list[float]] = {"bound": [], "rmse": []}
+    measured = [*metrics_of("sequences"), *(metrics_of("motion") if positions is not None else ())]
+    columns: dict[str, list[float]] = {"bound": [], **{name: [] for name in measured}}
     for start in range(0, len(dataset), batch_size):
         indices = range(start, min(start + batch_size, len(dataset)))
         means, bounds = _evaluate_batch(model, dataset, indices, feedback, latents, generator, device)
         columns["bound"] += bounds
         for i, estimate in zip(indices, means, strict=True):
             original = dataset[i] if used is None else used.inverse(dataset[i])
-            columns["rmse"].append(float((estimate - original).square().mean().sqrt()))
-            if positions is not None:
-                error = mpjpe(original[None], estimate[None], unit=positions)
-                columns.setdefault("mpjpe", []).append(float(error))
+            for name in measured:
+                metric, metres = METRICS[name], 1e-3 if positions == "mm" else 1.0
+                scale = metres if metric.kind == "motion" else 1.0
+                assert metric.function is not None  # what `metrics_of` promises
+                columns[name].append(float(metric.function(scale * original, scale * estimate)))
     return ScoreTable(dataset.names, {name: tuple(values) for name, values in columns.items()})
 
 

@@ -27,7 +27,7 @@ def rmse(reference: ArrayLike | Tensor, estimate: ArrayLike | Tensor) -> float:
         >>> rmse([[0.0, 0.0]], [[3.0, 4.0]])
         3.5355339059327378
     """
-    x, y = as_tensor(reference, "reference").double(), as_tensor(estimate, "estimate").double()
+    x, y = as_tensor(reference, "reference"), as_tensor(estimate, "estimate")
     if x.shape != y.shape or x.numel() == 0:
         raise ValueError(
             f"reference and estimate must have the same shape and hold something; got {tuple(x.shape)} and "

@@ -6,11 +6,11 @@ import pytest
 import soundfile
 import torch
 
-from dvae_lib import VAE
+from dvae_lib import VAE, metrics
 from dvae_lib.data import SequenceDataset, Standardizer
 from dvae_lib.data.speech import FrontEndSettings, SpeechFrontEnd
 from dvae_lib.evaluation import analysis_resynthesis, front_end_of, resynthesise, score_sequences
-from dvae_lib.metrics import mpjpe, si_sdr
+from dvae_lib.metrics import Metric, mpjpe, si_sdr
 from dvae_lib.models import build_model
 
 RATE = 16_000
@@ -144,6 +144,20 @@ def test_sequences_are_scored_in_the_units_of_the_data(as_a_user):
         assert table.columns["mpjpe"][i] == pytest.approx(float(mpjpe(sequence, estimate)), rel=1e-5)
     with pytest.raises(ValueError, match="not standardised as the model's"):
         score_sequences(model, SequenceDataset(sequences))
+
+
+def test_a_registered_measure_of_sequences_has_its_column(monkeypatch):
+    """A newcomer's measure is known to `dvae evaluate` from one line, in metres where it is one of motion."""
+    sequences = [torch.full((4, 3), 2.0), torch.full((5, 3), 4.0)]
+    found = []
+    for name, kind in (("largest", "sequences"), ("reach", "motion")):
+        metric = Metric(name, name, function=lambda x, y: float(x.max()), kind=kind)
+        monkeypatch.setitem(metrics.METRICS, name, metric)
+    for unit in (None, "m", "mm"):
+        table = score_sequences(VAE(3, 2), SequenceDataset(sequences), positions=unit)
+        found.append({name: table.columns.get(name) for name in ("largest", "reach")})
+    assert [row["largest"] for row in found] == [(2.0, 4.0)] * 3
+    assert [row["reach"] for row in found] == [None, (2.0, 4.0), (pytest.approx(0.002), pytest.approx(0.004))]
 
 
 # --- one pass where there could be two ---
