@@ -15,6 +15,7 @@ __all__ = [
     "SCHEDULED_ENDING",
     "BudgetName",
     "Experiment",
+    "Mode",
     "Protocol",
     "Run",
     "falling",
@@ -24,6 +25,9 @@ __all__ = [
 
 Experiment = Literal["speech", "motion"]
 BudgetName = Literal["ci", "book", "full"]
+
+Mode = Literal["TF", "TF-GM", "GM"]
+"""Trained and tested with teacher forcing; trained so, tested in generation mode; trained and tested in that."""
 
 REVIEW_MODELS: tuple[str, ...] = ("vae", "dkf", "storn", "vrnn", "srnn", "rvae-causal", "rvae-noncausal", "dsae")
 """The models of Tables 13.1 and 13.2, in their order."""

@@ -1,22 +1,20 @@
 """The test of a trained model: its bounds, its resynthesis, and how many latent dimensions it uses."""
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 from torch import Generator
 
 from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.evaluation import Bounds, active_dimensions, analysis_resynthesis, bounds_per_frame, score_sequences
 from dvae_lib.experiments.corpora import ExperimentData
+from dvae_lib.experiments.protocol import Mode
 from dvae_lib.experiments.records import Record
 from dvae_lib.graphs.links import links
 from dvae_lib.metrics import ScoreTable, raw_pesq
 from dvae_lib.models.base import DVAE
 
-__all__ = ["Mode", "bounds_record", "evaluate_model", "modes"]
-
-Mode = Literal["TF", "TF-GM", "GM"]
-"""Trained and tested with teacher forcing; trained so, tested in generation mode; trained and tested in that."""
+__all__ = ["bounds_record", "evaluate_model", "modes"]
 
 
 def modes(model: DVAE, scheduled: bool) -> dict[Mode, float]:

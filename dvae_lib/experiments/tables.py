@@ -6,16 +6,15 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
-from dvae_lib.experiments.protocol import REVIEW_MODELS
+from dvae_lib.experiments.protocol import REVIEW_MODELS, Mode
 from dvae_lib.experiments.records import Record
 from dvae_lib.experiments.review import LABELS, REVIEW
 from dvae_lib.metrics import METRICS, Metric
 
 __all__ = ["COLUMNS", "ResultRow", "Value", "summarise", "csv_table", "latex_table", "markdown_table"]
 
-MODES = ("TF", "TF-GM", "GM")
 NOT_CONVERGED, DIVERGED = "†", "✗"
 NOTE = {
     NOT_CONVERGED: "stopped by the cap on epochs, not by the validation bound",
@@ -96,7 +95,7 @@ def summarise(records: Sequence[Record]) -> list[ResultRow]:
         if len(found) > 1:
             raise ValueError(f"One table holds one {what}; these results hold {', '.join(found)}")
     lines = []
-    for mode in MODES:
+    for mode in get_args(Mode):
         for model in REVIEW_MODELS:
             runs = [r for r in records if r["model"] == model and r["scheduled"] == (mode == "GM")]
             line = _line(model, mode, sorted(runs, key=lambda r: int(r["seed"])))
