@@ -9,7 +9,8 @@ import numpy.typing as npt
 __all__ = ["ARROW", "arrow_head", "svg_arrow", "svg_circle", "svg_element"]
 
 Array = npt.NDArray[np.float64]
-Point = tuple[float, float] | Array
+Number = float | int
+Point = tuple[Number, Number] | Array
 
 ARROW = "#2B313A"
 """The colour of an arrow that has no role of its own."""
@@ -18,7 +19,7 @@ NOTCH = 0.88 / 1.12
 """How far behind the tip a head's notch is, in lengths of the head: a line may end there."""
 
 
-def arrow_head(tip: Point, along: Point, length: float, *, slim: float = 0.375) -> Array:
+def arrow_head(tip: Point, along: Point, length: Number, *, slim: Number = 0.375) -> Array:
     """The outline of an arrow's head, with a notch at its base.
 
     Arguments:
@@ -41,7 +42,7 @@ def arrow_head(tip: Point, along: Point, length: float, *, slim: float = 0.375) 
     return np.array([end, base + across, end - NOTCH * length * towards, base - across])
 
 
-def svg_element(tag: str, content: str = "", /, **attributes: str | float | int) -> str:
+def svg_element(tag: str, content: str = "", /, **attributes: str | Number) -> str:
     """An SVG element; numbers are written short, and an attribute such as `stroke_width` with its hyphen.
 
     Example:
@@ -55,13 +56,21 @@ def svg_element(tag: str, content: str = "", /, **attributes: str | float | int)
     return f"<{tag}{written}>{content}</{tag}>" if content else f"<{tag}{written}/>"
 
 
-def svg_circle(centre: tuple[float | int, float | int], radius: float, **attributes: str | float | int) -> str:
+def svg_circle(centre: tuple[Number, Number], radius: Number, **attributes: str | Number) -> str:
     """A node of a graph."""
     return svg_element("circle", cx=centre[0], cy=centre[1], r=radius, **attributes)
 
 
 def svg_arrow(
-    start: Point, end: Point, *, radius: float, gap: float, head: float, slim: float = 0.5, colour: str, width: float
+    start: Point,
+    end: Point,
+    *,
+    radius: Number,
+    gap: Number,
+    head: Number,
+    slim: Number = 0.5,
+    colour: str,
+    width: Number,
 ) -> str:
     """An arrow from the rim of one circle to the rim of another.
 
