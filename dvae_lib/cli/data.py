@@ -56,7 +56,7 @@ def data_info(
 
     [bold]Example[/]: dvae data info prompts
     """
-    from dvae_lib.data.loading import load_source
+    from dvae_lib.data.loading import load
     from dvae_lib.data.speech import SpeechCorpus, load_corpus
 
     if name in {info.name for info in list_corpora()}:
@@ -64,7 +64,7 @@ def data_info(
         if corpus_info(name).kind == "speech" and corpus_info(name).folder:
             console.out.print(load_corpus(name).summary(), highlight=False, markup=False)
         return
-    parts = load_source(name).parts
+    parts = load(name).parts
     if isinstance(parts, SpeechCorpus):
         console.out.print(parts.summary(), highlight=False, markup=False)
         return

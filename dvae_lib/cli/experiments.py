@@ -12,7 +12,7 @@ import typer
 from dvae_lib.cli import console
 from dvae_lib.cli.console import INTERRUPTED
 from dvae_lib.cli.options import Accelerator
-from dvae_lib.data.catalogue import CorpusInfo, corpus_info
+from dvae_lib.data.catalogue import Corpus, corpus_info
 
 if TYPE_CHECKING:
     from dvae_lib.experiments import Report
@@ -105,7 +105,7 @@ def benchmark(
         raise typer.Exit(1)
 
 
-def _ask_before_fetching(info: CorpusInfo) -> None:
+def _ask_before_fetching(info: Corpus) -> None:
     """Nobody asked for this corpus by name: where somebody can answer, ask before much is downloaded."""
     from dvae_lib.experiments.runs import WORKER
 

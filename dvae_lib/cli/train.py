@@ -16,7 +16,7 @@ from dvae_lib.cli.options import CORPUS, DATA, LIMIT, Accelerator
 from dvae_lib.models import DVAE, MODELS
 
 if TYPE_CHECKING:
-    from dvae_lib.data.loading import Source
+    from dvae_lib.data.catalogue import LoadedCorpus
     from dvae_lib.training import TrainingConfig
 
 __all__ = ["train"]
@@ -194,15 +194,15 @@ def train(
     console.out.print(f"Next: dvae evaluate {folder}", soft_wrap=True, highlight=False)
 
 
-def _source(corpus: str | None, data: Path | None, **options: Any) -> "Source":
-    from dvae_lib.data.loading import load_source
+def _source(corpus: str | None, data: Path | None, **options: Any) -> "LoadedCorpus":
+    from dvae_lib.data.loading import load
 
     if (corpus is None) == (data is None):
         raise typer.BadParameter("give one of them: what to work on", param_hint="--corpus / --data")
-    return load_source(data or corpus or "", **options)
+    return load(data or corpus or "", **options)
 
 
-def _with_marks(source: "Source") -> dict[str, Any]:
+def _with_marks(source: "LoadedCorpus") -> dict[str, Any]:
     """What is saved with a model about its data: where a seed has split them, also which recordings it has seen."""
     from dvae_lib.data.heldout import marks
 
@@ -233,7 +233,7 @@ def _training_config(kind: str, file: Path | None, settings: dict[str, Any]) -> 
     return TrainingConfig.from_dict({**TrainingConfig.from_file(file).to_dict(), **settings})
 
 
-def _build(name: str, source: "Source", options: dict[str, Any]) -> DVAE:
+def _build(name: str, source: "LoadedCorpus", options: dict[str, Any]) -> DVAE:
     from dvae_lib.training import model_for
 
     _check_types(inspect.signature(MODELS[name].cls).parameters, options)

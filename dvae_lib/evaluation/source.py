@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from dvae_lib.data.catalogue import LoadedCorpus
 from dvae_lib.data.heldout import marks, same_marks, seen_before
-from dvae_lib.data.loading import Source, load_source, source_names
+from dvae_lib.data.loading import load, source_names
 from dvae_lib.data.speech import FrontEndSettings
 from dvae_lib.data.splits import Splits
 from dvae_lib.data.standardize import Standardizer
@@ -17,14 +18,14 @@ __all__ = ["evaluation_source"]
 logger = logging.getLogger("dvae_lib.evaluation")
 
 
-def evaluation_source(model: DVAE, source: str | Path | None = None, *, limit: int | None = None) -> Source:
+def evaluation_source(model: DVAE, source: str | Path | None = None, *, limit: int | None = None) -> LoadedCorpus:
     """Sequences as the model wants to see them: analysed and standardised as those that it was trained on.
 
     Of a reader's own sequences the test part leaves out those that the model was trained with, which the log says.
 
     Arguments:
         model: A trained model.
-        source: A corpus or a path, see `dvae_lib.data.loading.load_source`; None takes what the model was trained on.
+        source: A corpus or a path, see `dvae_lib.data.loading.load`; None takes what the model was trained on.
         limit: At most so many recordings of each part of a speech corpus; None takes as many as in the training where
             `source` is None, else all.
 
@@ -41,7 +42,7 @@ def evaluation_source(model: DVAE, source: str | Path | None = None, *, limit: i
         source = saved["source"] if saved["source"] in source_names() else Path(saved["source"])
         limit = saved.get("limit") if limit is None else limit
     front_end = card.get("front_end")
-    found = load_source(
+    found = load(
         source,
         # The split depends on these. Of the same sequences, wherever they lie now, it is the run's own.
         sequence_length=saved["sequence_length"],
@@ -62,7 +63,7 @@ def evaluation_source(model: DVAE, source: str | Path | None = None, *, limit: i
     return _unseen(found, saved.get("seen", []), saved["sequence_length"])
 
 
-def _unseen(source: Source, seen: Sequence[Sequence[float]], length: int | None) -> Source:
+def _unseen(source: LoadedCorpus, seen: Sequence[Sequence[float]], length: int | None) -> LoadedCorpus:
     """The source without the test sequences that the model was trained with."""
     assert isinstance(source.parts, Splits)
     test = source.parts.test

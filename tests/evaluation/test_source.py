@@ -8,7 +8,7 @@ import torch
 
 from dvae_lib import VAE
 from dvae_lib.data.heldout import marks
-from dvae_lib.data.loading import load_source
+from dvae_lib.data.loading import load
 from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.evaluation import evaluation_source
 
@@ -27,7 +27,7 @@ def walks(tmp_path):
 
 def trained_on(path, **data):
     """A model that says it was trained on the file, with all that `dvae train` writes down."""
-    source = load_source(path, sequence_length=10, seed=4)
+    source = load(path, sequence_length=10, seed=4)
     model = VAE(3, 2)
     seen = marks(source.train, source.validation)
     model.metadata["data"] = {"source": str(path), "sequence_length": 10, "seed": 4, "seen": seen, **data}
@@ -49,13 +49,13 @@ def test_other_sequences_are_standardised_as_the_models_own(walks):
     other = walks("other.npz", range(50, 60))
     found = evaluation_source(model, other)
     assert torch.equal(found.test.standardizer.mean, source.train.standardizer.mean)
-    assert not torch.equal(load_source(other, seed=4).test.standardizer.mean, source.train.standardizer.mean)
+    assert not torch.equal(load(other, seed=4).test.standardizer.mean, source.train.standardizer.mean)
 
 
 def test_what_was_seen_in_training_is_left_out(walks, caplog):
     model, _ = trained_on(walks("own.npz", range(12)))
     other = walks("more.npz", [*range(50, 55), *range(12)])
-    whole = load_source(other, sequence_length=10, seed=4)
+    whole = load(other, sequence_length=10, seed=4)
     with caplog.at_level(logging.WARNING, logger="dvae_lib.evaluation"):
         found = evaluation_source(model, other)
     assert 0 < len(found.test) < len(whole.test)
