@@ -181,3 +181,10 @@ def test_bounds_stand_one_row_a_case_and_one_line_a_training():
     assert [dot.get_markerfacecolor() == "white" for dot in dots] == [True] * 3 + [False] * 3
     assert axis.yaxis_inverted()
     plt.close()
+
+
+def test_zero_has_no_sign_in_a_table():
+    assert "| 0.00 |" in plotting.show_table(["a"], [[-0.001]], digits=2).data
+    assert plotting.mean_and_range([-0.001, 0.5]) == "0.25 (0.00 to 0.50)"
+    assert plotting.mean_and_range([float("nan")]) == "nan"
+    assert plotting.mean_and_range([float("-inf")]) == "-inf"

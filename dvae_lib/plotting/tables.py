@@ -47,7 +47,7 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], digits:
         if isinstance(value, torch.Tensor):
             value = value.item()
         if isinstance(value, float):  # a NumPy float is one
-            return f"{value:.{digits}f}"
+            return _rounded(value, digits)
         return str(value)
 
     listed = [list(row) for row in rows]
@@ -79,5 +79,10 @@ def mean_and_range(values: Iterable[float], digits: int = 2) -> str:
     listed = [float(value) for value in values]
     if not listed:
         return ""
-    mean = f"{sum(listed) / len(listed):.{digits}f}"
-    return mean if len(listed) == 1 else f"{mean} ({min(listed):.{digits}f} to {max(listed):.{digits}f})"
+    mean, least, most = (_rounded(v, digits) for v in (sum(listed) / len(listed), min(listed), max(listed)))
+    return mean if len(listed) == 1 else f"{mean} ({least} to {most})"
+
+
+def _rounded(value: float, digits: int) -> str:
+    """A number as text, and zero without a sign: nobody measures -0.00."""
+    return f"{round(value, digits) + 0.0:.{digits}f}"
