@@ -26,7 +26,7 @@ from dvae_lib.models.base import DVAE
 from dvae_lib.training import NonFiniteError, TrainingResult, fit
 from dvae_lib.training.schedules import Number
 
-__all__ = ["Outcome", "Interrupted", "Job", "record_of", "run_all", "run_one", "single_device"]
+__all__ = ["Outcome", "Job", "record_of", "run_all", "run_one", "single_device"]
 
 WORKER = "DVAE_BENCHMARK_WORKER"
 """In the environment of a process that another one has started: its number."""
