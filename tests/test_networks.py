@@ -4,7 +4,16 @@ import pytest
 import torch
 from torch import nn
 
-from dvae_lib.networks import MLP, FrameByFrame, InternalState, PartlyKnown, Recurrence, beside, reverse_time, shift
+from dvae_lib.networks import (
+    MLP,
+    FrameByFrame,
+    InternalState,
+    PrecomputedInput,
+    Recurrence,
+    append_input,
+    reverse_time,
+    shift,
+)
 
 KINDS = [("rnn", "tanh"), ("rnn", "relu"), ("gru", "tanh"), ("lstm", "tanh")]
 every_cell = pytest.mark.parametrize(("cell", "activation"), KINDS, ids=["-".join(kind) for kind in KINDS])
@@ -92,14 +101,14 @@ class TestFrameByFrame:
             FrameByFrame(recursion("gru", num_layers=2), tensor(1, 2, 3))
 
 
-class TestPartlyKnown:
+class TestPrecomputedInput:
     @pytest.mark.parametrize("hidden", [(), (6,), (6, 3)])
     @pytest.mark.parametrize("known_dim", range(SIZE + 1))
     def test_is_the_plain_network(self, known_dim, hidden):
         torch.manual_seed(0)
         network = nn.Sequential(*MLP(SIZE, hidden), nn.Linear((SIZE, *hidden)[-1], 2)).double()
         inputs = tensor(3, 4, SIZE).requires_grad_()
-        split = PartlyKnown([*network], inputs[..., :known_dim])
+        split = PrecomputedInput([*network], inputs[..., :known_dim])
         outputs = torch.stack([split(t, inputs[:, t, known_dim:]) for t in range(4)], 1)
         expected = network(inputs)
         torch.testing.assert_close(outputs, expected)
@@ -112,7 +121,7 @@ class TestPartlyKnown:
     @pytest.mark.usefixtures("as_a_user")
     def test_its_first_layer_must_be_linear(self):
         with pytest.raises(TypeError, match="first layer must be linear; got Tanh"):
-            PartlyKnown([nn.Tanh(), nn.Linear(3, 2)], torch.zeros(1, 2, 3))
+            PrecomputedInput([nn.Tanh(), nn.Linear(3, 2)], torch.zeros(1, 2, 3))
 
 
 class TestRecurrence:
@@ -158,5 +167,5 @@ def test_shift():
 
 def test_beside():
     x, u = tensor(2, 3, 2), tensor(2, 3, 1)
-    assert beside(x, None) is x
-    torch.testing.assert_close(beside(x, u), torch.cat([x, u], -1))
+    assert append_input(x, None) is x
+    torch.testing.assert_close(append_input(x, u), torch.cat([x, u], -1))

@@ -15,7 +15,6 @@ trained on clean speech; it stays as it is. The noise is learned from the record
 """
 
 import copy
-import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
@@ -102,7 +101,7 @@ class PointEstimate:
 
     def draw(self, num_samples: int, generator: Generator | None = None) -> Drawn:
         r"""The speech variances at the point, and :math:`-\log p(\mathbf{z})`, in nats."""
-        prior, observation, _ = self.model.generation(self.x, self.latents)
+        prior, observation = self.model.generation(self.x, self.latents)
         cost = -sum(prior[name].log_prob(value).sum() for name, value in self.latents.items())
         return Drawn(observation.mean.clamp_min(FLOOR), torch.as_tensor(cost))
 
@@ -216,7 +215,7 @@ def check_speech_model(model: DVAE) -> SpeechFrontEnd:
             f"this {name} has {model.observation!r} observations; enhancement needs a model of power spectra, "
             "observation='gamma', whose mean is the variance of the spectral coefficients"
         )
-    if "feedback" in inspect.signature(model.generation).parameters:
+    if model.links.predictive:
         raise ValueError(
             f"{name} generates each frame from past clean frames, which a noisy recording does not show; use a model "
             "without a predictive link, such as a VAE, DKF, RVAE or DSAE"
@@ -242,7 +241,7 @@ def inference_parameters(model: DVAE) -> dict[str, nn.Parameter]:
     with torch.no_grad():
         latents = {name: latent.sample for name, latent in model.inference(x, u, draw="mean").items()}
     with torch.enable_grad():
-        prior, observation, _ = model.generation(x, latents, u)
+        prior, observation = model.generation(x, latents, u)
         total = observation.log_prob(x).sum() + sum(prior[name].log_prob(latents[name]).sum() for name in prior)
     gradients = torch.autograd.grad(total, list(model.parameters()), allow_unused=True)
     return {name: given[name] for name, gradient in zip(given, gradients, strict=True) if gradient is None}

@@ -9,6 +9,7 @@ lacks of it, the factorisations and the bound in LaTeX, and the figures. The wor
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import networkx as nx
@@ -130,7 +131,14 @@ class DependencySpec:
         return self._structure.framewise[name]
 
     def undriven(self) -> "DependencySpec":
-        """The same model without its external inputs: they are taken out of all right sides."""
+        """The same model without its external inputs: they are taken out of all right sides.
+
+        A model asks for it each time it is built; so it is made once.
+        """
+        return self._undriven
+
+    @cached_property
+    def _undriven(self) -> "DependencySpec":
         return self._with(rewriting.undriven(self._structure), self.symbols)
 
     def generation_mode(self) -> "DependencySpec":

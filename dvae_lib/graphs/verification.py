@@ -6,7 +6,6 @@ of the spec's compact form: no edge too few, none too many.
 """
 
 import copy
-import inspect
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dvae_lib.devices import on_the_host
+from dvae_lib.graphs.links import links
 from dvae_lib.graphs.ranges import Node
 from dvae_lib.graphs.separation import node_label
 from dvae_lib.graphs.spec import DependencySpec
@@ -108,7 +108,7 @@ def verify_dependencies(
             absent, the spec is read without its inputs. The model itself is not changed.
         num_steps: T. Three frames show a first-order dependency, five are enough for the review's models.
         feedback: 0 for teacher forcing; 1 for generation mode, where the model is fed its own output in place of
-            the past data: ``generation`` is then called with ``feedback=1.0``, and compared with
+            the past data: ``rollout``, or ``generation`` with ``feedback=1.0``, is then called, and compared with
             `DependencySpec.generation_mode`.
         draws: How many draws of the weights.
         batch_size: How many draws of the data for each of them.
@@ -146,6 +146,7 @@ def _check(model: Any, num_steps: int, feedback: float) -> None:
     lacking = [name for name in ("spec", "x_dim", "inference", "generation") if not hasattr(model, name)]
     if lacking:
         raise TypeError(f"{type(model).__name__} has no {', '.join(lacking)}: a DVAE needs a spec, x_dim and both")
+    spec: Any = model.spec
     if num_steps < 2:
         raise ValueError(f"num_steps must be at least 2 for a dependency over time to show, not {num_steps}")
     if feedback not in (0.0, 1.0):
@@ -153,8 +154,7 @@ def _check(model: Any, num_steps: int, feedback: float) -> None:
             f"feedback must be 0 (teacher forcing) or 1 (generation mode), not {feedback}: in between, which frames "
             "are fed back is random, and so are the dependencies"
         )
-    generation: Any = model.generation
-    if feedback and "feedback" not in inspect.signature(generation).parameters:
+    if feedback and not links(spec).predictive:
         raise ValueError(f"{type(model).__name__}.generation takes no feedback: it has no generation mode to verify")
 
 
@@ -206,8 +206,12 @@ def _edges(
     }
     inputs |= latents
 
-    options = {"feedback": feedback} if feedback else {}
-    generated = model.generation(x, latents, u, **options)
+    if not feedback:
+        generated = model.generation(x, latents, u)
+    elif hasattr(model, "rollout"):  # of a DVAE, also where its class writes `generation` for the true past alone
+        generated = model.rollout(x, latents, u, feedback=feedback)
+    else:
+        generated = model.generation(x, latents, u, feedback=feedback)
     distributions = [("generation", name, prior) for name, prior in generated.prior.items()]
     distributions.append(("generation", spec.observed[0], generated.observation))
     if spec.inference.strip():

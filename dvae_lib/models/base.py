@@ -1,155 +1,267 @@
-"""The contract that every dynamical variational autoencoder fulfils, and what follows from it."""
+r"""The contract that every dynamical variational autoencoder fulfils: public doors here, equations in the models.
 
-import difflib
-import inspect
-import json
-import math
+A public method checks what comes in, once and for all models, and calls what the model has written.
+"""
+
 import operator
-import warnings
-from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, TypeVar
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Generator, Tensor, nn
+from jaxtyping import Float
+from torch import Generator, Tensor
 from torch.distributions import Distribution
-from torch.nn import functional as F
 
-from dvae_lib._version import __version__
-from dvae_lib.arrays import as_tensor
-from dvae_lib.data.pretrained import pretrained_folder, pretrained_names
-from dvae_lib.data.standardize import Standardizer
 from dvae_lib.devices import Device, computed_on
-from dvae_lib.distributions import Support, support_of
-from dvae_lib.files import write_atomically
+from dvae_lib.distributions import DiagonalGaussian
 from dvae_lib.graphs import DependencySpec
-from dvae_lib.graphs.links import links
+from dvae_lib.graphs.links import Links, links
+from dvae_lib.models import generating
+from dvae_lib.models.checks import (
+    check_latents,
+    check_lengths,
+    check_probability,
+    check_sequences,
+    warn_of_raw_data,
+)
+from dvae_lib.models.draws import Context, Draw, Draws, Given, Inferred, Past, Proposed, State, noise
+from dvae_lib.models.filtering import Filter
+from dvae_lib.models.generating import Sample
+from dvae_lib.models.saving import Pretrained
 from dvae_lib.objectives import (
     VLB,
     DVAEOutput,
     Generated,
     Latent,
     frame_mask,
-    importance_weighted_bound,
-    log_weights,
+    importance_weighted,
+    particle,
     variational_lower_bound,
+    vlb,
 )
+from dvae_lib.objectives.importance import repeat
+from dvae_lib.objectives.terms import Lengths, as_lengths
 
-__all__ = ["DVAE", "Draw", "Lengths", "Sample", "State", "StepOutput", "check_sequences", "noise"]
+__all__ = [
+    "DVAE",
+    "Context",
+    "Draw",
+    "Draws",
+    "Given",
+    "Inferred",
+    "Lengths",
+    "Past",
+    "Proposal",
+    "Sample",
+    "State",
+    "StepOutput",
+    "check_sequences",
+    "noise",
+]
 
-State = dict[str, Tensor]
-"""What a generator carries from one frame to the next, by name; every tensor has the batch first."""
-
-Draw = Literal["sample", "mean"]
-"""How a posterior is turned into a value that the rest is conditioned on."""
-
-Lengths = Int[Tensor, " batch"] | Sequence[int] | NDArray[Any]
-"""The number of frames of each sequence of a padded batch, as people have it."""
-
-Model = TypeVar("Model", bound="DVAE")
-
-CONFIGURATION, WEIGHTS = "config.json", "model.safetensors"
-FORMAT = 1
+HOOKS = {"inference": "_infer", "generation": "_generate", "step": "_step", "initial_state": "_initial_state"}
 
 
 class StepOutput(NamedTuple):
-    """One frame of generation: prior and value of z_t, p(x_t | .), the state for the next frame, other latents."""
+    """One frame of generation: priors and values of its latents, p(x_t | .), the state for the next frame."""
 
-    prior: Distribution
-    z_t: Tensor
-    observation: Distribution
-    state: State
-    others: Mapping[str, Tensor] = MappingProxyType({})
-
-
-class Sample(NamedTuple):
-    """Generated sequences: frames x, the latents behind them, and the distribution that x was drawn from."""
-
-    x: Float[Tensor, "batch time x_dim"]
+    prior: dict[str, Distribution]
     latents: dict[str, Tensor]
     observation: Distribution
+    state: State
 
 
-def noise(like: Float[Tensor, "*shape"], draw: Draw, generator: Generator | None) -> Float[Tensor, "*shape"]:
-    r"""The :math:`\boldsymbol\epsilon` of Eq. (2.24): standard normal, or zero where the mean is wanted.
+class Proposal(NamedTuple):
+    """One frame of inference: its latents (drawn, with posteriors and priors), p(x_t | .), the state for the next."""
 
-    Drawn once for all frames, outside the recursions.
-    """
-    if draw == "mean":
-        return torch.zeros_like(like)
-    return torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)
+    latents: dict[str, Latent]
+    observation: Distribution
+    state: State
 
 
-class DVAE(nn.Module):
+class DVAE(Pretrained):
     r"""A generative model of sequences with latent variables, and an inference model, trained together.
 
-    A subclass declares its `spec` (who depends on whom) and writes `inference` and `generation`; the rest
-    follows. A causal model may add `initial_state` and `step`, which make long generations fast.
+    A subclass declares its `spec` (who depends on whom) and writes what the equations say:
+
+    - `_generate`: the conditionals of all frames, given whole sequences;
+    - `_context` and `_propose`: what inference takes from the data beforehand, and the posterior of one frame. From the
+      two follow inference, the filter and the particle bound. Or `_infer`, the posteriors of all frames, instead of the
+      two or, for speed, beside them;
+    - `_initial_state` and `_step`, if generation is causal: one frame after the other. Without them steps follow from
+      `_generate` on all frames so far, which is right, and slow for long sequences.
+
+    All else follows. The vectors of a latent variable ``a`` have the size `a_dim`. A class that writes a public method
+    itself is taken at its word: it is called for its hook everywhere.
 
     Arguments:
         x_dim: Size F of the observed vectors.
-        z_dim: Size L of the latent vectors.
-        observation: The family of p(x_t | .): "gaussian", "unit_gaussian", "gamma" or "bernoulli".
+        z_dim: Size L of the latent vectors; 0 for a model without latent variables.
+        observation: The family of p(x_t | .), such as "gaussian", "unit_gaussian", "gamma" or "bernoulli".
         u_dim: Size of the input vectors; 0 where the model is undriven.
 
     Attributes:
-        metadata: JSON data that travels with the weights: corpus, standardisation, front end...
         replay: What runs a recursion in its place, while training asks for it.
-        options: The arguments that the model was built with.
     """
 
     spec: DependencySpec
-
-    options: dict[str, Any]
-    metadata: dict[str, Any]
     replay: Callable[..., tuple[Tensor, ...]] | None = None
 
-    def __new__(cls: type[Model], *args: Any, **kwargs: Any) -> Model:
-        """Note the arguments of the constructor, so that a saved model can be built again."""
-        model = super().__new__(cls)
-        signature = inspect.signature(cls.__init__)
-        try:
-            bound = signature.bind(model, *args, **kwargs)
-        except TypeError:  # wrong arguments, of which __init__ complains better; or a copy being made
-            return model
-        bound.apply_defaults()
-        options: dict[str, Any] = {}
-        for name, value in list(bound.arguments.items())[1:]:
-            kind = signature.parameters[name].kind
-            if kind is inspect.Parameter.VAR_KEYWORD:
-                options.update(value)
-            elif kind is inspect.Parameter.VAR_POSITIONAL:
-                options.update(_named(cls, value))
-            else:
-                options[name] = value
-        object.__setattr__(model, "options", options)
-        object.__setattr__(model, "metadata", {})
-        return model
-
     def __init__(self, x_dim: int, z_dim: int, *, observation: str = "gaussian", u_dim: int = 0) -> None:
+        if type(self) is DVAE:
+            raise TypeError("DVAE is what all models have in common: build one of them, or write a subclass")
         super().__init__()
-        for name, size, least in (("x_dim", x_dim, 1), ("z_dim", z_dim, 1), ("u_dim", u_dim, 0)):
-            if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < least:
-                raise ValueError(f"{name} must be an integer of at least {least}; got {size!r}")
+        spec = getattr(self, "spec", None)
+        least = 0 if spec is not None and not spec.latents else 1
+        for name, size, smallest in (("x_dim", x_dim, 1), ("z_dim", z_dim, least), ("u_dim", u_dim, 0)):
+            if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < smallest:
+                raise ValueError(f"{name} must be an integer of at least {smallest}; got {size!r}")
         self.x_dim, self.z_dim, self.u_dim = (operator.index(size) for size in (x_dim, z_dim, u_dim))
         self.observation = observation
 
-    # ---------------------------------------------------------------- what a model defines
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Let a public method that a class writes itself stand for its hook."""
+        super().__init_subclass__(**options)
+        for door, hook in HOOKS.items():
+            if door in vars(cls) and hook not in vars(cls):
+                setattr(cls, hook, getattr(generating, f"{door}_of_its_own"))
+            elif hook in vars(cls) and door not in vars(cls):
+                setattr(cls, door, getattr(DVAE, door))
 
-    @abstractmethod
+    # ---------------------------------------------------------------- what a model writes
+
+    def _infer(self, x: Tensor, u: Tensor | None, lengths: Tensor | None, draws: Draws) -> Inferred:
+        r"""The inference model :math:`q_\phi(\mathbf{z}_{1:T} | \mathbf{x}_{1:T}, \mathbf{u}_{1:T})`, sampled in order.
+
+        By default from the context and the proposals: all frames at once where the latents of a frame depend on no
+        other latents of frames, by the spec; else one frame after the other, beside the generator's steps. A model
+        that is trained a lot writes its own loop, with what recurs alone.
+        """
+        if _latents_recur(self.spec):
+            return generating.inferred_in_turn(self, x, u, lengths, draws)
+        context = self._context(x, u, lengths, draws, Past())
+        latents = {name: draws(name, self._propose(name, context.frames, {})) for name in self.frame_latents}
+        return Inferred({**context.latents, **latents}, context.states)
+
+    def _generate(
+        self,
+        x: Tensor,
+        latents: Mapping[str, Tensor],
+        u: Tensor | None,
+        lengths: Tensor | None,
+        states: Mapping[str, Tensor],
+    ) -> Generated:
+        r"""The conditionals :math:`p(\mathbf{z}_t | \cdot)` and :math:`p(\mathbf{x}_t | \cdot)` given whole sequences.
+
+        Arguments:
+            x: The observed sequences; their past is looked at by predictive models (teacher forcing).
+            latents: Values of all latent variables.
+            u: The input sequences of a driven model.
+            lengths: The sequences' lengths in a padded batch.
+            states: What `_infer` has computed already; empty where the latents come from elsewhere.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} needs _generate: p(z_t | .) and p(x_t | .) of whole sequences"
+        )
+
+    def _initial_state(self, batch_size: int, draws: Given) -> State:
+        """The generator's state before the first frame. Latents of the whole sequence are drawn, and kept, here."""
+        return generating.empty_history(self, batch_size, draws)
+
+    def _step(self, state: State, x_prev: Tensor, u_t: Tensor | None, draws: Given) -> tuple[Distribution, State]:
+        """One frame: latents are drawn in the order of the equations; p(x_t | .), and the next state."""
+        return generating.step_from_history(self, state, x_prev, u_t, draws)
+
+    def _context(self, x: Tensor, u: Tensor | None, lengths: Tensor | None, draws: Draws, past: Past) -> Context:
+        """What the posteriors look at in the data; latents of the whole sequence are drawn here."""
+        raise NotImplementedError(
+            f"{type(self).__name__} has neither _infer nor a _context that its posteriors are made from"
+        )
+
+    def _propose(self, name: str, context: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> Distribution:
+        """The posterior of a latent of a frame, from the context and what the latents before have led to.
+
+        Of one frame or of all: `context` and `known` have the same leading dimensions.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no proposal for single frames: it needs _propose")
+
+    def _initial_memory(self, batch_size: int) -> State:
+        """What the inference model remembers of the latents and the generator does not; before the first frame."""
+        return {}
+
+    def _remember(self, memory: State, latents: Mapping[str, Tensor], u_t: Tensor | None) -> State:
+        """The memory after a frame with these latents."""
+        return memory
+
+    def _auxiliary(
+        self, x: Tensor, latents: Mapping[str, Tensor], lengths: Tensor | None, states: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Training terms beside the bound, each of shape (B,)."""
+        return {}
+
+    def recursion(self, *known: Any) -> tuple[Tensor, ...]:
+        """The one loop over frames of a model whose inference is recursive, as a function of tensors alone.
+
+        A model calls it through `run_recursion`. Whatever else it reads, such as a number in an attribute, stays in a
+        recording as it was. It gives all z_t first, and last the outputs that hold mean and log-variance of q(z_t | .).
+        """
+        raise NotImplementedError
+
+    # ---------------------------------------------------------------- what the spec says
+
+    @property
+    def links(self) -> Links:
+        """What kind of model it is, by its spec: Section 4.5."""
+        return links(self.spec)
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether no frame is generated from later ones, by the spec."""
+        return links(self.spec).causal
+
+    @property
+    def frame_latents(self) -> tuple[str, ...]:
+        """The latent variables that every frame has, in the order of the inference block."""
+        return tuple(name for name in self.spec.latents if self.spec.is_framewise(name))
+
+    @property
+    def sequence_latents(self) -> tuple[str, ...]:
+        """The latent variables that the sequence has as a whole."""
+        return tuple(name for name in self.spec.latents if not self.spec.is_framewise(name))
+
+    @property
+    def frames_are_independent(self) -> bool:
+        """Whether frames have to do with each other neither at generation nor at inference, by the spec."""
+        return _frames_are_independent(self.spec)
+
+    @property
+    def has_proposal(self) -> bool:
+        """Whether the inference model runs frame by frame, beside the generator: `context` and `propose`.
+
+        Not where a class writes `_infer` anew and leaves its parent's proposals.
+        """
+        newest = next(c for c in type(self).__mro__ if vars(c).keys() & {"_infer", "_context", "_propose"})
+        return newest is not DVAE and bool(vars(newest).keys() & {"_context", "_propose"}) and self.is_causal
+
+    def latent_dim(self, name: str) -> int:
+        """The size of a latent variable's vectors."""
+        return int(getattr(self, f"{name}_dim", 0))
+
+    def latent_shapes(self, batch_size: int, num_steps: int) -> dict[str, tuple[int, ...]]:
+        """The shapes of all latent variables' values; a size of 0 is one that no attribute names."""
+        leading = {True: (batch_size, num_steps), False: (batch_size,)}
+        return {name: (*leading[self.spec.is_framewise(name)], self.latent_dim(name)) for name in self.spec.latents}
+
+    # ---------------------------------------------------------------- inference and generation
+
     def inference(
         self,
         x: Float[Tensor, "batch time x_dim"],
         u: Float[Tensor, "batch time u_dim"] | None = None,
         *,
-        lengths: Int[Tensor, " batch"] | None = None,
+        lengths: Lengths | None = None,
         latents: Mapping[str, Tensor] | None = None,
         draw: Draw = "sample",
         generator: Generator | None = None,
@@ -166,84 +278,47 @@ class DVAE(nn.Module):
 
         Returns:
             For each latent variable, the value conditioned on and the parameters of its posterior.
-        """
-        raise NotImplementedError
 
-    @abstractmethod
+        Raises:
+            ValueError, TypeError: See `check`; also for unknown latents, and values of another shape or not finite.
+        """
+        x, u, lengths = self.admit(x, u, lengths)
+        check_latents(latents or {}, self.latent_shapes(*x.shape[:2]))
+        _check_draw(draw, "draw")
+        return self._said(_written(self, "_infer")(self, x, u, lengths, Draws(latents, draw, generator)).latents)
+
     def generation(
         self,
         x: Float[Tensor, "batch time x_dim"],
-        latents: Mapping[str, Tensor],
+        latents: Mapping[str, Tensor] | None = None,
         u: Float[Tensor, "batch time u_dim"] | None = None,
         *,
-        lengths: Int[Tensor, " batch"] | None = None,
+        lengths: Lengths | None = None,
+        feedback: float = 0.0,
+        generator: Generator | None = None,
     ) -> Generated:
         r"""The conditionals :math:`p(\mathbf{z}_t | \cdot)` and :math:`p(\mathbf{x}_t | \cdot)` given whole sequences.
 
-        The past of x is the true one (teacher forcing).
-        """
-        raise NotImplementedError
-
-    def initial_state(self, batch_size: int) -> State:
-        """The generator's state before the first frame.
-
-        A model with a latent vector of the whole sequence takes its value here, by the vector's name, or draws it
-        with `generator`; the state holds it under that name.
-
-        A model that says nothing else remembers everything: `step` runs `generation` on all frames so far, which
-        is right for every causal model, and slow for long sequences.
+        Arguments:
+            x: The observed sequences; their past is the true one (teacher forcing) but for `feedback`.
+            latents: Values of all latent variables.
+            u: The input sequences of a driven model.
+            lengths: The sequences' lengths in a padded batch.
+            feedback: Probability, per sequence and frame, that :math:`\mathbf{x}_{t-1}` is replaced by the mean of
+                the model's own :math:`p(\mathbf{x}_{t-1} | \cdot)`, with gradients through it: generation mode, or
+                scheduled sampling (Section 4.4.1).
+            generator: Source of randomness.
 
         Raises:
-            NotImplementedError: If generation is not causal, or has latents beside z and no own `step`.
+            ValueError, TypeError: See `check`; also for latents unknown, missing, of another shape or not finite.
         """
-        if not self.is_causal or self.spec.latents != ("z",):
-            raise NotImplementedError(f"{type(self).__name__} does not generate frame by frame")
-        parameter = next(self.parameters())
-        sizes = {"x": self.x_dim, "z": self.z_dim, "u": self.u_dim}
-        return {name: parameter.new_zeros(batch_size, 0, size) for name, size in sizes.items()}
-
-    def step(
-        self,
-        state: State,
-        x_prev: Float[Tensor, "batch x_dim"],
-        u_t: Float[Tensor, "batch u_dim"] | None = None,
-        *,
-        z_t: Float[Tensor, "batch z_dim"] | None = None,
-        generator: Generator | None = None,
-    ) -> StepOutput:
-        """Generate one frame: the latent's prior given the past, its value (given or drawn), p(x_t | .)."""
-        z_past = state["z"]
-        begun = z_past.shape[1] > 0
-        x_past = torch.cat([state["x"], x_prev[:, None]], 1) if begun else state["x"]
-        u = None if u_t is None else torch.cat([state["u"], u_t[:, None]], 1)
-        # The last frame of x, and of z in the first pass, is a blank: in a causal model neither is looked at.
-        x, z = F.pad(x_past, (0, 0, 0, 1)), F.pad(z_past, (0, 0, 0, 1))
-        prior = self.generation(x, {"z": z}, u).prior["z"][:, -1]  # type: ignore[index]
-        z_t = prior.sample(generator=generator) if z_t is None else z_t
-        z = torch.cat([z_past, z_t[:, None]], 1)
-        observation = self.generation(x, {"z": z}, u).observation[:, -1]  # type: ignore[index]
-        return StepOutput(prior, z_t, observation, {"x": x_past, "z": z, "u": state["u"] if u is None else u})
-
-    @property
-    def is_causal(self) -> bool:
-        """Whether no frame is generated from later ones, by the spec."""
-        return links(self.spec).causal
-
-    @property
-    def standardizer(self) -> Standardizer | None:
-        """What the data were standardised by that the model was trained on; None where they were not.
-
-        The model takes and gives standardised values: `standardizer.transform` leads to them, and
-        `standardizer.inverse` back to the data's own units.
-        """
-        return _saved_standardizer(self.metadata.get("standardizer"))
-
-    @property
-    def input_standardizer(self) -> Standardizer | None:
-        """The same for the inputs u of a driven model."""
-        return _saved_standardizer(self.metadata.get("input_standardizer"))
-
-    # ---------------------------------------------------------------- what follows
+        x, u, lengths = self.admit(x, u, lengths, feedback)
+        latents = latents or {}
+        check_latents(latents, self.latent_shapes(*x.shape[:2]), complete=True)
+        if feedback:
+            return generating.rollout(self, x, latents, u, feedback, generator)
+        generated: Generated = _written(self, "_generate")(self, x, latents, u, lengths, {})
+        return generated
 
     def forward(
         self,
@@ -257,102 +332,230 @@ class DVAE(nn.Module):
     ) -> DVAEOutput:
         """Infer the latents, then generate from them: what the training objectives are computed from."""
         x, u, lengths = self.admit(x, u, lengths, feedback)
-        both_directions = type(self).infer_and_generate if _is_up_to_date(type(self)) else DVAE.infer_and_generate
-        latents, generated = both_directions(
-            self, x, u, lengths=lengths, feedback=feedback, draw=draw, generator=generator
-        )
-        both = {
-            name: latent._replace(prior=generated.prior.get(name, latent.prior)) for name, latent in latents.items()
-        }
-        return DVAEOutput(both, generated.observation, generated.auxiliary)
-
-    def infer_and_generate(
-        self,
-        x: Float[Tensor, "batch time x_dim"],
-        u: Float[Tensor, "batch time u_dim"] | None = None,
-        *,
-        lengths: Int[Tensor, " batch"] | None = None,
-        feedback: float = 0.0,
-        draw: Draw = "sample",
-        generator: Generator | None = None,
-    ) -> tuple[dict[str, Latent], Generated]:
-        """`inference`, then `generation` at the values inferred; the arguments are those of `forward`.
-
-        A model whose two directions share a recursion writes its own, so that it runs once. It is passed over in a
-        subclass that has an `inference` or `generation` of its own.
-        """
-        latents = self.inference(x, u, lengths=lengths, draw=draw, generator=generator)
+        _check_draw(draw, "draw")
+        latents, states = self._infer(x, u, lengths, Draws({}, draw, generator))
         values = {name: latent.sample for name, latent in latents.items()}
-        # Only models with a predictive link know about feedback.
-        options: dict[str, Any] = {"feedback": feedback, "generator": generator} if feedback else {}
-        return latents, self.generation(x, values, u, lengths=lengths, **options)
+        if feedback:
+            generated = generating.rollout(self, x, values, u, feedback, generator)
+        else:
+            generated = self._generate(x, values, u, lengths, states)
+        both = {name: q._replace(prior=generated.prior.get(name, q.prior)) for name, q in self._said(latents).items()}
+        return DVAEOutput(both, generated.observation, self._auxiliary(x, values, lengths, states))
 
-    def recursion(self, *known: Any) -> tuple[Tensor, ...]:
-        """The one loop over frames of a model whose inference is recursive, as a function of tensors alone.
-
-        A model calls it through `run_recursion`. Whatever else it reads, such as a number in an attribute, stays in a
-        recording as it was.
-        """
-        raise NotImplementedError
-
-    def run_recursion(self, *known: Tensor) -> tuple[Tensor, ...]:
-        """`recursion`, replayed from a CUDA graph where `dvae_lib.models.replay` has been asked for one."""
-        return self.recursion(*known) if self.replay is None else self.replay("recursion", *known)
-
-    def generation_fed_back(
+    def rollout(
         self,
         x: Float[Tensor, "batch time x_dim"],
-        latents: Mapping[str, Tensor],
+        latents: Mapping[str, Tensor] | None = None,
         u: Float[Tensor, "batch time u_dim"] | None = None,
         *,
-        feedback: float,
+        feedback: float = 1.0,
         generator: Generator | None = None,
     ) -> Generated:
-        r"""`generation` of a causal model that hears itself: generation mode, or scheduled sampling (Section 4.4.1).
+        """`generation` of a predictive model that is fed its own output: generation mode (Section 4.4.1).
 
-        Frame by frame, by `step`; gradients flow through what is fed back.
+        The arguments are those of `generation`. It goes by `step`, also where a class writes `generation` itself.
+        """
+        return DVAE.generation(self, x, latents, u, feedback=feedback, generator=generator)
+
+    def initial_state(
+        self, batch_size: int, *, generator: Generator | None = None, **latents: Float[Tensor, "batch _"]
+    ) -> State:
+        """The generator's state before the first frame.
 
         Arguments:
-            x: The observed sequences.
-            latents: The values of the latent variables.
-            u: The input sequences of a driven model.
-            feedback: Probability, per sequence and frame, that :math:`\mathbf{x}_{t-1}` is replaced by the mean of
-                the model's own :math:`p(\mathbf{x}_{t-1} | \cdot)`.
+            batch_size: Number of sequences.
             generator: Source of randomness.
+            latents: Values of latent variables of the whole sequence, by name; otherwise they are drawn from their
+                priors. The state holds them.
+
+        Raises:
+            NotImplementedError: If generation is not causal.
         """
-        check_probability(feedback)
-        own = torch.rand(x.shape[:2], generator=generator, device=x.device) < feedback
-        known = [x, own, *([] if u is None else [u]), *latents.values()]
-        if self.replay is None:
-            priors, observations = self._hear(*known)
-            return Generated({"z": _stack(priors)} if latents else {}, _stack(observations))
-        # A recording gives back tensors; the first frame tells what they are the parameters of.
-        with torch.no_grad():
-            priors, observations = self._hear(*(value[:, :1] for value in known))
-        outputs = list(self.replay("fed_back_recursion", *known))
-        prior = {"z": _like(priors[0], outputs)} if latents else {}
-        return Generated(prior, _like(observations[0], outputs))
+        if not self.is_causal:
+            raise NotImplementedError(f"{type(self).__name__} does not generate frame by frame; use generate")
+        check_latents(latents, {name: (batch_size, self.latent_dim(name)) for name in self.sequence_latents})
+        state: State = _written(self, "_initial_state")(self, batch_size, Given(latents, generator))
+        return state
 
-    def fed_back_recursion(self, *known: Tensor) -> tuple[Tensor, ...]:
-        """The loop of `generation_fed_back`: the parameters of all priors, then of all observation models."""
-        priors, observations = self._hear(*known)
-        steps = (priors, observations) if self.spec.latents else (observations,)
-        return tuple(p for kind in steps for p in _stack(kind).parameters)  # type: ignore[attr-defined]
+    def step(
+        self,
+        state: State,
+        x_prev: Float[Tensor, "batch x_dim"],
+        u_t: Float[Tensor, "batch u_dim"] | None = None,
+        *,
+        generator: Generator | None = None,
+        **latents: Float[Tensor, "batch _"],
+    ) -> StepOutput:
+        """Generate one frame: the latents' priors given the past, their values, p(x_t | .), the next state.
 
-    def _hear(self, x: Tensor, own: Tensor, *others: Tensor) -> tuple[list[Distribution], list[Distribution]]:
-        """Frame by frame, where `own` says so after the model's own last output. Others: u if driven, the latents."""
-        u, values = (others[0], others[1:]) if self.u_dim else (None, others)
-        # Unbound once: indexing frame by frame, each would have a gradient as large as the whole sequence's.
-        frames = {f"{name}_t": value.unbind(1) for name, value in zip(self.spec.latents, values, strict=True)}
-        state, x_prev = self.initial_state(x.shape[0]), torch.zeros_like(x[:, 0])
-        priors, observations = [], []
-        for t in range(x.shape[1]):
-            at_t: dict[str, Any] = {name: value[t] for name, value in frames.items()}
-            out = self.step(state, x_prev, None if u is None else u[:, t], **at_t)
-            priors.append(out.prior)
-            observations.append(out.observation)
-            state, x_prev = out.state, torch.where(own[:, t, None], out.observation.mean, x[:, t])
-        return priors, observations
+        Arguments:
+            state: What `initial_state` or the step before has returned.
+            x_prev: The frame before; zeros before the first.
+            u_t: The input of this frame, for a driven model.
+            generator: Source of randomness.
+            latents: Values by name and frame, such as ``z_t=...``; those not given are drawn from their priors.
+
+        Raises:
+            NotImplementedError: If generation is not causal.
+            ValueError, TypeError: Frames, inputs or latents of other shapes, unknown or not finite.
+        """
+        if not self.is_causal:
+            raise NotImplementedError(f"{type(self).__name__} does not generate frame by frame; use generate")
+        self._check_frame(x_prev, u_t)
+        given = {name.removesuffix("_t"): value for name, value in latents.items()}
+        check_latents(given, {name: (len(x_prev), self.latent_dim(name)) for name in self.frame_latents})
+        draws = Given(given, generator)
+        observation, state = _written(self, "_step")(self, state, x_prev, u_t, draws)
+        return StepOutput(draws.prior, draws.latents, observation, state)
+
+    # ---------------------------------------------------------------- inference frame by frame
+
+    def context(
+        self,
+        x: Float[Tensor, "batch time x_dim"],
+        u: Float[Tensor, "batch time u_dim"] | None = None,
+        *,
+        lengths: Lengths | None = None,
+        latents: Mapping[str, Tensor] | None = None,
+        generator: Generator | None = None,
+    ) -> Context:
+        """What the posteriors of all frames look at in the data; latents of the whole sequence are drawn.
+
+        The arguments are those of `inference`.
+
+        Raises:
+            NotImplementedError: Of a model that writes `_infer` as a whole.
+        """
+        x, u, lengths = self.admit(x, u, lengths)
+        check_latents(latents or {}, self.latent_shapes(*x.shape[:2]))
+        found = self._context(x, u, lengths, Draws(latents, "sample", generator), Past())
+        return found._replace(latents=self._said(found.latents))
+
+    def begin_proposals(
+        self,
+        x: Float[Tensor, "batch time x_dim"],
+        u: Float[Tensor, "batch time u_dim"] | None = None,
+        *,
+        lengths: Lengths | None = None,
+        num_particles: int = 1,
+        generator: Generator | None = None,
+    ) -> tuple[Context, State]:
+        """The context, its latents with their priors, and the state that `propose` starts from.
+
+        Particles stand one after the other: the whole batch, and again the whole batch. Where they would all have the
+        same context, it is given once, with the batch's own size. For a model without a proposal per frame the context
+        holds all frames, and each costs a pass over them.
+        """
+        x, u, lengths = self.admit(x, u, lengths)
+        rows = num_particles * len(x)
+        if self.sequence_latents or not self.has_proposal:
+            x, u, lengths = x.repeat(num_particles, 1, 1), repeat(u, num_particles), repeat(lengths, num_particles)
+        if not self.has_proposal:
+            return generating.whole_sequences(self, x, u, lengths, generator)
+        context = self._context(x, u, lengths, Draws(generator=generator), Past())
+        context = context._replace(latents=self._said(context.latents))
+        values = {name: latent.sample for name, latent in context.latents.items()}
+        state, prior = self._begin(rows, values, generator)
+        latents = {name: latent._replace(prior=prior[name]) for name, latent in context.latents.items()}
+        return context._replace(latents=latents), state
+
+    def propose(
+        self,
+        state: State,
+        context_t: Mapping[str, Tensor],
+        x_t: Float[Tensor, "batch x_dim"],
+        u_t: Float[Tensor, "batch u_dim"] | None = None,
+        *,
+        generator: Generator | None = None,
+        **latents: Float[Tensor, "batch _"],
+    ) -> Proposal:
+        r"""One frame of inference and generation: what `inference` does to whole sequences, one frame after the other.
+
+        Arguments:
+            state: From `begin_proposals`, or the proposal of the frame before.
+            context_t: `Context.at` this frame.
+            x_t: The frame, which predictive models look back on in the next one.
+            u_t: The input of this frame, for a driven model.
+            generator: Source of randomness.
+            latents: Values by name and frame, such as ``z_t=...``; those not given are drawn from their posteriors.
+        """
+        given = {name.removesuffix("_t"): value for name, value in latents.items()}
+        return self._proposal(state, context_t, x_t, u_t, given, "sample", generator)
+
+    def _proposal(
+        self,
+        state: State,
+        context_t: Mapping[str, Tensor],
+        x_t: Tensor,
+        u_t: Tensor | None,
+        given: Mapping[str, Tensor],
+        how: Draw,
+        generator: Generator | None,
+    ) -> Proposal:
+        generators, memory, x_prev = _parts(state)
+
+        def posterior(name: str, known: Mapping[str, Tensor]) -> Distribution:
+            return self._propose(name, context_t, {**memory, **known})
+
+        own = self.has_proposal
+        proposing = posterior if own else generating.posterior_from_history(self, memory, context_t)
+        draws = Proposed(proposing, given, how, generator)
+        observation, following = self._filter_step(generators, x_prev, u_t, draws)
+        remember = self._remember if own else generating.remember_history
+        memory = remember(memory, draws.latents, u_t)
+        found = {name: Latent(z, draws.posterior[name], draws.prior[name]) for name, z in draws.latents.items()}
+        return Proposal(found, observation, _joined(following, memory, x_t))
+
+    def filter(
+        self,
+        batch_size: int = 1,
+        *,
+        num_particles: int = 100,
+        threshold: float = 0.5,
+        generator: Generator | None = None,
+    ) -> Filter:
+        """A filter that takes one frame after the other and says what it makes of it, in constant memory.
+
+        Arguments:
+            batch_size: Number of sequences that run side by side.
+            num_particles: Number of particles of each.
+            threshold: Resample where the effective sample size falls below this fraction of the particles.
+            generator: Source of randomness.
+
+        Raises:
+            NotImplementedError: Of a model that is not causal, or has no proposal per frame.
+        """
+        if not self.has_proposal:
+            raise NotImplementedError(
+                f"{type(self).__name__} cannot filter frame by frame: its generation must be causal, and its inference "
+                "model written as _context and _propose"
+            )
+        return Filter(self, batch_size, num_particles, threshold=threshold, generator=generator)
+
+    def _begin(
+        self, batch_size: int, values: Mapping[str, Tensor], generator: Generator | None
+    ) -> tuple[State, dict[str, Distribution]]:
+        """The state before the first frame, and the priors of the latents of the whole sequence."""
+        draws = Given(values, generator)
+        state = self._filter_initial_state(batch_size, draws)
+        blank = next(self.parameters()).new_zeros(batch_size, self.x_dim)
+        return _joined(state, self._initial_memory(batch_size), blank), draws.prior
+
+    def _filter_initial_state(self, batch_size: int, draws: Given) -> State:
+        """`_initial_state`, for a model that filters with fewer latents than it generates with."""
+        return self._initial_state(batch_size, draws)
+
+    def _filter_step(
+        self, state: State, x_prev: Tensor, u_t: Tensor | None, draws: Given
+    ) -> tuple[Distribution, State]:
+        """`_step`, for a model that filters with fewer latents than it generates with."""
+        return self._step(state, x_prev, u_t, draws)
+
+    def _filtered(self, state: State) -> dict[str, tuple[Tensor, Tensor]]:
+        """Mean and variance, per particle, of latents that the filter integrates out."""
+        return {}
+
+    # ---------------------------------------------------------------- bounds
 
     def vlb(
         self,
@@ -378,26 +581,24 @@ class DVAE(nn.Module):
             kl: "analytic" (closed form where there is one) or "sampled".
             generator: Source of randomness.
         """
-        if num_samples < 1:
-            raise ValueError(f"num_samples must be at least 1; got {num_samples}")
+        options: dict[str, Any] = {"lengths": lengths, "beta": beta, "feedback": feedback, "generator": generator}
+        return vlb(self, x, u, num_samples=num_samples, kl=kl, **options)
+
+    def single_sample_bound(
+        self,
+        x: Float[Tensor, "batch time x_dim"],
+        u: Float[Tensor, "batch time u_dim"] | None = None,
+        *,
+        lengths: Lengths | None = None,
+        beta: float = 1.0,
+        feedback: float = 0.0,
+        kl: Literal["analytic", "sampled"] = "analytic",
+        generator: Generator | None = None,
+    ) -> VLB:
+        """`vlb` with one sample: what a model with a bound of its own writes anew."""
         lengths = as_lengths(lengths, x)
-        if num_samples == 1:
-            output = self(x, u, lengths=lengths, feedback=feedback, generator=generator)
-            return variational_lower_bound(output, x, lengths=lengths, beta=beta, kl=kl)
-        x_r, u_r, lengths_r = _repeat_all(x, u, lengths, num_samples)
-        bound = self.vlb(x_r, u_r, lengths=lengths_r, beta=beta, feedback=feedback, kl=kl, generator=generator)
-
-        def average(value: Tensor) -> Tensor:
-            return value.reshape(num_samples, -1, *value.shape[1:]).mean(0)
-
-        return VLB(
-            average(bound.value),
-            average(bound.reconstruction),
-            {name: average(term) for name, term in bound.kl.items()},
-            {name: average(term) for name, term in bound.kl_per_dim.items()},
-            {name: average(term) for name, term in bound.auxiliary.items()},
-            beta,
-        )
+        output = self(x, u, lengths=lengths, feedback=feedback, generator=generator)
+        return variational_lower_bound(output, x, lengths=lengths, beta=beta, kl=kl)
 
     @torch.no_grad()
     def importance_weighted_bound(
@@ -414,6 +615,8 @@ class DVAE(nn.Module):
     ) -> Float[Tensor, " batch"]:
         r"""The importance-weighted bound of :math:`\log p_\theta(\mathbf{x}_{1:T})`, in nats per sequence.
 
+        To train on it, see `dvae_lib.objectives.importance_weighted`.
+
         Arguments:
             x: The observed sequences.
             u: The input sequences of a driven model.
@@ -428,25 +631,11 @@ class DVAE(nn.Module):
 
         Source: Burda, Grosse and Salakhutdinov (2016), "Importance weighted autoencoders".
         """
-        if num_samples < 1 or chunk_size < 1:
-            raise ValueError(f"num_samples and chunk_size must be at least 1; got {num_samples} and {chunk_size}")
+        options: dict[str, Any] = {"num_samples": num_samples, "chunk_size": chunk_size, "feedback": feedback}
+        options |= {"lengths": lengths, "generator": generator}
         if device is not None:
-            method, sizes = type(self).importance_weighted_bound, {"num_samples": num_samples, "chunk_size": chunk_size}
-            options: dict[str, Any] = {**sizes, "lengths": lengths, "feedback": feedback, "generator": generator}
-            return computed_on(device, method, self, x, u, **options)
-        lengths = as_lengths(lengths, x)
-        weights = []
-        for start in range(0, num_samples, chunk_size):
-            repeats = min(chunk_size, num_samples - start)
-            x_r, u_r, lengths_r = _repeat_all(x, u, lengths, repeats)
-            output = self(x_r, u_r, lengths=lengths_r, feedback=feedback, generator=generator)
-            frames = log_weights(output, x_r, lengths=lengths_r).reshape(repeats, *x.shape[:2])
-            weights.append(self._independent_parts(frames))
-        return importance_weighted_bound(torch.cat(weights)).sum(-1)
-
-    def _independent_parts(self, weights: Float[Tensor, "samples batch time"]) -> Float[Tensor, "samples batch parts"]:
-        """The log-weights of the parts that are independent of each other: in general, the whole sequence."""
-        return weights.sum(-1, keepdim=True)
+            return computed_on(device, type(self).importance_weighted_bound, self, x, u, **options)
+        return importance_weighted(self, x, u, **options).value
 
     @torch.no_grad()
     def smc_bound(
@@ -462,12 +651,10 @@ class DVAE(nn.Module):
     ) -> Float[Tensor, " batch"]:
         r"""A particle bound of :math:`\log p_\theta(\mathbf{x}_{1:T})`, in nats per sequence.
 
-        A particle filter in which the inference model proposes :math:`\mathbf{z}_t` given each particle's own past.
-        Its likelihood estimate is unbiased, so the expectation of its logarithm is a lower bound. On long
-        sequences it needs far fewer particles than `importance_weighted_bound` needs samples, because it gives
-        up unlikely particles on the way. The exception is a proposal that looks ahead and is nearly exact: there
-        `threshold=0` is better, which never resamples and is the importance-weighted bound. Every frame costs
-        one pass over the whole sequence.
+        See `dvae_lib.objectives.particle`, which one can train on. On long sequences it needs far fewer particles than
+        `importance_weighted_bound` needs samples, because it gives up unlikely particles on the way. The exception is a
+        proposal that looks ahead and is nearly exact: there `threshold=0` is better, which never resamples and is the
+        importance-weighted bound.
 
         Arguments:
             x: The observed sequences.
@@ -483,58 +670,13 @@ class DVAE(nn.Module):
 
         Source: Maddison et al. (2017), "Filtering variational objectives"; Naesseth et al. (2018); Le et al. (2018).
         """
-        if num_particles < 1 or not 0.0 <= threshold <= 1.0:
-            raise ValueError(
-                "num_particles must be at least 1 and threshold lie between 0 and 1; "
-                f"got {num_particles} and {threshold}"
-            )
-        if not self.is_causal:
-            raise NotImplementedError(f"{type(self).__name__} does not generate frame by frame: no particle filter")
+        options: dict[str, Any] = {"num_particles": num_particles, "threshold": threshold}
+        options |= {"lengths": lengths, "generator": generator}
         if device is not None:
-            options = {"num_particles": num_particles, "threshold": threshold, "generator": generator}
-            return computed_on(device, type(self).smc_bound, self, x, u, lengths=lengths, **options)
-        x, u, lengths = self.admit(x, u, lengths)
-        batch_size, num_steps = x.shape[:2]
-        k = num_particles
-        x_k, u_k, lengths_k = _repeat_all(x, u, lengths, k)
-        mask = frame_mask(lengths, num_steps)
-        drawn = self.inference(x_k, u_k, lengths=lengths_k, generator=generator)
-        values = {name: latent.sample.clone() for name, latent in drawn.items()}
-        framewise = [name for name, value in values.items() if value.ndim == 3]
-        weights = x.new_zeros(k, batch_size)
-        first = self.generation(x_k, values, u_k, lengths=lengths_k)
-        for name in values.keys() - set(framewise):  # latents of the whole sequence are drawn once, at the start
-            ratio = first.prior[name].log_prob(values[name]) - drawn[name].posterior.log_prob(values[name])
-            weights = weights + ratio.view(k, batch_size)
-        evidence = x.new_zeros(batch_size)
-        for t in range(num_steps):
-            increment = x.new_zeros(k * batch_size)
-            for name in framewise:
-                q_t = self.inference(x_k, u_k, lengths=lengths_k, latents=values)[name].posterior[:, t]  # type: ignore[index]
-                values[name][:, t] = q_t.sample(generator=generator)
-                increment = increment - q_t.log_prob(values[name][:, t])
-            # A causal model generates its first frames from these alone.
-            begun = {name: value[:, : t + 1] if name in framewise else value for name, value in values.items()}
-            generated = self.generation(
-                x_k[:, : t + 1],
-                begun,
-                None if u_k is None else u_k[:, : t + 1],
-                lengths=None if lengths_k is None else lengths_k.clamp_max(t + 1),
-            )
-            for name in framewise:
-                increment = increment + generated.prior[name][:, t].log_prob(values[name][:, t])  # type: ignore[index]
-            increment = increment + generated.observation[:, t].log_prob(x_k[:, t])  # type: ignore[index]
-            increment = increment.view(k, batch_size)
-            weights = weights + (increment if mask is None else torch.where(mask[:, t], increment, 0.0))
-            normalised = weights.softmax(0)
-            poor = normalised.square().sum(0).reciprocal() < threshold * k
-            evidence = torch.where(poor, evidence + weights.logsumexp(0) - math.log(k), evidence)
-            ancestors = _systematic(normalised, generator)
-            ancestors = torch.where(poor, ancestors, torch.arange(k, device=x.device)[:, None])
-            weights = torch.where(poor, 0.0, weights)
-            rows = (ancestors * batch_size + torch.arange(batch_size, device=x.device)).reshape(-1)
-            values = {name: value[rows] for name, value in values.items()}
-        return evidence + weights.logsumexp(0) - math.log(k)
+            return computed_on(device, type(self).smc_bound, self, x, u, **options)
+        return particle(self, x, u, **options).value
+
+    # ---------------------------------------------------------------- sequences
 
     def reconstruct(
         self,
@@ -557,8 +699,7 @@ class DVAE(nn.Module):
                 posterior is recursive).
             generator: Source of randomness.
         """
-        if latents not in ("sample", "mean"):
-            raise ValueError(f"latents must be 'sample' or 'mean'; got {latents!r}")
+        _check_draw(latents, "latents")
         output: DVAEOutput = self(x, u, lengths=lengths, feedback=feedback, draw=latents, generator=generator)
         return output.observation
 
@@ -588,8 +729,7 @@ class DVAE(nn.Module):
         """
         if num_steps < 1 or batch_size < 1:
             raise ValueError(f"num_steps and batch_size must be at least 1; got {num_steps} and {batch_size}")
-        if emission not in ("sample", "mean"):
-            raise ValueError(f"emission must be 'sample' or 'mean'; got {emission!r}")
+        _check_draw(emission, "emission")
         if device is not None:
             options: dict[str, Any] = {"prefix": prefix, "u": u, "emission": emission, "generator": generator}
             return computed_on(device, type(self).generate, self, num_steps, batch_size, **options)
@@ -597,7 +737,7 @@ class DVAE(nn.Module):
         start = 0
         if prefix is not None:
             extremes = check_sequences(prefix, "prefix", self.x_dim, parameter, observation=self.observation)
-            _warn_of_raw_data(prefix, "prefix", extremes, self, "standardizer")
+            warn_of_raw_data(prefix, "prefix", extremes, self, "standardizer")
             batch_size, start = prefix.shape[:2]
         wanted = (batch_size, start + num_steps, self.u_dim) if self.u_dim else None
         got = None if u is None else tuple(u.shape)
@@ -606,64 +746,16 @@ class DVAE(nn.Module):
             raise ValueError(f"expected {f'u of shape {wanted}' if wanted else 'no u'}, for {frames}; got {got}")
         if u is not None:
             extremes = check_sequences(u, "u", self.u_dim, parameter)
-            _warn_of_raw_data(u, "u", extremes, self, "input_standardizer")
+            warn_of_raw_data(u, "u", extremes, self, "input_standardizer")
         inferred: dict[str, Tensor] = {}
         if prefix is not None:
-            analysed = self.inference(prefix, None if u is None else u[:, :start], generator=generator)
-            inferred = {name: latent.sample for name, latent in analysed.items()}
-        if not self.is_causal:
-            return self._generate_together(start + num_steps, batch_size, inferred, u, emission, generator)
-        # A latent of the whole sequence stands in the state: inferred from the prefix, or drawn from its prior.
-        of_sequence = [name for name in self.spec.latents if not self.spec.is_framewise(name)]
-        given: dict[str, Any] = {name: inferred[name] for name in of_sequence if name in inferred}
-        state = self.initial_state(batch_size, **given, **({"generator": generator} if of_sequence else {}))
-        whole = {name: state[name] for name in of_sequence}
-        x_prev = parameter.new_zeros(batch_size, self.x_dim)
-        new, latents, steps = [], [], []
-        for t in range(start + num_steps):
-            given = {f"{k}_t": v[:, t] for k, v in inferred.items() if k not in of_sequence} if t < start else {}
-            out = self.step(state, x_prev, None if u is None else u[:, t], **given, generator=generator)
-            state = out.state
-            if prefix is not None and t < start:
-                x_prev = prefix[:, t]
-                continue
-            x_prev = _emit(out.observation, emission, generator)
-            new.append(x_prev)
-            latents.append({"z": out.z_t, **out.others})
-            steps.append(out.observation)
-        observation = _stack(steps)
-        for name in self.spec.latents:
-            if name not in of_sequence:
-                whole[name] = torch.stack([frame[name] for frame in latents], 1)
-        return Sample(torch.stack(new, 1), whole, observation)
+            before = None if u is None else u[:, :start]
+            latents = self._infer(prefix, before, None, Draws(generator=generator)).latents
+            inferred = {name: latent.sample for name, latent in latents.items()}
+        make = generating.in_turn if self.is_causal else generating.together
+        return make(self, num_steps, batch_size, prefix, inferred, u, emission, generator)
 
-    def _generate_together(
-        self,
-        num_steps: int,
-        batch_size: int,
-        inferred: dict[str, Tensor],
-        u: Tensor | None,
-        emission: Literal["sample", "mean"],
-        generator: Generator | None,
-    ) -> Sample:
-        """`generate` of a model that decodes all frames at once: first every latent vector, then the frames.
-
-        That is possible where the latent vectors' prior depends on nothing, as in the noncausal RVAE. In a
-        continuation, the latents of the new frames are drawn from it; so what was inferred from the prefix stays.
-        """
-        if self.spec.latents != ("z",) or self.spec.compact("generation")["z_t"]:
-            raise NotImplementedError(
-                f"{type(self).__name__} generates all frames together, and its latents have a prior that depends on "
-                "others: it needs a `generate` of its own"
-            )
-        parameter = next(self.parameters())
-        z = noise(parameter.new_empty(batch_size, num_steps, self.z_dim), "sample", generator)
-        start = inferred["z"].shape[1] if inferred else 0
-        if inferred:
-            z[:, :start] = inferred["z"]
-        blank = parameter.new_zeros(batch_size, num_steps, self.x_dim)  # not looked at: there is no predictive link
-        observation = self.generation(blank, {"z": z}, u).observation[:, start:]  # type: ignore[index]
-        return Sample(_emit(observation, emission, generator), {"z": z[:, start:]}, observation)
+    # ---------------------------------------------------------------- what is let in
 
     def check(
         self,
@@ -682,7 +774,7 @@ class DVAE(nn.Module):
         """
         parameter = next(self.parameters())
         extremes = check_sequences(x, "x", self.x_dim, parameter, observation=self.observation, lengths=lengths)
-        _warn_of_raw_data(x, "x", extremes, self, "standardizer")
+        warn_of_raw_data(x, "x", extremes, self, "standardizer")
         if self.u_dim == 0 and u is not None:
             raise ValueError("this model was built with u_dim=0 (undriven) and takes no input u")
         if self.u_dim > 0:
@@ -691,23 +783,13 @@ class DVAE(nn.Module):
                     f"this model is driven (u_dim={self.u_dim}): pass u of shape (batch, time, {self.u_dim})"
                 )
             extremes = check_sequences(u, "u", self.u_dim, parameter)
-            _warn_of_raw_data(u, "u", extremes, self, "input_standardizer")
+            warn_of_raw_data(u, "u", extremes, self, "input_standardizer")
             if u.shape[:2] != x.shape[:2]:
                 raise ValueError(
                     f"u must have as many sequences and frames as x, {tuple(x.shape[:2])}; got {tuple(u.shape[:2])}"
                 )
         if lengths is not None:
-            if lengths.shape != x.shape[:1] or not _holds_integers(lengths):
-                raise ValueError(
-                    f"lengths must hold one integer per sequence, {x.shape[0]} in all; "
-                    f"got {lengths.dtype} of shape {tuple(lengths.shape)}"
-                )
-            if lengths.device != x.device:
-                raise TypeError(f"lengths is on {lengths.device}, x on {x.device}: use lengths.to(x.device)")
-            if not _skip_values(lengths) and not bool(((lengths >= 1) & (lengths <= x.shape[1])).all()):
-                raise ValueError(
-                    f"lengths must lie between 1 and the {x.shape[1]} frames of the batch; got {lengths.tolist()}"
-                )
+            check_lengths(lengths, x)
         check_probability(feedback)
         if feedback > 0.0:
             self.check_feedback()
@@ -738,347 +820,93 @@ class DVAE(nn.Module):
         Raises:
             ValueError: The model does not generate from past observations.
         """
-        if "feedback" not in inspect.signature(self.generation).parameters:
+        if not links(self.spec).predictive:
             raise ValueError(
                 f"{type(self).__name__} does not generate from past observations: it has no predictive link, so "
                 "nothing can be fed back, and there is no scheduled sampling; use feedback=0"
             )
 
-    # ---------------------------------------------------------------- files
+    def _check_frame(self, x_t: Tensor, u_t: Tensor | None) -> None:
+        """Refuse single frames that the model cannot be run on."""
+        parameter = next(self.parameters())
+        if x_t.ndim == 2:
+            check_sequences(x_t[:, None], "x_prev", self.x_dim, parameter)
+        else:
+            raise ValueError(f"x_prev must have shape (batch, {self.x_dim}); got {tuple(x_t.shape)}")
+        if (u_t is None) != (self.u_dim == 0) or (u_t is not None and u_t.shape != (len(x_t), self.u_dim)):
+            wanted = f"u_t of shape {(len(x_t), self.u_dim)}" if self.u_dim else "no u_t"
+            raise ValueError(f"expected {wanted}; got {None if u_t is None else tuple(u_t.shape)}")
+        if u_t is not None:
+            check_sequences(u_t[:, None], "u_t", self.u_dim, parameter)
 
-    def save_pretrained(self, folder: str | Path, *, half: bool = False) -> Path:
-        """Write the configuration (JSON) and the weights (safetensors) into a folder, each file whole or not at all.
+    def _said(self, latents: Mapping[str, Latent]) -> dict[str, Latent]:
+        """The latents, each with what it belongs to: a frame, or the sequence."""
+        framewise = self.spec.is_framewise
+        return {name: q if framewise(name) else q._replace(per="sequence") for name, q in latents.items()}
+
+    # ---------------------------------------------------------------- loops
+
+    def run_recursion(self, *known: Tensor) -> tuple[Tensor, ...]:
+        """`recursion`, replayed from a CUDA graph where `dvae_lib.models.replay` has been asked for one."""
+        return self.recursion(*known) if self.replay is None else self.replay("recursion", *known)
+
+    def in_turn(self, draws: Draws, *known: Tensor) -> tuple[Any, ...]:
+        """Latent vectors z of all frames, drawn one after the other by `recursion`; and what else it gives.
 
         Arguments:
-            folder: Where to.
-            half: Write the weights in half precision, which halves the file; `from_pretrained` gives them back in
-                single precision, rounded to about three digits.
+            draws: Whence the noise.
+            known: What the recursion is given before the noise; the first of shape (B, T, .).
 
         Returns:
-            The folder, created if need be.
-
-        Raises:
-            TypeError: Options or metadata that are no JSON data, or a constructor that could not be called with them.
+            The latent, with its posterior; then the recursion's outputs between the values and the parameters.
         """
-        text = self.configuration()
-        folder = Path(folder).expanduser()
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = {
-            name: (value.half() if half and value.is_floating_point() else value).detach().contiguous()
-            for name, value in self.state_dict().items()
-        }
-        write_atomically(folder / WEIGHTS, save(weights))
-        write_atomically(folder / CONFIGURATION, text.encode())
-        return folder
+        epsilon = draws.noise(known[0].new_empty(*known[0].shape[:2], self.z_dim))
+        z, *states, output = self.run_recursion(*known, epsilon)
+        return Latent(z, DiagonalGaussian.from_output(output)), *states
 
-    def configuration(self) -> str:
-        """The JSON text that stands beside the weights of a saved model: its class, its options, its metadata.
-
-        Numbers and arrays of NumPy become those of JSON.
-
-        Raises:
-            TypeError: What `from_pretrained` could not build again.
-        """
-        kind = type(self)
-        values = {
-            "format": FORMAT,
-            "class": kind.__name__,
-            "options": self.options,
-            "metadata": self.metadata,
-            "dvae_lib": __version__,
-        }
-        try:
-            inspect.signature(kind.__init__).bind(self, **self.options)
-            if any(name.startswith("*") for name in self.options):
-                raise TypeError("it takes unnamed arguments")
-        except TypeError as error:
-            raise TypeError(
-                f"A saved {kind.__name__} could not be built again from its options, {', '.join(self.options)}: "
-                f"{error}. Give the arguments of {kind.__name__}.__init__ names, or let it take **options as well"
-            ) from error
-        try:
-            return json.dumps(values, indent=2, default=_as_json)
-        except (TypeError, ValueError) as error:
-            raise TypeError(f"options and metadata of a saved model must be JSON data: {error}") from error
-
-    @classmethod
-    def from_pretrained(cls: type[Model], folder: str | Path) -> Model:
-        """A saved model, from its folder, that of its run, or by the name of one that ships with the library.
-
-        Called on `DVAE` it finds the class by itself; called on a class it insists on that class.
-
-        Raises:
-            FileNotFoundError: No such folder or name.
-            ValueError: A damaged or incomplete folder, another class, weights that do not fit.
-        """
-        path = _locate(folder)
-        configuration = _read_configuration(path / CONFIGURATION)
-        name = configuration["class"]
-        known: dict[str, type[Model]] = {c.__name__: c for c in [cls, *_subclasses(cls)]}
-        if name not in known:
-            raise ValueError(
-                f"{path} holds a {name}, which is not a {cls.__name__}; "
-                "load it with DVAE.from_pretrained, or import the module that defines it first"
-            )
-        try:
-            model = known[name](**configuration["options"])
-        except TypeError as error:
-            raise ValueError(f"{path / CONFIGURATION}: options do not fit {name}: {error}") from error
-        object.__setattr__(model, "metadata", configuration.get("metadata", {}))
-        try:
-            weights = load_file(path / WEIGHTS)
-            model.load_state_dict(weights)
-        except (OSError, SafetensorError, RuntimeError) as error:
-            raise ValueError(f"{path / WEIGHTS} is damaged or does not belong to this {name}: {error}") from error
-        model.eval()
-        return model
+    def fed_back_recursion(self, *known: Tensor) -> tuple[Tensor, ...]:
+        """The loop of generation mode: the parameters of all priors, then of all observation models."""
+        return generating.rollout_parameters(self, *known)
 
 
-def as_lengths(lengths: Lengths | None, x: Tensor) -> Int[Tensor, " batch"] | None:
-    """Lengths as people have them, as a tensor of 64-bit integers beside x; what no integers are is left for `check`.
-
-    Raises:
-        TypeError: Not numbers.
-    """
-    check_tensor(x, "x")
-    if lengths is None:
-        return None
-    given = lengths if isinstance(lengths, Tensor) else as_tensor(lengths, "lengths").to(x.device)
-    return given.long() if _holds_integers(given) else given  # narrow ones cannot be indices
-
-
-def _holds_integers(values: Tensor) -> bool:
-    return not (values.dtype.is_floating_point or values.dtype.is_complex or values.dtype == torch.bool)
-
-
-def _saved_standardizer(state: dict[str, list[float]] | None) -> Standardizer | None:
-    return None if state is None else Standardizer.from_dict(state)
-
-
-def check_probability(feedback: float) -> None:
-    """Refuse a feedback that is no probability, NaN included."""
-    if not 0.0 <= feedback <= 1.0:
-        raise ValueError(f"feedback is a probability between 0 and 1; got {feedback}")
-
-
-def check_tensor(x: object, name: str) -> None:
-    """Refuse what is no tensor."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor; got {type(x).__name__}: use torch.as_tensor({name})")
-
-
-def check_sequences(
-    x: Tensor,
-    name: str,
-    dim: int,
-    like: Tensor | None = None,
-    *,
-    observation: str | None = None,
-    lengths: Tensor | None = None,
-) -> tuple[float, float] | None:
-    """Refuse anything but finite floating-point sequences of shape ``(batch, time, dim)``.
-
-    The values are looked at in one pass and one transfer from the device.
-
-    Arguments:
-        x: The sequences.
-        name: What they are called in the message.
-        dim: The expected size of the vectors.
-        like: A tensor whose dtype and device they must have.
-        observation: The observation model that must give them a probability; None takes every finite number.
-        lengths: The sequences' lengths: frames beyond them need no probability.
-
-    Returns:
-        The least and the largest value; None where values cannot be looked at, while a graph is recorded.
-    """
-    check_tensor(x, name)
-    if x.ndim != 3:
-        raise ValueError(f"{name} must have shape (batch, time, {dim}); got {tuple(x.shape)}")
-    if x.shape[2] != dim:
-        raise ValueError(f"{name} must have vectors of size {dim}, the model's; got {x.shape[2]}")
-    if x.shape[0] == 0 or x.shape[1] == 0:
-        raise ValueError(f"{name} holds no frame: its shape is {tuple(x.shape)}")
-    if like is not None and (x.dtype != like.dtype or x.device != like.device):
-        raise TypeError(
-            f"{name} is {x.dtype} on {x.device}, the model {like.dtype} on {like.device}: "
-            f"use {name}.to({like.device.type!r}, {like.dtype})"
-        )
-    if _skip_values(x) or x.numel() == 0:  # vectors without entries: of an undriven model
-        return None
-    support = Support() if observation is None else support_of(observation)
-    low, high, *fraction = _extremes(x, support.whole)
-    if not support.holds(low, high, *fraction):
-        _refuse_values(x, name, support, observation, lengths)
-    return low, high
-
-
-def _extremes(x: Tensor, whole: bool) -> list[float]:
-    """The least and the largest value, and the largest distance to a whole number if wanted; NaN where x holds NaN."""
-    x = x.detach()
-    # Not every other device has `aminmax`, or lets NaN through.
-    one_pass = x.device.type in ("cpu", "cuda")
-    found = [*torch.aminmax(x)] if one_pass else [x.amin(), x.amax() + (x - x).sum()]
-    if whole:
-        found.append((x - x.round()).abs().amax())
-    extremes: list[float] = torch.stack(found).tolist()
-    return extremes
-
-
-def _refuse_values(x: Tensor, name: str, support: Support, observation: str | None, lengths: Tensor | None) -> None:
-    finite = torch.isfinite(x)
-    if not bool(finite.all()):
-        i, t, d = (~finite).nonzero()[0].tolist()
-        raise ValueError(f"{name} is not finite: {name}[{i}, {t}, {d}] is {x[i, t, d].item()}")
-    wrong = (x < support.low) | (x > support.high)
-    if support.whole:
-        wrong = wrong | (x != x.round())
-    inside = frame_mask(lengths, x.shape[1])
-    if inside is not None:
-        wrong = wrong & inside[..., None]
-    if bool(wrong.any()):
-        i, t, d = wrong.nonzero()[0].tolist()
-        raise ValueError(
-            f"{name}[{i}, {t}, {d}] is {x[i, t, d].item():g} ({int(wrong.sum())} such values), but the observation "
-            f"model {observation!r} gives a probability to {support} only. Do not standardise data for it "
-            "(standardize=False), or build the model with another observation, such as 'gaussian'"
-        )
-
-
-def _warn_of_raw_data(x: Tensor, name: str, extremes: tuple[float, float] | None, model: DVAE, attribute: str) -> None:
-    """Say where a model that was trained on standardised data seems to get others.
-
-    Only values beyond ten standard deviations raise the question. Then the power of each dimension is to be 1: before
-    standardisation if x is what it should be, after it if x is raw.
-    """
-    if extremes is None or max(-extremes[0], extremes[1]) < 10 or attribute not in model.metadata:
-        return
-    learned: Standardizer = getattr(model, attribute)
-    given = x.detach().double().cpu()
-    as_it_is, standardised = (
-        float(t.square().mean((0, 1)).clamp_min(1e-6).log().abs().mean()) for t in (given, learned.transform(given))
+def _written(model: DVAE, hook: str) -> Callable[..., Any]:
+    """The newest hook in which equations are written; not one that stands for a public method, which may call this."""
+    stand_ins = [getattr(generating, f"{door}_of_its_own") for door in HOOKS]
+    found: Callable[..., Any] = next(
+        vars(c)[hook] for c in type(model).__mro__ if hook in vars(c) and vars(c)[hook] not in stand_ins
     )
-    if as_it_is > math.log(10) and standardised < 0.5 * as_it_is:
-        warnings.warn(
-            f"{name} seems not to be standardised (values from {extremes[0]:.3g} to {extremes[1]:.3g}), as the data of "
-            f"this model's training were: use model.{attribute}.transform({name}).",
-            stacklevel=2,
-        )
+    return found
 
 
-def _is_up_to_date(cls: type[DVAE]) -> bool:
-    """Whether a class's `infer_and_generate` stands for its `inference` and `generation`, or these are newer."""
-    newest = next(c for c in cls.__mro__ if vars(c).keys() & {"infer_and_generate", "inference", "generation"})
-    return "infer_and_generate" in vars(newest)
+@lru_cache(maxsize=128)
+def _latents_recur(spec: DependencySpec) -> bool:
+    """Whether a latent of a frame is inferred from others."""
+    framewise = {name for name in spec.latents if spec.is_framewise(name)}
+    return any(a[0] in framewise and b[0] in framewise for a, b in spec.unroll(3, "inference", "compact").edges)
 
 
-def _systematic(weights: Float[Tensor, "particles batch"], generator: Generator | None) -> Tensor:
-    """Indices of the particles that go on, drawn in proportion to their weights with one uniform per sequence."""
-    k, batch_size = weights.shape
-    offset = torch.rand(batch_size, dtype=weights.dtype, device=weights.device, generator=generator)
-    positions = (torch.arange(k, device=weights.device, dtype=weights.dtype)[:, None] + offset) / k
-    edges = weights.cumsum(0)
-    found = torch.searchsorted(edges.T.contiguous(), positions.T.contiguous()).T
-    return found.clamp_max(k - 1)
+@lru_cache(maxsize=128)
+def _frames_are_independent(spec: DependencySpec) -> bool:
+    if not spec.latents:
+        return False
+    graphs = (spec.unroll(3, process, "compact") for process in ("generation", "inference"))
+    return all(parent[1] == child[1] for graph in graphs for parent, child in graph.edges)
 
 
-def _emit(observation: Distribution, emission: Literal["sample", "mean"], generator: Generator | None) -> Tensor:
-    """What x_t is taken to be: a sample, or the mean."""
-    # Not every family of torch takes a generator; all of ours do.
-    return observation.sample(generator=generator) if emission == "sample" else observation.mean  # type: ignore[call-arg]
+def _check_draw(value: str, name: str) -> None:
+    if value not in ("sample", "mean"):
+        raise ValueError(f"{name} must be 'sample' or 'mean'; got {value!r}")
 
 
-def _stack(steps: list[Distribution]) -> Distribution:
-    """Distributions of single frames as one, along a time dimension after the batch."""
-    parameters: list[tuple[Tensor, ...]] = [step.parameters for step in steps]  # type: ignore[attr-defined]
-    return type(steps[0])(*(torch.stack(p, 1) for p in zip(*parameters, strict=True)))  # type: ignore[arg-type]
+MEMORY, LAST = "q.", "q.x"
 
 
-def _like(step: Distribution, outputs: list[Tensor]) -> Distribution:
-    """The distribution of all frames whose parameters come next among the outputs; they are taken from the list."""
-    count = len(step.parameters)  # type: ignore[attr-defined]
-    parameters, outputs[:] = outputs[:count], outputs[count:]
-    return type(step)(*parameters)  # type: ignore[arg-type]
+def _joined(state: State, memory: State, x_t: Tensor) -> State:
+    """One state of generator, inference model and last frame: tensors by name, so that particles are picked alike."""
+    return {**state, **{MEMORY + name: value for name, value in memory.items()}, LAST: x_t}
 
 
-def _skip_values(x: Tensor) -> bool:
-    """Whether values cannot be looked at now: while a graph is being captured or compiled."""
-    return torch.compiler.is_compiling() or (x.is_cuda and torch.cuda.is_current_stream_capturing())
-
-
-def _repeat_all(
-    x: Tensor, u: Tensor | None, lengths: Tensor | None, times: int
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """The whole batch again and again along the first dimension."""
-    check_tensor(x, "x")
-    return (
-        x.repeat(times, 1, 1),
-        None if u is None else u.repeat(times, 1, 1),
-        None if lengths is None else lengths.repeat(times),
-    )
-
-
-def _named(cls: type[Any], values: tuple[Any, ...]) -> dict[str, Any]:
-    """What a constructor takes as ``*args`` by the names that the next class's constructor gives it.
-
-    Where that is not known, or where the constructor takes no such names, a name says so that no constructor has.
-    """
-    own = inspect.signature(cls.__init__).parameters.values()
-    by_name = any(p.kind is p.VAR_KEYWORD for p in own)
-    for base in cls.__mro__[1:] if by_name else ():
-        constructor = vars(base).get("__init__")
-        if constructor is None:
-            continue
-        parameters = list(inspect.signature(constructor).parameters.values())[1:]
-        if not any(p.kind is p.VAR_POSITIONAL for p in parameters):
-            names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-            if len(values) <= len(names):
-                return dict(zip(names, values, strict=False))
-    return {"*args": list(values)} if values else {}
-
-
-def _as_json(value: object) -> Any:
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"{value!r} of type {type(value).__name__} is not")
-
-
-def _subclasses(cls: type[Any]) -> list[type[Any]]:
-    return [s for c in cls.__subclasses__() for s in (c, *_subclasses(c))]
-
-
-def _locate(folder: str | Path) -> Path:
-    path = Path(folder).expanduser()
-    if path.is_dir():
-        # The folder of a run of `fit`, whose own configuration is that of the training, holds its best model.
-        best = path / "best"
-        return best if (best / CONFIGURATION).is_file() and not (path / WEIGHTS).exists() else path
-    trained = pretrained_folder(str(folder))
-    if trained is not None:
-        return trained
-    names = pretrained_names()
-    near = difflib.get_close_matches(str(folder), names, n=3, cutoff=0.5)
-    raise FileNotFoundError(
-        f"no folder and no trained model called {str(folder)!r}"
-        + (
-            f"; did you mean {' or '.join(near)}?"
-            if near
-            else f"; there are {len(names)} of them ('dvae info' lists them)"
-        )
-    )
-
-
-def _read_configuration(path: Path) -> dict[str, Any]:
-    try:
-        configuration = json.loads(path.read_text(encoding="utf-8"))
-        if configuration["format"] > FORMAT:
-            raise ValueError(
-                f"{path} was written by a newer dvae_lib ({configuration.get('dvae_lib')}): upgrade dvae-lib"
-            )
-        configuration["class"], configuration["options"]
-    except FileNotFoundError as error:
-        raise ValueError(f"{path.parent} is not a saved model: it has no {path.name}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: {error!r}") from error
-    return configuration  # type: ignore[no-any-return]
+def _parts(state: State) -> tuple[State, State, Tensor]:
+    generator = {name: value for name, value in state.items() if not name.startswith(MEMORY)}
+    memory = {name.removeprefix(MEMORY): v for name, v in state.items() if name.startswith(MEMORY) and name != LAST}
+    return generator, memory, state[LAST]

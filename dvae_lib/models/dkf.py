@@ -8,15 +8,26 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
-from torch import Generator, Tensor
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import Distribution
 from torch.nn import functional as F
 
 from dvae_lib.distributions import DiagonalGaussian
 from dvae_lib.graphs import DependencySpec
-from dvae_lib.models.base import DVAE, Draw, State, StepOutput, noise
-from dvae_lib.networks import MLP, GatedTransition, GaussianHead, ObservationHead, Recurrence, draw_in_turn, shift
-from dvae_lib.objectives import Generated, Latent
+from dvae_lib.models.base import DVAE, Context, Draws, Given, Inferred, Past, State
+from dvae_lib.models.registry import choose_spec, register
+from dvae_lib.networks import (
+    MLP,
+    GatedTransition,
+    GaussianHead,
+    ObservationHead,
+    Recurrence,
+    append_input,
+    sample_chain,
+    shift,
+)
+from dvae_lib.objectives import Generated
 
 __all__ = ["DKF", "INFERENCE_MODELS"]
 
@@ -42,7 +53,46 @@ INFERENCE_MODELS: dict[str, InferenceModel] = {
 """The inference models of both papers: with :math:`\\mathbf{z}_{t-1}` those of 2017 ("smoother" is the DKS,
 Eq. (5.3)), without it those of 2015 (Section 5.2)."""
 
+GENERATION = """
+    z_t ~ z_{t-1}, u_t          # (3.10)
+    x_t ~ z_t                   # (3.12)
+"""
+FORWARD = "gf_t <- gf_{t-1}, x_t, u_t"
+BACKWARD = "gb_t <- x_t, u_t, gb_{t+1}  # (5.4)"
+INFERENCE = {
+    "smoother": f"{BACKWARD} \n g_t <- z_{{t-1}}, gb_t",  # (5.5)
+    "bidirectional": f"{FORWARD} \n {BACKWARD} \n g_t <- z_{{t-1}}, gf_t, gb_t",
+    "filter": f"{FORWARD} \n g_t <- z_{{t-1}}, gf_t",
+    "instantaneous": "g_t <- x_t, u_t",
+    "local": "g_t <- x_{t-1:t+1}, u_{t-1:t+1}",
+    "past": f"{FORWARD} \n g_t <- gf_t",
+    "whole": f"{FORWARD} \n {BACKWARD} \n g_t <- gf_t, gb_t",
+}
+SPECS = {name: DependencySpec(GENERATION, f"{lines} \n z_t ~ g_t  # (5.7)") for name, lines in INFERENCE.items()}
 
+
+@register(
+    "dkf",
+    chapter=5,
+    variants=[{"inference_model": name} for name in INFERENCE_MODELS],
+    small={"g_dim": 8, "encoder": (8,), "decoder": (8,)},
+    speech={
+        "transition": 16,
+        "decoder": (32, 64, 128, 256),
+        "encoder": (256,),
+        "g_dim": 128,
+        "combiner": (32,),
+        "head": (32,),
+    },
+    motion={
+        "transition": 10,
+        "decoder": (32, 64),
+        "encoder": (64,),
+        "g_dim": 64,
+        "combiner": (16,),
+        "head": (32,),
+    },
+)
 class DKF(DVAE):
     r"""A Markov chain of latent vectors, each of which generates one frame: a state-space model with networks.
 
@@ -73,17 +123,7 @@ class DKF(DVAE):
         torch.Size([2, 7])
     """
 
-    spec = DependencySpec(
-        generation="""
-            z_t ~ z_{t-1}               # (3.10)
-            x_t ~ z_t                   # (3.12)
-        """,
-        inference="""
-            gb_t <- x_t, gb_{t+1}       # (5.4)
-            g_t <- z_{t-1}, gb_t        # (5.5)
-            z_t ~ g_t                   # (5.7)
-        """,
-    )
+    spec = SPECS["smoother"].undriven()
 
     def __init__(
         self,
@@ -102,10 +142,8 @@ class DKF(DVAE):
         cell: str = "lstm",
     ) -> None:
         super().__init__(x_dim, z_dim, observation=observation, u_dim=u_dim)
-        if inference_model not in INFERENCE_MODELS:
-            raise ValueError(f"inference_model must be one of {', '.join(INFERENCE_MODELS)}; got {inference_model!r}")
+        self.spec = choose_spec(SPECS, u_dim, inference_model=inference_model)
         self.variant = variant = INFERENCE_MODELS[inference_model]
-        self.spec = _spec(variant, driven=u_dim > 0)
         # p(z_t | z_{t-1}, u_t), p(x_t | z_t)
         self.d_z = GatedTransition(z_dim, hidden=transition, u_dim=u_dim)
         self.d_x = MLP(z_dim, decoder)
@@ -120,30 +158,40 @@ class DKF(DVAE):
         self.e_z = MLP(g_dim, head)
         self.z_head = GaussianHead(self.e_z.out_dim, z_dim)
 
-    def inference(
-        self,
-        x: Float[Tensor, "batch time x_dim"],
-        u: Float[Tensor, "batch time u_dim"] | None = None,
-        *,
-        lengths: Int[Tensor, " batch"] | None = None,
-        latents: Mapping[str, Tensor] | None = None,
-        draw: Draw = "sample",
-        generator: Generator | None = None,
-    ) -> dict[str, Latent]:
+    def _context(self, x: Tensor, u: Tensor | None, lengths: Tensor | None, draws: Draws, past: Past) -> Context:
+        """The part of g_t, Eq. (5.5), that observations and inputs determine, weighted as it enters the mean."""
+        inputs = append_input(x, u)
+        if self.variant.context:  # beyond a sequence's end there is nothing, as before its start
+            after = F.pad(inputs[:, 1:], (0, 0, 0, 1))
+            inputs = torch.cat([past.shift("inputs", inputs), inputs, after], -1)
+        features = self.encoder(inputs)
+        if self.e_local is not None:
+            return Context({"observed": self.e_local(features)})
+        networks = {"gf": self.e_forward, "gb": self.e_backward}
+        parts = [past.run(name, e, features, lengths) for name, e in networks.items() if e is not None]  # (5.4)
+        return Context({"observed": sum(parts[1:], parts[0]) / (len(parts) + self.variant.z_prev)})
+
+    def _combine(self, z_prev: Tensor, observed: Tensor) -> Tensor:
+        """The combiner of Eq. (5.5): the mean of a Tanh layer on z_{t-1} and of the recurrent states."""
+        assert self.combiner is not None
+        weight = 1 / (1 + self.variant.forward + self.variant.backward)
+        return torch.add(observed, self.combiner(z_prev), alpha=weight)
+
+    def _propose(self, name: str, context: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> Distribution:
+        g = context["observed"]
+        if self.combiner is not None:
+            g = self._combine(known["z_prev"], g)  # (5.5)
+        posterior: Distribution = self.z_head(self.e_z(g))  # (5.6), (5.7)
+        return posterior
+
+    def _infer(self, x: Tensor, u: Tensor | None, lengths: Tensor | None, draws: Draws) -> Inferred:
         r"""Default: :math:`q_\phi(\mathbf{z}_t | \mathbf{z}_{t-1}, \mathbf{x}_{t:T}, \mathbf{u}_{t:T})`, Eq. (5.8)."""
-        observed = self._observed(x, u, lengths)  # everything of g_t but z_{t-1}, for all frames at once
-        z = (latents or {}).get("z")
-        if self.combiner is None:
-            q_z = self.z_head(self.e_z(observed))  # (5.6)
-            if z is None:
-                z = q_z.mean + q_z.stddev * noise(q_z.mean, draw, generator)
-            return {"z": Latent(z, q_z)}
-        if z is not None:  # nothing recurs: the past of z is known
-            q_z = self.z_head(self.e_z(self._combine(shift(z), observed)))
-            return {"z": Latent(z, q_z)}
-        epsilon = noise(x.new_empty(*x.shape[:2], self.z_dim), draw, generator)
-        z, output = self.run_recursion(observed, epsilon)
-        return {"z": Latent(z, DiagonalGaussian.from_output(output))}
+        if self.combiner is None:  # nothing recurs
+            return super()._infer(x, u, lengths, draws)
+        frames = self._context(x, u, lengths, draws, Past()).frames
+        if "z" in draws.given:
+            return Inferred({"z": draws("z", self._propose("z", frames, {"z_prev": shift(draws.given["z"])}))})
+        return Inferred({"z": self.in_turn(draws, frames["observed"])[0]})
 
     def recursion(
         self, observed: Float[Tensor, "batch time g_dim"], epsilon: Float[Tensor, "batch time z_dim"]
@@ -155,91 +203,26 @@ class DKF(DVAE):
             output: Tensor = self.z_head.linear(self.e_z(self._combine(z_prev, at_t[t])))  # (5.5), (5.6)
             return output
 
-        return draw_in_turn(parameters, epsilon)  # (5.7)
+        return sample_chain(parameters, epsilon)  # (5.7)
 
-    def _observed(self, x: Tensor, u: Tensor | None, lengths: Tensor | None) -> Tensor:
-        """The part of g_t, Eq. (5.5), that observations and inputs determine, weighted as it enters the mean."""
-        inputs = x if u is None else torch.cat([x, u], -1)
-        if self.variant.context:
-            if lengths is not None:  # beyond a sequence's end there is nothing, as before its start
-                inside = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
-                inputs = torch.where(inside[..., None], inputs, inputs.new_zeros(()))
-            padded = F.pad(inputs, (0, 0, 1, 1))
-            inputs = torch.cat([padded[:, :-2], inputs, padded[:, 2:]], -1)
-        features = self.encoder(inputs)
-        if self.e_local is not None:
-            parts = [self.e_local(features)]
-        else:
-            parts = [e(features, lengths) for e in (self.e_forward, self.e_backward) if e is not None]  # (5.4)
-        total: Tensor = sum(parts[1:], parts[0])
-        return total / (len(parts) + self.variant.z_prev)
-
-    def _combine(self, z_prev: Tensor, observed: Tensor) -> Tensor:
-        """The combiner of Eq. (5.5): the mean of a Tanh layer on z_{t-1} and of the recurrent states."""
-        assert self.combiner is not None
-        weight = 1 / (1 + self.variant.forward + self.variant.backward)
-        return torch.add(observed, self.combiner(z_prev), alpha=weight)
-
-    def generation(
+    def _generate(
         self,
-        x: Float[Tensor, "batch time x_dim"],
+        x: Tensor,
         latents: Mapping[str, Tensor],
-        u: Float[Tensor, "batch time u_dim"] | None = None,
-        *,
-        lengths: Int[Tensor, " batch"] | None = None,
+        u: Tensor | None,
+        lengths: Tensor | None,
+        states: Mapping[str, Tensor],
     ) -> Generated:
-        r"""The transition (3.9)-(3.10) and the observation model (3.11)-(3.12), for all frames at once."""
         z = latents["z"]
-        return Generated({"z": self._transition(shift(z), u)}, self.x_head(self.d_x(z)))
+        return Generated({"z": self._transition(shift(z), u)}, self.x_head(self.d_x(z)))  # (3.11), (3.12)
 
     def _transition(self, z_prev: Tensor, u: Tensor | None) -> DiagonalGaussian:
-        prior: DiagonalGaussian = self.d_z(z_prev if u is None else torch.cat([z_prev, u], -1))  # (3.9)
+        prior: DiagonalGaussian = self.d_z(append_input(z_prev, u))  # (3.9), (3.10)
         return prior
 
-    def initial_state(self, batch_size: int) -> State:
-        """The latent vector z_0 = 0."""
-        parameter = next(self.parameters())
-        return {"z": parameter.new_zeros(batch_size, self.z_dim)}
+    def _initial_state(self, batch_size: int, draws: Given) -> State:
+        return {"z": next(self.parameters()).new_zeros(batch_size, self.z_dim)}
 
-    def step(
-        self,
-        state: State,
-        x_prev: Float[Tensor, "batch x_dim"],
-        u_t: Float[Tensor, "batch u_dim"] | None = None,
-        *,
-        z_t: Float[Tensor, "batch z_dim"] | None = None,
-        generator: Generator | None = None,
-    ) -> StepOutput:
-        """One step of the chain (3.10), then the observation model (3.12)."""
-        prior = self._transition(state["z"], u_t)
-        if z_t is None:
-            z_t = prior.sample(generator=generator)
-        return StepOutput(prior, z_t, self.x_head(self.d_x(z_t)), {"z": z_t})
-
-
-def _spec(variant: InferenceModel, *, driven: bool) -> DependencySpec:
-    """The dependencies of a variant, in the review's notation."""
-    if variant == INFERENCE_MODELS["smoother"] and not driven:
-        return DKF.spec
-
-    def both(index: str) -> str:
-        return f"x_{{{index}}}, u_{{{index}}}" if driven else f"x_{{{index}}}"
-
-    lines, g = [], ["z_{t-1}"] if variant.z_prev else []
-    if variant.forward:
-        lines.append(f"gf_t <- gf_{{t-1}}, {both('t')}")
-        g.append("gf_t")
-    if variant.backward:
-        lines.append(f"gb_t <- {both('t')}, gb_{{t+1}}      # (5.4)")
-        g.append("gb_t")
-    if not (variant.forward or variant.backward):
-        k = variant.context
-        g.append(both(f"t-{k}:t+{k}" if k else "t"))
-    lines += [f"g_t <- {', '.join(g)}      # (5.5)", "z_t ~ g_t      # (5.7)"]
-    return DependencySpec(
-        generation=f"""
-            z_t ~ z_{{t-1}}{", u_t" if driven else ""}      # (3.10)
-            x_t ~ z_t      # (3.12)
-        """,
-        inference="\n".join(lines),
-    )
+    def _step(self, state: State, x_prev: Tensor, u_t: Tensor | None, draws: Given) -> tuple[Distribution, State]:
+        z = draws("z", self._transition(state["z"], u_t), z_prev=state["z"])  # (3.10)
+        return self.x_head(self.d_x(z)), {"z": z}  # (3.12)

@@ -6,33 +6,72 @@ Li and Mandt (2018), "Disentangled sequential autoencoder".
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float, Int
-from torch import Generator, Tensor, nn
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.distributions import Distribution
 from torch.nn import functional as F
 
 from dvae_lib.distributions import DiagonalGaussian, FactorisedDistribution, standard_normal
 from dvae_lib.graphs import DependencySpec
-from dvae_lib.models.base import DVAE, Draw, State, StepOutput, noise
+from dvae_lib.models.base import DVAE, Context, Draws, Given, Inferred, Past, State
+from dvae_lib.models.registry import choose_spec, register
 from dvae_lib.networks import (
     MLP,
     FrameByFrame,
     GaussianHead,
     InternalState,
     ObservationHead,
-    PartlyKnown,
+    PrecomputedInput,
     Recurrence,
-    after_input,
-    beside,
-    draw_then_update,
+    append_input,
+    prepend_input,
+    sample_with_state,
     shift,
 )
-from dvae_lib.objectives import Generated, Latent
+from dvae_lib.objectives import Generated
 
 __all__ = ["DSAE"]
 
-INFERENCE_MODELS = ("full", "factorised", "structured")
+GENERATION = """
+    v ~                                         # (11.1)
+    h_t <- z_{t-1}, u_t, h_{t-1}                # (11.2)
+    z_t ~ h_t                                   # (11.4)
+    x_t ~ z_t, v                                # (11.6)
+"""
+OF_V = """
+    gv_fwd_t <- x_t, u_t, gv_fwd_{t-1}          # (11.12)
+    gv_bwd_t <- x_t, u_t, gv_bwd_{t+1}          # (11.13)
+    gv <- gv_fwd_T, gv_bwd_1                    # (11.14)
+    v ~ gv                                      # (11.16)
+"""
+FULL = """
+    gz_fwd_t <- x_t, u_t, v, gz_fwd_{t-1}       # (11.17)
+    gz_bwd_t <- x_t, u_t, v, gz_bwd_{t+1}       # (11.18)
+    gz_t <- gz_fwd_t, gz_bwd_t                  # (11.19)
+    z_t ~ gz_t                                  # (11.21)
+"""
+STRUCTURED = """
+    gz_bwd_t <- x_t, u_t, v, gz_bwd_{t+1}       # (11.18)
+    z_t ~ h_t, gz_bwd_t                         # (11.9)
+"""
+SPECS = {
+    "full": DependencySpec(GENERATION, OF_V + FULL),
+    "factorised": DependencySpec(GENERATION, OF_V + "z_t ~ x_t, u_t  # (11.10)"),
+    "structured": DependencySpec(GENERATION, OF_V + STRUCTURED),
+}
+WITH_RECURRENT_HEAD = DependencySpec(
+    GENERATION, OF_V + FULL.replace("gz_t <- gz_fwd_t, gz_bwd_t", "gz_t <- gz_fwd_t, gz_bwd_t, gz_{t-1}")
+)
 
 
+@register(
+    "dsae",
+    chapter=11,
+    variants=[*({"inference_model": name} for name in SPECS), {"head_rnn": 7}],
+    small={"v_dim": 2, "h_dim": 8, "prior": (8,), "decoder": (8,), "encoder": (8,), "g_dim": 8, "head": (8,)},
+    speech={"h_dim": 128, "decoder": (32, 64, 128, 256), "g_dim": 128, "head_rnn": 128},
+    motion={"h_dim": 64, "decoder": (32, 64), "g_dim": 64, "head_rnn": 64},
+)
 class DSAE(DVAE):
     r"""A latent vector of the whole sequence, and one per frame with a dynamical model of its own.
 
@@ -78,24 +117,7 @@ class DSAE(DVAE):
         torch.Size([2, 5, 513])
     """
 
-    spec = DependencySpec(
-        generation="""
-            v ~                                 # (11.1)
-            h_t <- z_{t-1}, h_{t-1}             # (11.2)
-            z_t ~ h_t                           # (11.4)
-            x_t ~ z_t, v                        # (11.6)
-        """,
-        inference="""
-            gv_fwd_t <- x_t, gv_fwd_{t-1}       # (11.12)
-            gv_bwd_t <- x_t, gv_bwd_{t+1}       # (11.13)
-            gv <- gv_fwd_T, gv_bwd_1            # (11.14)
-            v ~ gv                              # (11.16)
-            gz_fwd_t <- x_t, v, gz_fwd_{t-1}    # (11.17)
-            gz_bwd_t <- x_t, v, gz_bwd_{t+1}    # (11.18)
-            gz_t <- gz_fwd_t, gz_bwd_t          # (11.19)
-            z_t ~ gz_t                          # (11.21)
-        """,
-    )
+    spec = SPECS["full"].undriven()
 
     def __init__(
         self,
@@ -116,8 +138,6 @@ class DSAE(DVAE):
         cell: str = "lstm",
     ) -> None:
         super().__init__(x_dim, z_dim, observation=observation, u_dim=u_dim)
-        if inference_model not in INFERENCE_MODELS:
-            raise ValueError(f"inference_model must be one of {', '.join(INFERENCE_MODELS)}; got {inference_model!r}")
         v_dim = z_dim if v_dim is None else v_dim
         for name, size, least in (("v_dim", v_dim, 1), ("head_rnn", head_rnn, 0)):
             if not isinstance(size, int) or size < least:
@@ -125,7 +145,9 @@ class DSAE(DVAE):
         # The full model alone has this part of Appendix B.6; the others are built from the same preset without it.
         recurrent_head = head_rnn > 0 and inference_model == "full"
         self.v_dim, self.inference_model = v_dim, inference_model
-        self.spec = _spec(inference_model, recurrent_head=recurrent_head, driven=u_dim > 0)
+        self.spec = choose_spec(SPECS, u_dim, inference_model=inference_model)
+        if recurrent_head:
+            self.spec = WITH_RECURRENT_HEAD if u_dim else WITH_RECURRENT_HEAD.undriven()
         # h_t, p(z_t | h_t), p(x_t | z_t, v)
         self.d_h = InternalState(z_dim + u_dim, h_dim, cell=cell)
         self.d_z = MLP(h_dim, prior)
@@ -148,65 +170,48 @@ class DSAE(DVAE):
             self.e_z = MLP(states_dim[inference_model], head)
         self.z_head = GaussianHead(self.e_z.out_dim, z_dim)
 
-    def inference(
-        self,
-        x: Float[Tensor, "batch time x_dim"],
-        u: Float[Tensor, "batch time u_dim"] | None = None,
-        *,
-        lengths: Int[Tensor, " batch"] | None = None,
-        latents: Mapping[str, Tensor] | None = None,
-        draw: Draw = "sample",
-        generator: Generator | None = None,
-    ) -> dict[str, Latent]:
-        r"""v, Eqs. (11.12)-(11.16), then z given v; default: Eqs. (11.17)-(11.22)."""
-        return self._infer(x, u, lengths, latents or {}, draw, generator)[0]
+    def _context(self, x: Tensor, u: Tensor | None, lengths: Tensor | None, draws: Draws, past: Past) -> Context:
+        seen = self.encoder(append_input(x, u))
+        v = draws("v", self.v_head(self._summary(seen, lengths, past)))  # (11.15), (11.16)
+        if self.inference_model == "factorised":
+            return Context({"known": seen}, {"v": v})
+        seen = torch.cat([seen, v.sample[:, None].expand(-1, seen.shape[1], -1)], -1)
+        # (11.17)-(11.19)
+        known = torch.cat([past.run(f"gz_{i}", e, seen, lengths) for i, e in enumerate(self.e_gz)], -1)
+        if self.head_rnn is not None:
+            known = past.run("head", self.head_rnn, known)
+        return Context({"known": known}, {"v": v})
 
-    def _infer(
-        self,
-        x: Tensor,
-        u: Tensor | None,
-        lengths: Tensor | None,
-        latents: Mapping[str, Tensor],
-        draw: Draw,
-        generator: Generator | None,
-    ) -> tuple[dict[str, Latent], Tensor | None]:
-        """The latents, and the states h_{1:T} where inference made them."""
-        seen = self.encoder(beside(x, u))
-        q_v = self.v_head(self._summary(seen, lengths))  # (11.15)
-        v, z = latents.get("v"), latents.get("z")
-        if v is None:
-            v = q_v.mean + q_v.stddev * noise(q_v.mean, draw, generator)  # (11.16)
-        known, h = self._encode(seen, v, lengths), None
-        if self.inference_model != "structured":  # nothing recurs in z
-            q_z = self.z_head(self.e_z(known))  # (11.20), (11.10)
-            if z is None:
-                z = q_z.mean + q_z.stddev * noise(q_z.mean, draw, generator)  # (11.21)
-        elif z is not None:  # the past of z is known
-            h = self._states(z, u)
-            q_z = self.z_head(self.e_z(torch.cat([known, h], -1)))
-        else:
-            first = after_input(None if u is None else u[:, 0], x.new_zeros(len(x), self.z_dim))
-            # What h_{t+1} is made of beside z_t; the last one is never used.
-            u_next = x.new_zeros(*x.shape[:2], 0) if u is None else F.pad(u[:, 1:], (0, 0, 0, 1))
-            epsilon = noise(x.new_empty(*x.shape[:2], self.z_dim), draw, generator)
-            z, h, output = self.run_recursion(known, first, u_next, epsilon)
-            q_z = DiagonalGaussian.from_output(output)
-        return {"v": Latent(v, q_v), "z": Latent(z, q_z)}, h
-
-    def _summary(self, seen: Tensor, lengths: Tensor | None) -> Float[Tensor, "batch gv_dim"]:
+    def _summary(self, seen: Tensor, lengths: Tensor | None, past: Past) -> Float[Tensor, "batch gv_dim"]:
         """The last state of the forward and the first of the backward recursion, Eqs. (11.12)-(11.14)."""
-        forward, backward = (recurrence(seen, lengths) for recurrence in self.e_gv)
+        forward, backward = (past.run(f"gv_{i}", recurrence, seen, lengths) for i, recurrence in enumerate(self.e_gv))
         rows = torch.arange(len(seen), device=seen.device)
         last = forward[:, -1] if lengths is None else forward[rows, lengths - 1]
         return torch.cat([last, backward[:, 0]], -1)
 
-    def _encode(self, seen: Tensor, v: Tensor, lengths: Tensor | None) -> Float[Tensor, "batch time states_dim"]:
-        """What z_t is inferred from that is no latent of a frame, Eqs. (11.17)-(11.19)."""
-        if self.inference_model == "factorised":
-            return seen
-        seen = torch.cat([seen, v[:, None].expand(-1, seen.shape[1], -1)], -1)
-        states = torch.cat([recurrence(seen, lengths) for recurrence in self.e_gz], -1)
-        return states if self.head_rnn is None else self.head_rnn(states)
+    def _propose(self, name: str, context: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> Distribution:
+        read = context["known"]
+        if self.inference_model == "structured":
+            read = torch.cat([read, known["h"]], -1)
+        posterior: Distribution = self.z_head(self.e_z(read))  # (11.20), (11.21)
+        return posterior
+
+    def _infer(self, x: Tensor, u: Tensor | None, lengths: Tensor | None, draws: Draws) -> Inferred:
+        r"""v, Eqs. (11.12)-(11.16), then z given v; default: Eqs. (11.17)-(11.22)."""
+        if self.inference_model != "structured":  # nothing recurs in z
+            return super()._infer(x, u, lengths, draws)
+        context = self._context(x, u, lengths, draws, Past())
+        z = draws.given.get("z")
+        if z is not None:
+            h = self._states(z, u)
+            return Inferred(
+                {**context.latents, "z": draws("z", self._propose("z", context.frames, {"h": h}))}, {"h": h}
+            )
+        first = prepend_input(None if u is None else u[:, 0], x.new_zeros(len(x), self.z_dim))
+        # What h_{t+1} is made of beside z_t; the last one is never used.
+        u_next = x.new_zeros(*x.shape[:2], 0) if u is None else F.pad(u[:, 1:], (0, 0, 0, 1))
+        latent, h = self.in_turn(draws, context.frames["known"], first, u_next)
+        return Inferred({**context.latents, "z": latent}, {"h": h})
 
     def recursion(
         self,
@@ -217,48 +222,32 @@ class DSAE(DVAE):
     ) -> tuple[Tensor, ...]:
         """The loop of the structured model: all z_t, h_t, and outputs that hold mean and log-variance of q(z_t | .)."""
         h_1, state = self.d_h(first[:, None])
-        z, h_next, output = draw_then_update(
+        z, h_next, output = sample_with_state(
             FrameByFrame(self.d_h, u_next),
-            PartlyKnown([*self.e_z, self.z_head.linear], known),
+            PrecomputedInput([*self.e_z, self.z_head.linear], known),
             nn.Identity(),
             epsilon,
             start=tuple(value[:, 0] for value in state.values()),
         )
         return z, torch.cat([h_1, h_next[:, :-1]], 1), output
 
-    def infer_and_generate(
+    def _generate(
         self,
-        x: Float[Tensor, "batch time x_dim"],
-        u: Float[Tensor, "batch time u_dim"] | None = None,
-        *,
-        lengths: Int[Tensor, " batch"] | None = None,
-        feedback: float = 0.0,
-        draw: Draw = "sample",
-        generator: Generator | None = None,
-    ) -> tuple[dict[str, Latent], Generated]:
-        """Both directions; in the structured model they share the states h_t."""
-        latents, h = self._infer(x, u, lengths, {}, draw, generator)
-        z, v = latents["z"].sample, latents["v"].sample
-        return latents, self._generated(self._states(z, u) if h is None else h, z, v)
-
-    def generation(
-        self,
-        x: Float[Tensor, "batch time x_dim"],
+        x: Tensor,
         latents: Mapping[str, Tensor],
-        u: Float[Tensor, "batch time u_dim"] | None = None,
-        *,
-        lengths: Int[Tensor, " batch"] | None = None,
+        u: Tensor | None,
+        lengths: Tensor | None,
+        states: Mapping[str, Tensor],
     ) -> Generated:
-        r"""The priors, Eqs. (11.2)-(11.4), and the observation model, Eqs. (11.5)-(11.6), for all frames at once."""
-        return self._generated(self._states(latents["z"], u), latents["z"], latents["v"])
+        z, v, h = latents["z"], latents["v"], states.get("h")
+        if h is None:
+            h = self._states(z, u)
+        of_sequence = v[:, None].expand(-1, z.shape[1], -1)
+        return Generated({"v": standard_normal(v), "z": self._prior(h)}, self._observe(z, of_sequence))
 
     def _states(self, z: Tensor, u: Tensor | None) -> Float[Tensor, "batch time h_dim"]:
         """The internal states of the past of z, Eq. (11.2)."""
-        return self.d_h(after_input(u, shift(z)))[0]  # type: ignore[no-any-return]
-
-    def _generated(self, h: Tensor, z: Tensor, v: Tensor) -> Generated:
-        of_sequence = v[:, None].expand(-1, z.shape[1], -1)
-        return Generated({"v": standard_normal(v), "z": self._prior(h)}, self._observe(z, of_sequence))
+        return self.d_h(prepend_input(u, shift(z)))[0]  # type: ignore[no-any-return]
 
     def _prior(self, h: Float[Tensor, "*batch h_dim"]) -> DiagonalGaussian:
         prior: DiagonalGaussian = self.prior_head(self.d_z(h))  # (11.3), (11.4)
@@ -268,70 +257,13 @@ class DSAE(DVAE):
         observation: FactorisedDistribution = self.x_head(self.d_x(torch.cat([z, v], -1)))  # (11.5), (11.6)
         return observation
 
-    def initial_state(
-        self,
-        batch_size: int,
-        *,
-        v: Float[Tensor, "batch v_dim"] | None = None,
-        generator: Generator | None = None,
-    ) -> State:
-        """The internal state h_0 = 0 (and the LSTM's cell), z_0 = 0, and v: the given one, or one from its prior."""
+    def _initial_state(self, batch_size: int, draws: Given) -> State:
         state = self.d_h.initial_state(batch_size)
-        if v is None:
-            v = standard_normal(state["h"].new_zeros(batch_size, self.v_dim)).sample(generator=generator)
-        elif v.shape != (batch_size, self.v_dim):
-            raise ValueError(f"v must have shape {(batch_size, self.v_dim)}; got {tuple(v.shape)}")
+        v = draws("v", standard_normal(state["h"].new_zeros(batch_size, self.v_dim)))  # (11.1)
         return {**state, "z": state["h"].new_zeros(batch_size, self.z_dim), "v": v}
 
-    def step(
-        self,
-        state: State,
-        x_prev: Float[Tensor, "batch x_dim"],
-        u_t: Float[Tensor, "batch u_dim"] | None = None,
-        *,
-        z_t: Float[Tensor, "batch z_dim"] | None = None,
-        generator: Generator | None = None,
-    ) -> StepOutput:
-        """Update the state (11.2), draw z_t from its prior (11.4), observe (11.6)."""
+    def _step(self, state: State, x_prev: Tensor, u_t: Tensor | None, draws: Given) -> tuple[Distribution, State]:
         internal = {name: state[name] for name in self.d_h.state_names}
-        h, internal = self.d_h(after_input(u_t, state["z"])[:, None], internal)
-        prior = self._prior(h[:, 0])
-        z_t = prior.sample(generator=generator) if z_t is None else z_t
-        return StepOutput(prior, z_t, self._observe(z_t, state["v"]), {**internal, "z": z_t, "v": state["v"]})
-
-
-def _spec(inference_model: str, *, recurrent_head: bool, driven: bool) -> DependencySpec:
-    """The dependencies of a variant, in the review's notation."""
-    if inference_model == "full" and not recurrent_head and not driven:
-        return DSAE.spec
-    u_t = ", u_t" if driven else ""
-    of_z = {
-        "full": f"""
-            gz_fwd_t <- x_t{u_t}, v, gz_fwd_{{t-1}}     # (11.17)
-            gz_bwd_t <- x_t{u_t}, v, gz_bwd_{{t+1}}     # (11.18)
-            gz_t <- gz_fwd_t, gz_bwd_t{", gz_{t-1}" if recurrent_head else ""}      # (11.19)
-            z_t ~ gz_t                                  # (11.21)
-        """,
-        "factorised": f"""
-            z_t ~ x_t{u_t}                              # (11.10)
-        """,
-        "structured": f"""
-            gz_bwd_t <- x_t{u_t}, v, gz_bwd_{{t+1}}     # (11.18)
-            z_t ~ h_t, gz_bwd_t                         # (11.9)
-        """,
-    }
-    return DependencySpec(
-        generation=f"""
-            v ~                                         # (11.1)
-            h_t <- z_{{t-1}}{u_t}, h_{{t-1}}            # (11.2)
-            z_t ~ h_t                                   # (11.4)
-            x_t ~ z_t, v                                # (11.6)
-        """,
-        inference=f"""
-            gv_fwd_t <- x_t{u_t}, gv_fwd_{{t-1}}        # (11.12)
-            gv_bwd_t <- x_t{u_t}, gv_bwd_{{t+1}}        # (11.13)
-            gv <- gv_fwd_T, gv_bwd_1                    # (11.14)
-            v ~ gv                                      # (11.16)
-        """
-        + of_z[inference_model],
-    )
+        h, internal = self.d_h(prepend_input(u_t, state["z"])[:, None], internal)  # (11.2)
+        z = draws("z", self._prior(h[:, 0]), h=h[:, 0])  # (11.4)
+        return self._observe(z, state["v"]), {**internal, "z": z, "v": state["v"]}  # (11.6)

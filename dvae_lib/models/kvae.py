@@ -10,13 +10,14 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.distributions import Distribution, MultivariateNormal
 
 from dvae_lib.distributions import DiagonalGaussian
 from dvae_lib.graphs import DependencySpec
-from dvae_lib.models.base import DVAE, Draw, Lengths, State, StepOutput, noise
+from dvae_lib.models.base import DVAE, Context, Draws, Given, Inferred, Lengths, Past, State, noise
+from dvae_lib.models.registry import register
 from dvae_lib.networks import MLP, GaussianHead, ObservationHead, shift
 from dvae_lib.objectives import VLB, Generated, Latent, frame_mask
 from dvae_lib.statespace import (
@@ -31,6 +32,33 @@ from dvae_lib.statespace.series import Series, as_mask
 
 __all__ = ["KVAE", "Imputation"]
 
+SPECS = {
+    "time-invariant": DependencySpec(
+        generation="""
+            z_t ~ z_{t-1}, u_t              # (6.2)
+            a_t ~ z_t                       # (6.4)
+            x_t ~ a_t                       # (6.6)
+        """,
+        inference="""
+            a_t ~ x_t                       # (6.14)
+            z_t ~ z_{t-1}, a_{t:T}, u_{t:T} # (6.12)
+        """,
+    ),
+    # w_t is the state of the network behind the mixture's weights.
+    "mixed": DependencySpec(
+        generation="""
+            w_t <- a_{t-1}, w_{t-1}
+            z_t ~ z_{t-1}, u_t, w_t         # (6.2)
+            a_t ~ z_t, w_t                  # (6.4)
+            x_t ~ a_t                       # (6.6)
+        """,
+        inference="""
+            a_t ~ x_t                       # (6.14)
+            z_t ~ z_{t-1}, a_{1:T}, u_{t:T} # (6.12)
+        """,
+    ),
+}
+
 
 class Imputation(NamedTuple):
     """Films with their gaps filled: p(x_t | a_t) at the estimated features, and those features."""
@@ -39,6 +67,7 @@ class Imputation(NamedTuple):
     a: Float[Tensor, "batch time a_dim"]
 
 
+@register("kvae", chapter=6, variants=[{"mixture": 1}, {"mixture": 3}], small={"weights_dim": 6})
 class KVAE(DVAE):
     r"""Features a_t of every frame from a VAE; their dynamics from a Kalman smoother.
 
@@ -73,17 +102,7 @@ class KVAE(DVAE):
         torch.Size([3, 20, 256])
     """
 
-    spec = DependencySpec(
-        generation="""
-            z_t ~ z_{t-1}               # (6.2)
-            a_t ~ z_t                   # (6.4)
-            x_t ~ a_t                   # (6.6)
-        """,
-        inference="""
-            a_t ~ x_t                   # (6.14)
-            z_t ~ z_{t-1}, a_{t:T}      # (6.12)
-        """,
-    )
+    spec = SPECS["time-invariant"].undriven()
 
     def __init__(
         self,
@@ -103,7 +122,8 @@ class KVAE(DVAE):
             if size < 1:
                 raise ValueError(f"{name} must be at least 1; got {size}")
         self.a_dim, self.mixture = a_dim, mixture
-        self.spec = _spec(mixed=mixture > 1, driven=u_dim > 0)
+        spec = SPECS["mixed" if mixture > 1 else "time-invariant"]
+        self.spec = spec if u_dim else spec.undriven()
         # The VAE between x_t and a_t
         self.d_x = MLP(a_dim, decoder)
         self.x_head = ObservationHead(self.d_x.out_dim, x_dim, observation)
@@ -193,32 +213,24 @@ class KVAE(DVAE):
 
     # ---------------------------------------------------------------- the contract
 
-    def inference(
-        self,
-        x: Float[Tensor, "batch time x_dim"],
-        u: Float[Tensor, "batch time u_dim"] | None = None,
-        *,
-        lengths: Int[Tensor, " batch"] | None = None,
-        latents: Mapping[str, Tensor] | None = None,
-        draw: Draw = "sample",
-        generator: Generator | None = None,
-    ) -> dict[str, Latent]:
+    def _infer(self, x: Tensor, u: Tensor | None, lengths: Tensor | None, draws: Draws) -> Inferred:
         r"""The encoder :math:`q_\phi(\mathbf{a}_t | \mathbf{x}_t)` (6.14), then the exact posterior of z (6.12).
 
         The latter is given in the order of the chain rule, as
         :math:`p(\mathbf{z}_t | \mathbf{z}_{t-1}, \mathbf{a}_{t:T}, \mathbf{u}_{t:T})`.
         """
-        given = latents or {}
-        q_a = self._encoded(x)
-        a, u = self._full(given.get("a")), self._full(u)
-        if a is None:
-            a = q_a.mean + q_a.stddev * noise(q_a.mean, draw, generator)
+        given = Draws(
+            {name: value.to(self._precision) for name, value in draws.given.items()}, draws.how, draws.generator
+        )
+        a = given("a", self._encoded(x))
         with self._in_full():
-            smoothed = kalman_smoother(self.state_space(a), a, u, mask=frame_mask(lengths, x.shape[1]))
+            smoothed = kalman_smoother(
+                self.state_space(a.sample), a.sample, self._full(u), mask=frame_mask(lengths, x.shape[1])
+            )
             gain, mean, factor = _chain(smoothed)
-            z = self._full(given.get("z"))
+            z = given.given.get("z")
             if z is None:
-                deviation = factor @ noise(smoothed.mean, draw, generator)[..., None]
+                deviation = factor @ draws.noise(smoothed.mean)[..., None]
                 z_t = (mean[:, 0, :, None] + deviation[:, 0]).squeeze(-1)
                 samples = [z_t]
                 for t in range(1, x.shape[1]):
@@ -227,15 +239,15 @@ class KVAE(DVAE):
                 z = torch.stack(samples, 1)
             conditional = mean + (gain @ shift(z)[..., None]).squeeze(-1)
             q_z = MultivariateNormal(conditional, scale_tril=factor, validate_args=False)
-        return {"a": Latent(a, q_a), "z": Latent(z, q_z)}
+        return Inferred({"a": a, "z": Latent(z, q_z)})
 
-    def generation(
+    def _generate(
         self,
-        x: Float[Tensor, "batch time x_dim"],
+        x: Tensor,
         latents: Mapping[str, Tensor],
-        u: Float[Tensor, "batch time u_dim"] | None = None,
-        *,
-        lengths: Int[Tensor, " batch"] | None = None,
+        u: Tensor | None,
+        lengths: Tensor | None,
+        states: Mapping[str, Tensor],
     ) -> Generated:
         r"""The state (6.2), the features (6.4) and the frames (6.6), for all frames at once."""
         a, z = latents["a"].to(self._precision), latents["z"].to(self._precision)
@@ -258,14 +270,13 @@ class KVAE(DVAE):
         observation: Distribution = self.x_head(self.d_x(a.to(self.dynamics["mu_1"].dtype)))  # (6.5)
         return observation
 
-    def vlb(
+    def single_sample_bound(
         self,
         x: Float[Tensor, "batch time x_dim"],
         u: Float[Tensor, "batch time u_dim"] | None = None,
         *,
         lengths: Lengths | None = None,
         beta: float = 1.0,
-        num_samples: int = 1,
         feedback: float = 0.0,
         kl: Literal["analytic", "sampled"] = "analytic",
         generator: Generator | None = None,
@@ -279,12 +290,6 @@ class KVAE(DVAE):
         Features and state share one KL term, ``kl["a, z"]`` of shape ``(B,)``. With one sample it may be
         negative. "analytic" and "sampled" are the same: the features are sampled, the state never.
         """
-        if num_samples != 1:
-            return super().vlb(
-                x, u, lengths=lengths, beta=beta, num_samples=num_samples, feedback=feedback, kl=kl, generator=generator
-            )
-        if kl not in ("analytic", "sampled"):
-            raise ValueError(f"kl must be 'analytic' or 'sampled'; got {kl!r}")
         x, u, lengths = self.admit(x, u, lengths, feedback)
         mask = frame_mask(lengths, x.shape[1])
         q_a = self._encoded(x)
@@ -298,17 +303,7 @@ class KVAE(DVAE):
         term = log_q - log_p
         return VLB(reconstruction - beta * term, reconstruction, {"a, z": term}, beta=beta)
 
-    def smc_bound(self, *args: object, **kwargs: object) -> Tensor:
-        """Not for this model: its posterior of z_t needs features that are still to come.
-
-        Raises:
-            NotImplementedError: Always. The state is integrated out exactly, so `importance_weighted_bound`, whose
-                weights vary with the features alone, does well.
-        """
-        raise NotImplementedError("the KVAE's state is integrated out exactly: use importance_weighted_bound")
-
-    def initial_state(self, batch_size: int) -> State:
-        """Before the first frame: no state yet, no feature read."""
+    def _initial_state(self, batch_size: int, draws: Given) -> State:
         parameter = self.dynamics["mu_1"]
         z = parameter.new_zeros(batch_size, self.z_dim, dtype=self._precision)
         state = {"z": z, "begun": parameter.new_zeros(batch_size, 1)}
@@ -318,39 +313,76 @@ class KVAE(DVAE):
             state["h"], state["c"] = parameter.new_zeros(2, batch_size, size)
         return state
 
-    def step(
-        self,
-        state: State,
-        x_prev: Float[Tensor, "batch x_dim"],
-        u_t: Float[Tensor, "batch u_dim"] | None = None,
-        *,
-        z_t: Float[Tensor, "batch z_dim"] | None = None,
-        a_t: Float[Tensor, "batch a_dim"] | None = None,
-        generator: Generator | None = None,
-    ) -> StepOutput:
-        """One frame: the state (6.2), the features (6.4), then the observation model (6.6)."""
-        following: State = {}
-        weights = None
-        if self.weights_network is not None and self.weights_head is not None:
-            past = state["a"].to(state["h"].dtype)
-            out, (h, c) = self.weights_network(past[:, None], (state["h"][None], state["c"][None]))
-            weights = self.weights_head(out).softmax(-1).to(self._precision)
-            following = {"h": h[0], "c": c[0]}
-        ssm = self._ssm(weights)
-        mean = (ssm.stepwise("A")[..., 0, :, :] @ state["z"][..., None]).squeeze(-1)
+    def _step(self, state: State, x_prev: Tensor, u_t: Tensor | None, draws: Given) -> tuple[Distribution, State]:
+        ssm, following = self._next_matrices(state)
         first = state["begun"] == 0
+        mean = self._predicted(ssm, state["z"], first, u_t)
+        logvar = torch.where(first, self.dynamics["logvar_1"], self.dynamics["logvar_z"]).to(mean)
+        z = draws("z", DiagonalGaussian(mean, logvar))  # (6.2)
+        a = draws("a", self._features((ssm.stepwise("C")[..., 0, :, :] @ z[..., None]).squeeze(-1)))  # (6.4)
+        if following:
+            following["a"] = a
+        return self._observation(a), {**following, "z": z, "begun": torch.ones_like(state["begun"])}  # (6.6)
+
+    def _next_matrices(self, state: State) -> tuple[LinearGaussianSSM, State]:
+        """The matrices of the next frame; of a mixture, also the state of the network behind its weights."""
+        if self.weights_network is None or self.weights_head is None:
+            return self._ssm(None), {}
+        past = state["a"].to(state["h"].dtype)
+        out, (h, c) = self.weights_network(past[:, None], (state["h"][None], state["c"][None]))
+        weights = self.weights_head(out).softmax(-1).to(self._precision)
+        return self._ssm(weights), {"h": h[0], "c": c[0]}
+
+    @staticmethod
+    def _predicted(ssm: LinearGaussianSSM, z: Tensor, first: Tensor, u_t: Tensor | None) -> Tensor:
+        """The mean of the next state, given the one before, or its mean."""
+        mean = (ssm.stepwise("A")[..., 0, :, :] @ z[..., None]).squeeze(-1)
         mean = torch.where(first, ssm.mu_1, mean)
         if u_t is not None:
             mean = mean + (ssm.stepwise("B")[..., 0, :, :] @ u_t.to(mean)[..., None]).squeeze(-1)
-        logvar = torch.where(first, self.dynamics["logvar_1"], self.dynamics["logvar_z"]).to(mean)
-        prior = DiagonalGaussian(mean, logvar)
-        z_t = prior.sample(generator=generator) if z_t is None else z_t
-        p_a = self._features((ssm.stepwise("C")[..., 0, :, :] @ z_t[..., None]).squeeze(-1))
-        a_t = p_a.sample(generator=generator) if a_t is None else a_t
-        if weights is not None:
-            following["a"] = a_t
-        following |= {"z": z_t, "begun": torch.ones_like(state["begun"])}
-        return StepOutput(prior, z_t, self._observation(a_t), following, {"a": a_t})
+        return mean
+
+    # ---------------------------------------------------------------- filtering: the state is integrated out
+
+    # Particles carry the features alone, and the Kalman filter's mean and covariance of the state given them.
+
+    def _context(self, x: Tensor, u: Tensor | None, lengths: Tensor | None, draws: Draws, past: Past) -> Context:
+        q_a = self._encoded(x)
+        return Context({"mean": q_a.mean, "logvar": q_a.logvar})
+
+    def _propose(self, name: str, context: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> Distribution:
+        return DiagonalGaussian(context["mean"], context["logvar"])  # (6.14)
+
+    def _filter_initial_state(self, batch_size: int, draws: Given) -> State:
+        state = self._initial_state(batch_size, draws)
+        z = state.pop("z")
+        return {**state, "mean": z, "covariance": z.new_zeros(batch_size, self.z_dim, self.z_dim)}
+
+    def _filter_step(
+        self, state: State, x_prev: Tensor, u_t: Tensor | None, draws: Given
+    ) -> tuple[Distribution, State]:
+        with self._in_full():
+            ssm, following = self._next_matrices(state)
+            A, C = (ssm.stepwise(name)[..., 0, :, :] for name in ("A", "C"))
+            first = state["begun"] == 0
+            mean = self._predicted(ssm, state["mean"], first, u_t)
+            moved = A @ state["covariance"] @ A.mT + ssm.stepwise("Lambda")[..., 0, :, :]
+            covariance = torch.where(first[..., None], ssm.Lambda_1, moved)
+            Sigma = ssm.stepwise("Sigma")[..., 0, :, :]
+            expected = (C @ mean[..., None]).squeeze(-1)
+            spread = C @ covariance @ C.mT + Sigma
+            a = draws("a", MultivariateNormal(expected, spread, validate_args=False))
+            gain = torch.linalg.solve(spread, C @ covariance).mT
+            mean = mean + (gain @ (a - expected)[..., None]).squeeze(-1)
+            left = torch.eye(self.z_dim).to(gain) - gain @ C
+            covariance = left @ covariance @ left.mT + gain @ Sigma @ gain.mT
+        if following:
+            following["a"] = a
+        following |= {"mean": mean, "covariance": covariance, "begun": torch.ones_like(state["begun"])}
+        return self._observation(a), following
+
+    def _filtered(self, state: State) -> dict[str, tuple[Tensor, Tensor]]:
+        return {"z": (state["mean"], state["covariance"].diagonal(dim1=-2, dim2=-1))}
 
     # ---------------------------------------------------------------- what the model was made for
 
@@ -420,24 +452,3 @@ def _longest_gap(observed: Tensor) -> int:
         run = run + 1 if missing else 0
         longest = max(longest, run)
     return longest
-
-
-def _spec(*, mixed: bool, driven: bool) -> DependencySpec:
-    """The dependencies, in the review's notation; w_t is the state of the network behind the mixture's weights."""
-    if not mixed and not driven:
-        return KVAE.spec
-    w, u = (", w_t" if mixed else ""), (", u_t" if driven else "")
-    features, inputs = ("a_{1:T}" if mixed else "a_{t:T}"), (", u_{t:T}" if driven else "")
-    network = "w_t <- a_{t-1}, w_{t-1}" if mixed else ""
-    return DependencySpec(
-        generation=f"""
-            {network}
-            z_t ~ z_{{t-1}}{u}{w}      # (6.2)
-            a_t ~ z_t{w}      # (6.4)
-            x_t ~ a_t      # (6.6)
-        """,
-        inference=f"""
-            a_t ~ x_t      # (6.14)
-            z_t ~ z_{{t-1}}, {features}{inputs}      # (6.12)
-        """,
-    )

@@ -12,13 +12,14 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
+from torch.distributions import Distribution
 
-from dvae_lib.distributions import FactorisedDistribution, standard_normal
+from dvae_lib.distributions import FactorisedDistribution
 from dvae_lib.graphs import DependencySpec
-from dvae_lib.models.base import DVAE, Draw, State, StepOutput, check_sequences
+from dvae_lib.models.base import DVAE, Draws, Given, Inferred, State, check_sequences
 from dvae_lib.networks import MLP, InternalState, ObservationHead, shift
-from dvae_lib.objectives import Generated, Latent
+from dvae_lib.objectives import Generated
 
 __all__ = ["GRNN", "RNN"]
 
@@ -178,8 +179,7 @@ class GRNN(DVAE):
         learn_initial_state: bool = False,
         decoder: Sequence[int] = (),
     ) -> None:
-        super().__init__(x_dim, 1, observation=observation, u_dim=u_dim)
-        self.z_dim = 0
+        super().__init__(x_dim, 0, observation=observation, u_dim=u_dim)
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}; got {mode!r}")
         if (mode == "driven" and u_dim == 0) or (mode == "undriven" and u_dim > 0):
@@ -205,54 +205,20 @@ class GRNN(DVAE):
         observation: FactorisedDistribution = self.x_head(self.d_x(h))
         return observation
 
-    def inference(
-        self,
-        x: Float[Tensor, "batch time x_dim"],
-        u: Float[Tensor, "batch time u_dim"] | None = None,
-        *,
-        lengths: Int[Tensor, " batch"] | None = None,
-        latents: Mapping[str, Tensor] | None = None,
-        draw: Draw = "sample",
-        generator: Generator | None = None,
-    ) -> dict[str, Latent]:
+    def _infer(self, x: Tensor, u: Tensor | None, lengths: Tensor | None, draws: Draws) -> Inferred:
         """Nothing: there is no latent variable to infer."""
-        return {}
+        return Inferred({})
 
-    def generation(
+    def _generate(
         self,
-        x: Float[Tensor, "batch time x_dim"],
-        latents: Mapping[str, Tensor] | None = None,
-        u: Float[Tensor, "batch time u_dim"] | None = None,
-        *,
-        lengths: Int[Tensor, " batch"] | None = None,
-        feedback: float = 0.0,
-        generator: Generator | None = None,
+        x: Tensor,
+        latents: Mapping[str, Tensor],
+        u: Tensor | None,
+        lengths: Tensor | None,
+        states: Mapping[str, Tensor],
     ) -> Generated:
-        r"""The distributions :math:`p(\mathbf{x}_t | \mathbf{h}_t)` of whole sequences, Eqs. (3.5)-(3.7).
-
-        Arguments:
-            x: The observed sequences, which the predictive mode looks back on.
-            latents: Ignored.
-            u: The external inputs.
-            lengths: Ignored: a state never looks ahead, so padding at the end changes nothing before it.
-            feedback: Probability, per sequence and frame, that :math:`\mathbf{x}_{t-1}` is replaced by the mean of
-                the model's own :math:`p(\mathbf{x}_{t-1} | \cdot)`.
-            generator: Source of randomness.
-        """
-        if feedback != 0:
-            self.check_feedback()
-            return self.generation_fed_back(x, {}, u, feedback=feedback, generator=generator)
         h, _ = self.d_h(self._input(shift(x), u))  # (3.5), with x_0 = 0
         return Generated({}, self._observe(h))  # (3.6), (3.7)
-
-    def check_feedback(self) -> None:
-        """Refuse the modes without a predictive link.
-
-        Raises:
-            ValueError: The driven and the undriven mode.
-        """
-        if self.mode != "predictive":
-            raise ValueError(f"the {self.mode} mode does not look at past frames, so nothing can be fed back")
 
     def log_likelihood(
         self,
@@ -264,20 +230,9 @@ class GRNN(DVAE):
         r""":math:`\log p(\mathbf{x}_{1:T} | \mathbf{u}_{1:T})` of each sequence in nats, Eq. (3.8)."""
         return self.vlb(x, u, lengths=lengths).value
 
-    def initial_state(self, batch_size: int) -> State:
-        r"""The internal state :math:`\mathbf{h}_0` (and the LSTM's cell)."""
+    def _initial_state(self, batch_size: int, draws: Given) -> State:
         return self.d_h.initial_state(batch_size)
 
-    def step(
-        self,
-        state: State,
-        x_prev: Float[Tensor, "batch x_dim"],
-        u_t: Float[Tensor, "batch u_dim"] | None = None,
-        *,
-        z_t: Tensor | None = None,
-        generator: Generator | None = None,
-    ) -> StepOutput:
-        """One frame: the next state (3.5) and p(x_t | h_t), Eq. (3.7); the latent is a vector of size 0."""
-        h, state = self.d_h(self._input(x_prev, u_t)[:, None], state)
-        empty = x_prev[:, :0]
-        return StepOutput(standard_normal(empty), empty, self._observe(h[:, 0]), state)
+    def _step(self, state: State, x_prev: Tensor, u_t: Tensor | None, draws: Given) -> tuple[Distribution, State]:
+        h, state = self.d_h(self._input(x_prev, u_t)[:, None], state)  # (3.5)
+        return self._observe(h[:, 0]), state  # (3.7)

@@ -6,33 +6,95 @@ Leglaive, Alameda-Pineda, Girin and Horaud (2020), "A recurrent variational auto
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float, Int
-from torch import Generator, Tensor, nn
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.distributions import Distribution
 
-from dvae_lib.distributions import DiagonalGaussian, FactorisedDistribution, standard_normal
+from dvae_lib.distributions import FactorisedDistribution, standard_normal
 from dvae_lib.graphs import DependencySpec
-from dvae_lib.models.base import DVAE, Draw, State, StepOutput, noise
+from dvae_lib.models.base import DVAE, Context, Draws, Given, Inferred, Past, State
+from dvae_lib.models.registry import choose_spec, register
 from dvae_lib.networks import (
     MLP,
     FrameByFrame,
     GaussianHead,
     InternalState,
     ObservationHead,
-    PartlyKnown,
+    PrecomputedInput,
     Recurrence,
-    after_input,
-    beside,
-    draw_then_update,
+    append_input,
+    prepend_input,
+    sample_with_state,
     shift,
 )
-from dvae_lib.objectives import Generated, Latent
+from dvae_lib.objectives import Generated
 
 __all__ = ["RVAE"]
 
-GENERATION_MODELS = ("instantaneous", "causal", "noncausal")
-INFERENCE_MODELS = ("smoother", "filter")
+GENERATION = {
+    "instantaneous": """
+        z_t ~                                   # (10.3)
+        x_t ~ z_t, u_t                          # (10.2)
+    """,
+    "causal": """
+        z_t ~                                   # (10.3)
+        h_t <- z_t, u_t, h_{t-1}                # (10.4)
+        x_t ~ h_t                               # (10.6)
+    """,
+    "noncausal": """
+        z_t ~                                   # (10.3)
+        h_fwd_t <- z_t, u_t, h_fwd_{t-1}        # (10.9)
+        h_bwd_t <- z_t, u_t, h_bwd_{t+1}        # (10.10)
+        h_t <- h_fwd_t, h_bwd_t                 # (10.11)
+        x_t ~ h_t                               # (10.13)
+    """,
+}
+FILTER = """
+    gz_fwd_t <- z_{t-1}, u_{t-1}, gz_fwd_{t-1}
+    gx_fwd_t <- x_t, u_t, gx_fwd_{t-1}
+    g_t <- gz_fwd_t, gx_fwd_t
+    z_t ~ g_t
+"""
+INFERENCE = {
+    ("instantaneous", "smoother"): "z_t ~ x_t, u_t  # (10.17)",
+    ("causal", "smoother"): """
+        g_fwd_t <- z_{t-1}, u_{t-1}, g_fwd_{t-1}    # (10.18)
+        g_bwd_t <- x_t, u_t, g_bwd_{t+1}            # (10.19)
+        g_t <- g_fwd_t, g_bwd_t                     # (10.20)
+        z_t ~ g_t                                   # (10.22)
+    """,
+    ("causal", "filter"): FILTER,
+    ("noncausal", "smoother"): """
+        gz_fwd_t <- z_{t-1}, u_{t-1}, gz_fwd_{t-1}  # (10.24)
+        gx_fwd_t <- x_t, u_t, gx_fwd_{t-1}          # (10.25)
+        gx_bwd_t <- x_t, u_t, gx_bwd_{t+1}          # (10.26)
+        g_t <- gz_fwd_t, gx_fwd_t, gx_bwd_t         # (10.27)
+        z_t ~ g_t                                   # (10.29)
+    """,
+    ("noncausal", "filter"): FILTER,
+}
+SPECS = {names: DependencySpec(GENERATION[names[0]], lines) for names, lines in INFERENCE.items()}
+SMALL = {"h_dim": 8, "decoder": (8,), "encoder": (8,), "g_dim": 8, "head": (8,)}
 
 
+@register(
+    "rvae-noncausal",
+    chapter=10,
+    options={"generation_model": "noncausal"},
+    variants=[{"inference_model": "smoother"}, {"inference_model": "filter"}],
+    small=SMALL,
+    speech={"h_dim": 128, "g_dim": 128},
+    motion={"h_dim": 64, "g_dim": 64},
+)
+@register(
+    "rvae-causal",
+    chapter=10,
+    options={"generation_model": "causal"},
+    variants=[{}, {"inference_model": "filter"}, {"generation_model": "instantaneous"}],
+    small=SMALL,
+    speech={"h_dim": 128, "g_dim": 128},
+    motion={"h_dim": 64, "g_dim": 64},
+)
 class RVAE(DVAE):
     r"""Independent latent vectors, decoded together by a recurrent network.
 
@@ -82,19 +144,7 @@ class RVAE(DVAE):
         torch.Size([2, 5, 513])
     """
 
-    spec = DependencySpec(
-        generation="""
-            z_t ~                               # (10.3)
-            h_t <- z_t, h_{t-1}                 # (10.4)
-            x_t ~ h_t                           # (10.6)
-        """,
-        inference="""
-            g_fwd_t <- z_{t-1}, g_fwd_{t-1}     # (10.18)
-            g_bwd_t <- x_t, g_bwd_{t+1}         # (10.19)
-            g_t <- g_fwd_t, g_bwd_t             # (10.20)
-            z_t ~ g_t                           # (10.22)
-        """,
-    )
+    spec = SPECS["causal", "smoother"].undriven()
 
     def __init__(
         self,
@@ -113,19 +163,16 @@ class RVAE(DVAE):
         cell: str = "lstm",
     ) -> None:
         super().__init__(x_dim, z_dim, observation=observation, u_dim=u_dim)
-        for name, value, allowed in (
-            ("generation_model", generation_model, GENERATION_MODELS),
-            ("inference_model", inference_model, INFERENCE_MODELS),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
         if generation_model == "instantaneous" and inference_model == "filter":
             raise ValueError(
                 "the exact posterior of the instantaneous model needs x_t alone: there is no filter to choose; "
                 "leave inference_model out"
             )
+        specs = {inference: spec for (generation, inference), spec in SPECS.items() if generation == generation_model}
+        if not specs:
+            raise ValueError(f"generation_model must be one of {', '.join(GENERATION)}; got {generation_model!r}")
+        self.spec = choose_spec(specs, u_dim, inference_model=inference_model)
         recurrent, noncausal = generation_model != "instantaneous", generation_model == "noncausal"
-        self.spec = _spec(generation_model, inference_model, driven=u_dim > 0)
         # p(x_t | h_t)
         self.d_h = InternalState(z_dim + u_dim, h_dim, cell=cell) if recurrent else MLP(z_dim + u_dim, [h_dim])
         self.d_h_bwd = Recurrence(z_dim + u_dim, h_dim, cell=cell, backward=True) if noncausal else None
@@ -144,39 +191,32 @@ class RVAE(DVAE):
         self.e_z = MLP(g_dim * (len(self.e_gx) + recurrent), head)
         self.z_head = GaussianHead(self.e_z.out_dim, z_dim)
 
-    def inference(
-        self,
-        x: Float[Tensor, "batch time x_dim"],
-        u: Float[Tensor, "batch time u_dim"] | None = None,
-        *,
-        lengths: Int[Tensor, " batch"] | None = None,
-        latents: Mapping[str, Tensor] | None = None,
-        draw: Draw = "sample",
-        generator: Generator | None = None,
-    ) -> dict[str, Latent]:
-        r"""Default: :math:`q_\phi(\mathbf{z}_t | \mathbf{z}_{1:t-1}, \mathbf{x}_{t:T})`, Eqs. (10.18)-(10.23)."""
-        z = (latents or {}).get("z")
-        known = self._encode(x, u, lengths)
-        if self.e_gz is None:  # nothing recurs in z
-            q_z = self.z_head(self.e_z(known))
-            if z is None:
-                z = q_z.mean + q_z.stddev * noise(q_z.mean, draw, generator)
-            return {"z": Latent(z, q_z)}
-        if z is not None:  # the past of z is known
-            g_z, _ = self.e_gz(after_input(None if u is None else shift(u), shift(z)))  # (10.18), (10.24)
-            return {"z": Latent(z, self.z_head(self.e_z(torch.cat([known, g_z], -1))))}  # (10.21), (10.28)
-        inputs = x.new_zeros(*x.shape[:2], 0) if u is None else u
-        epsilon = noise(x.new_empty(*x.shape[:2], self.z_dim), draw, generator)
-        z, output = self.run_recursion(known, inputs, epsilon)
-        return {"z": Latent(z, DiagonalGaussian.from_output(output))}
-
-    def _encode(self, x: Tensor, u: Tensor | None, lengths: Tensor | None) -> Float[Tensor, "batch time g_dims"]:
+    def _context(self, x: Tensor, u: Tensor | None, lengths: Tensor | None, draws: Draws, past: Past) -> Context:
         """What the inference network keeps of the data, Eqs. (10.19), (10.25) and (10.26), side by side."""
-        features = self.encoder(beside(x, u))
+        features = self.encoder(append_input(x, u))
         if self.e_gz is None:
-            states: Tensor = self.e_gx[0](features)
-            return states
-        return torch.cat([recurrence(features, lengths) for recurrence in self.e_gx], -1)
+            return Context({"known": self.e_gx[0](features)})
+        states = [past.run(f"gx_{i}", recurrence, features, lengths) for i, recurrence in enumerate(self.e_gx)]
+        return Context({"known": torch.cat(states, -1)})
+
+    def _propose(self, name: str, context: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> Distribution:
+        read = context["known"]
+        if self.e_gz is not None:
+            read = torch.cat([read, known["gz"]], -1)  # (10.20), (10.27)
+        posterior: Distribution = self.z_head(self.e_z(read))  # (10.21), (10.28)
+        return posterior
+
+    def _infer(self, x: Tensor, u: Tensor | None, lengths: Tensor | None, draws: Draws) -> Inferred:
+        r"""Default: :math:`q_\phi(\mathbf{z}_t | \mathbf{z}_{1:t-1}, \mathbf{x}_{t:T})`, Eqs. (10.18)-(10.23)."""
+        if self.e_gz is None:  # nothing recurs in z
+            return super()._infer(x, u, lengths, draws)
+        frames = self._context(x, u, lengths, draws, Past()).frames
+        if "z" in draws.given:
+            u_prev = None if u is None else shift(u)
+            gz, _ = self.e_gz(prepend_input(u_prev, shift(draws.given["z"])))  # (10.18), (10.24)
+            return Inferred({"z": draws("z", self._propose("z", frames, {"gz": gz}))})
+        inputs = x.new_zeros(*x.shape[:2], 0) if u is None else u
+        return Inferred({"z": self.in_turn(draws, frames["known"], inputs)[0]})
 
     def recursion(
         self,
@@ -188,27 +228,44 @@ class RVAE(DVAE):
         assert self.e_gz is not None
         # Known are the inputs; the state that frame 1 is inferred from has seen z_0 = 0 and u_0 = 0.
         first = self.e_gz(epsilon.new_zeros(len(epsilon), 1, self.e_gz.in_dim))[1]
-        z, _, output = draw_then_update(
+        z, _, output = sample_with_state(
             FrameByFrame(self.e_gz, inputs),
-            PartlyKnown([*self.e_z, self.z_head.linear], known),
+            PrecomputedInput([*self.e_z, self.z_head.linear], known),
             nn.Identity(),
             epsilon,
             start=tuple(value[:, 0] for value in first.values()),
         )
         return z, output
 
-    def generation(
+    # The state that z_t is inferred from has seen z_{1:t-1}: it is the inference model's own memory.
+
+    def _initial_memory(self, batch_size: int) -> State:
+        if self.e_gz is None:
+            return {}
+        blank = next(self.parameters()).new_zeros(batch_size, 1, self.e_gz.in_dim)
+        return self._memory(*self.e_gz(blank))
+
+    def _remember(self, memory: State, latents: Mapping[str, Tensor], u_t: Tensor | None) -> State:
+        if self.e_gz is None:
+            return memory
+        internal = {name: memory[name] for name in self.e_gz.state_names}
+        return self._memory(*self.e_gz(prepend_input(u_t, latents["z"])[:, None], internal))  # (10.18), (10.24)
+
+    @staticmethod
+    def _memory(states: Tensor, internal: State) -> State:
+        return {**internal, "gz": states[:, 0]}
+
+    def _generate(
         self,
-        x: Float[Tensor, "batch time x_dim"],
+        x: Tensor,
         latents: Mapping[str, Tensor],
-        u: Float[Tensor, "batch time u_dim"] | None = None,
-        *,
-        lengths: Int[Tensor, " batch"] | None = None,
+        u: Tensor | None,
+        lengths: Tensor | None,
+        states: Mapping[str, Tensor],
     ) -> Generated:
-        r"""The prior (10.3) and the decoder, Eqs. (10.4)-(10.6) or (10.9)-(10.13), for all frames at once."""
         z = latents["z"]
-        inputs = after_input(u, z)
-        h = self.d_h(inputs) if self.e_gz is None else self.d_h(inputs)[0]  # (10.4), (10.9)
+        inputs = prepend_input(u, z)
+        h = self.d_h(inputs)[0] if isinstance(self.d_h, InternalState) else self.d_h(inputs)  # (10.4), (10.9)
         if self.d_h_bwd is not None:
             h = torch.cat([h, self.d_h_bwd(inputs, lengths)], -1)  # (10.10), (10.11)
         return Generated({"z": standard_normal(z)}, self._observe(h))
@@ -217,80 +274,13 @@ class RVAE(DVAE):
         observation: FactorisedDistribution = self.x_head(self.d_x(h))  # (10.5), (10.12)
         return observation
 
-    def initial_state(self, batch_size: int) -> State:
-        """The internal state h_0 = 0 (and the LSTM's cell); nothing for the instantaneous model.
-
-        Raises:
-            NotImplementedError: For the noncausal model, whose frames can only be generated together.
-        """
-        if self.d_h_bwd is not None:
-            return super().initial_state(batch_size)
+    def _initial_state(self, batch_size: int, draws: Given) -> State:
         return self.d_h.initial_state(batch_size) if isinstance(self.d_h, InternalState) else {}
 
-    def step(
-        self,
-        state: State,
-        x_prev: Float[Tensor, "batch x_dim"],
-        u_t: Float[Tensor, "batch u_dim"] | None = None,
-        *,
-        z_t: Float[Tensor, "batch z_dim"] | None = None,
-        generator: Generator | None = None,
-    ) -> StepOutput:
-        """Draw z_t from its prior (10.3), update the state (10.4), observe (10.6); not for the noncausal model."""
-        if self.d_h_bwd is not None:
-            raise NotImplementedError("the noncausal RVAE does not generate frame by frame; use generate")
-        prior = standard_normal(x_prev.new_zeros(x_prev.shape[0], self.z_dim))
-        z_t = prior.sample(generator=generator) if z_t is None else z_t
-        inputs = after_input(u_t, z_t)
+    def _step(self, state: State, x_prev: Tensor, u_t: Tensor | None, draws: Given) -> tuple[Distribution, State]:
+        z = draws("z", standard_normal(x_prev.new_zeros(len(x_prev), self.z_dim)))  # (10.3)
+        inputs = prepend_input(u_t, z)
         if not isinstance(self.d_h, InternalState):
-            return StepOutput(prior, z_t, self._observe(self.d_h(inputs)), state)
-        h, state = self.d_h(inputs[:, None], state)
-        return StepOutput(prior, z_t, self._observe(h[:, 0]), state)
-
-    def _independent_parts(self, weights: Float[Tensor, "samples batch time"]) -> Float[Tensor, "samples batch parts"]:
-        """Every frame of the instantaneous model by itself; else the whole sequence."""
-        return weights if self.e_gz is None else super()._independent_parts(weights)
-
-
-def _spec(generation_model: str, inference_model: str, *, driven: bool) -> DependencySpec:
-    """The dependencies of a variant, in the review's notation."""
-    if (generation_model, inference_model, driven) == ("causal", "smoother", False):
-        return RVAE.spec
-    u_prev, u_t = (", u_{t-1}", ", u_t") if driven else ("", "")
-    if generation_model == "instantaneous":
-        return DependencySpec(
-            generation=f"""
-                z_t ~                                   # (10.3)
-                x_t ~ z_t{u_t}                          # (10.2)
-            """,
-            inference=f"""
-                z_t ~ x_t{u_t}                          # (10.17)
-            """,
-        )
-    if generation_model == "causal":
-        generation = f"""
-                z_t ~                                   # (10.3)
-                h_t <- z_t{u_t}, h_{{t-1}}              # (10.4)
-                x_t ~ h_t                               # (10.6)
-        """
-    else:
-        generation = f"""
-                z_t ~                                   # (10.3)
-                h_fwd_t <- z_t{u_t}, h_fwd_{{t-1}}      # (10.9)
-                h_bwd_t <- z_t{u_t}, h_bwd_{{t+1}}      # (10.10)
-                h_t <- h_fwd_t, h_bwd_t                 # (10.11)
-                x_t ~ h_t                               # (10.13)
-        """
-    of_z, forward, backward = "gz_fwd", "gx_fwd", "gx_bwd"
-    if (generation_model, inference_model) == ("causal", "smoother"):
-        of_z, backward = "g_fwd", "g_bwd"  # the names of (10.18) and (10.19)
-    lines = [f"{of_z}_t <- z_{{t-1}}{u_prev}, {of_z}_{{t-1}}"]  # (10.18), (10.24)
-    states = [of_z]
-    if generation_model == "noncausal" or inference_model == "filter":
-        lines.append(f"{forward}_t <- x_t{u_t}, {forward}_{{t-1}}")  # (10.25)
-        states.append(forward)
-    if inference_model == "smoother":
-        lines.append(f"{backward}_t <- x_t{u_t}, {backward}_{{t+1}}")  # (10.19), (10.26)
-        states.append(backward)
-    lines += [f"g_t <- {', '.join(f'{state}_t' for state in states)}", "z_t ~ g_t"]  # (10.27), (10.29)
-    return DependencySpec(generation=generation, inference="\n".join(lines))
+            return self._observe(self.d_h(inputs)), state
+        h, state = self.d_h(inputs[:, None], state)  # (10.4)
+        return self._observe(h[:, 0]), state  # (10.6)

@@ -6,30 +6,70 @@ Fraccaro, Sønderby, Paquet and Winther (2016), "Sequential neural models with s
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float, Int
-from torch import Generator, Tensor
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import Distribution
 
 from dvae_lib.distributions import DiagonalGaussian, FactorisedDistribution
 from dvae_lib.graphs import DependencySpec
-from dvae_lib.models.base import DVAE, Draw, State, StepOutput, noise
+from dvae_lib.models.base import DVAE, Context, Draws, Given, Inferred, Past, State
+from dvae_lib.models.registry import choose_spec, register
 from dvae_lib.networks import (
     MLP,
     GaussianHead,
     InternalState,
     ObservationHead,
-    PartlyKnown,
+    PrecomputedInput,
     Recurrence,
-    beside,
-    draw_in_turn,
+    append_input,
+    sample_chain,
     shift,
 )
-from dvae_lib.objectives import Generated, Latent
+from dvae_lib.objectives import Generated
 
 __all__ = ["SRNN"]
 
-INFERENCE_MODELS = ("smoother", "filter")
+GENERATION = """
+    h_t <- x_{t-1}, u_t, h_{t-1}        # (9.1)
+    z_t ~ z_{t-1}, h_t                  # (9.5)
+    x_t ~ z_t, h_t                      # (9.3)
+"""
+SPECS = {
+    "smoother": DependencySpec(
+        GENERATION,
+        """
+        g_bwd_t <- h_t, x_t, g_bwd_{t+1}    # (9.10)
+        z_t ~ z_{t-1}, g_bwd_t              # (9.12)
+        """,
+    ),
+    "filter": DependencySpec(GENERATION, "z_t ~ z_{t-1}, h_t, x_t"),
+}
 
 
+@register(
+    "srnn",
+    chapter=9,
+    variants=[{"inference_model": name} for name in SPECS],
+    small={"feature_x": (8,), "h_dim": 8, "prior": (8,), "decoder": (8,), "encoder": (8,), "g_dim": 8, "head": (8,)},
+    speech={
+        "feature_x": (256,),
+        "h_dim": 128,
+        "prior": (64, 32),
+        "decoder": (256,),
+        "encoder": (256,),
+        "g_dim": 128,
+        "head": (64, 32),
+    },
+    motion={
+        "feature_x": (64,),
+        "h_dim": 64,
+        "prior": (32,),
+        "decoder": (64,),
+        "encoder": (64,),
+        "g_dim": 64,
+        "head": (32,),
+    },
+)
 class SRNN(DVAE):
     r"""A state-space model stacked on a deterministic recurrent network.
 
@@ -72,17 +112,7 @@ class SRNN(DVAE):
         torch.Size([2, 5, 88])
     """
 
-    spec = DependencySpec(
-        generation="""
-            h_t <- x_{t-1}, h_{t-1}         # (9.1)
-            z_t ~ z_{t-1}, h_t              # (9.5)
-            x_t ~ z_t, h_t                  # (9.3)
-        """,
-        inference="""
-            g_bwd_t <- h_t, x_t, g_bwd_{t+1}    # (9.10)
-            z_t ~ z_{t-1}, g_bwd_t              # (9.12)
-        """,
-    )
+    spec = SPECS["smoother"].undriven()
 
     def __init__(
         self,
@@ -102,9 +132,7 @@ class SRNN(DVAE):
         cell: str = "lstm",
     ) -> None:
         super().__init__(x_dim, z_dim, observation=observation, u_dim=u_dim)
-        if inference_model not in INFERENCE_MODELS:
-            raise ValueError(f"inference_model must be one of {', '.join(INFERENCE_MODELS)}; got {inference_model!r}")
-        self.spec = _spec(inference_model, driven=u_dim > 0)
+        self.spec = choose_spec(SPECS, u_dim, inference_model=inference_model)
         # h_t, p(z_t | z_{t-1}, h_t), p(x_t | z_t, h_t)
         self.phi_x = MLP(x_dim, feature_x)
         self.d_h = InternalState(self.phi_x.out_dim + u_dim, h_dim, cell=cell)
@@ -119,85 +147,45 @@ class SRNN(DVAE):
         self.e_z = MLP((g_dim if smoother else self.encoder.out_dim) + z_dim, head)
         self.z_head = GaussianHead(self.e_z.out_dim, z_dim)
 
-    def inference(
-        self,
-        x: Float[Tensor, "batch time x_dim"],
-        u: Float[Tensor, "batch time u_dim"] | None = None,
-        *,
-        lengths: Int[Tensor, " batch"] | None = None,
-        latents: Mapping[str, Tensor] | None = None,
-        draw: Draw = "sample",
-        generator: Generator | None = None,
-    ) -> dict[str, Latent]:
-        r"""Default: :math:`q_\phi(\mathbf{z}_t | \mathbf{z}_{t-1}, \mathbf{x}_{1:T})`, Eqs. (9.9)-(9.13)."""
-        return {"z": self._infer(x, self._states(x, u), lengths, (latents or {}).get("z"), draw, generator)}
-
-    def _infer(
-        self,
-        x: Tensor,
-        h: Tensor,
-        lengths: Tensor | None,
-        z: Tensor | None,
-        draw: Draw,
-        generator: Generator | None,
-    ) -> Latent:
-        """The posterior, given the states h_{1:T} of the true past."""
+    def _context(self, x: Tensor, u: Tensor | None, lengths: Tensor | None, draws: Draws, past: Past) -> Context:
+        h = past.run("h", self.d_h, append_input(self.phi_x(past.shift("x", x)), u))  # (9.1)
         known = self.encoder(torch.cat([h, x], -1))
         if self.e_g is not None:
-            known = self.e_g(known, lengths)  # (9.10)
-        if z is not None:  # nothing recurs: the past of z is known
-            return Latent(z, self.z_head(self.e_z(torch.cat([known, shift(z)], -1))))  # (9.11)
-        epsilon = noise(x.new_empty(*x.shape[:2], self.z_dim), draw, generator)
-        z, output = self.run_recursion(known, epsilon)
-        return Latent(z, DiagonalGaussian.from_output(output))
+            known = past.run("g", self.e_g, known, lengths)  # (9.10)
+        return Context({"known": known}, states={"h": h})
+
+    def _propose(self, name: str, context: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> Distribution:
+        posterior: Distribution = self.z_head(
+            self.e_z(torch.cat([context["known"], known["z_prev"]], -1))
+        )  # (9.11), (9.12)
+        return posterior
+
+    def _infer(self, x: Tensor, u: Tensor | None, lengths: Tensor | None, draws: Draws) -> Inferred:
+        r"""Default: :math:`q(\mathbf{z}_t | \mathbf{z}_{t-1}, \mathbf{x}_{1:T})`, Eqs. (9.9)-(9.13)."""
+        context = self._context(x, u, lengths, draws, Past())
+        if "z" in draws.given:
+            z = draws("z", self._propose("z", context.frames, {"z_prev": shift(draws.given["z"])}))
+        else:
+            z, *_ = self.in_turn(draws, context.frames["known"])
+        return Inferred({"z": z}, context.states)
 
     def recursion(
         self, known: Float[Tensor, "batch time known_dim"], epsilon: Float[Tensor, "batch time z_dim"]
     ) -> tuple[Tensor, ...]:
         """The loop: all z_t, and the outputs that hold mean and log-variance of q(z_t | .)."""
-        e_z = PartlyKnown([*self.e_z, self.z_head.linear], known)
-        return draw_in_turn(e_z, epsilon)  # (9.11), (9.12)
+        return sample_chain(PrecomputedInput([*self.e_z, self.z_head.linear], known), epsilon)  # (9.11), (9.12)
 
-    def infer_and_generate(
+    def _generate(
         self,
-        x: Float[Tensor, "batch time x_dim"],
-        u: Float[Tensor, "batch time u_dim"] | None = None,
-        *,
-        lengths: Int[Tensor, " batch"] | None = None,
-        feedback: float = 0.0,
-        draw: Draw = "sample",
-        generator: Generator | None = None,
-    ) -> tuple[dict[str, Latent], Generated]:
-        """Both directions; under teacher forcing they share the states h_t."""
-        if feedback > 0:
-            return super().infer_and_generate(x, u, lengths=lengths, feedback=feedback, draw=draw, generator=generator)
-        h = self._states(x, u)
-        latent = self._infer(x, h, lengths, None, draw, generator)
-        return {"z": latent}, self._generated(h, latent.sample)
-
-    def generation(
-        self,
-        x: Float[Tensor, "batch time x_dim"],
+        x: Tensor,
         latents: Mapping[str, Tensor],
-        u: Float[Tensor, "batch time u_dim"] | None = None,
-        *,
-        lengths: Int[Tensor, " batch"] | None = None,
-        feedback: float = 0.0,
-        generator: Generator | None = None,
+        u: Tensor | None,
+        lengths: Tensor | None,
+        states: Mapping[str, Tensor],
     ) -> Generated:
-        r"""The prior, Eqs. (9.4)-(9.5), and the observation model, Eqs. (9.1)-(9.3), for all frames at once.
-
-        With `feedback`, frame by frame: see `generation_fed_back`.
-        """
-        if feedback != 0:
-            return self.generation_fed_back(x, latents, u, feedback=feedback, generator=generator)
-        return self._generated(self._states(x, u), latents["z"])
-
-    def _states(self, x: Tensor, u: Tensor | None) -> Float[Tensor, "batch time h_dim"]:
-        """The internal states of the true past, Eq. (9.1)."""
-        return self.d_h(beside(self.phi_x(shift(x)), u))[0]  # type: ignore[no-any-return]
-
-    def _generated(self, h: Tensor, z: Tensor) -> Generated:
+        z, h = latents["z"], states.get("h")
+        if h is None:
+            h, _ = self.d_h(append_input(self.phi_x(shift(x)), u))  # (9.1)
         return Generated({"z": self._prior(shift(z), h)}, self._observe(z, h))
 
     def _prior(self, z_prev: Float[Tensor, "*batch z_dim"], h: Float[Tensor, "*batch h_dim"]) -> DiagonalGaussian:
@@ -208,45 +196,11 @@ class SRNN(DVAE):
         observation: FactorisedDistribution = self.x_head(self.d_x(torch.cat([z, h], -1)))  # (9.2), (9.3)
         return observation
 
-    def initial_state(self, batch_size: int) -> State:
-        """The internal state h_0 = 0 (and the LSTM's cell), and z_0 = 0."""
+    def _initial_state(self, batch_size: int, draws: Given) -> State:
         state = self.d_h.initial_state(batch_size)
         return {**state, "z": state["h"].new_zeros(batch_size, self.z_dim)}
 
-    def step(
-        self,
-        state: State,
-        x_prev: Float[Tensor, "batch x_dim"],
-        u_t: Float[Tensor, "batch u_dim"] | None = None,
-        *,
-        z_t: Float[Tensor, "batch z_dim"] | None = None,
-        generator: Generator | None = None,
-    ) -> StepOutput:
-        """Update the state (9.1), draw z_t from its prior (9.5), observe (9.3)."""
-        h, internal = self.d_h(beside(self.phi_x(x_prev), u_t)[:, None], state)
-        prior = self._prior(state["z"], h[:, 0])
-        if z_t is None:
-            z_t = prior.sample(generator=generator)
-        return StepOutput(prior, z_t, self._observe(z_t, h[:, 0]), {**internal, "z": z_t})
-
-
-def _spec(inference_model: str, *, driven: bool) -> DependencySpec:
-    """The dependencies of a variant, in the review's notation."""
-    if inference_model == "smoother" and not driven:
-        return SRNN.spec
-    return DependencySpec(
-        generation=f"""
-            h_t <- x_{{t-1}}{", u_t" if driven else ""}, h_{{t-1}}      # (9.1)
-            z_t ~ z_{{t-1}}, h_t                                        # (9.5)
-            x_t ~ z_t, h_t                                              # (9.3)
-        """,
-        inference={
-            "smoother": """
-                g_bwd_t <- h_t, x_t, g_bwd_{t+1}                        # (9.10)
-                z_t ~ z_{t-1}, g_bwd_t                                  # (9.12)
-            """,
-            "filter": """
-                z_t ~ z_{t-1}, h_t, x_t
-            """,
-        }[inference_model],
-    )
+    def _step(self, state: State, x_prev: Tensor, u_t: Tensor | None, draws: Given) -> tuple[Distribution, State]:
+        h, internal = self.d_h(append_input(self.phi_x(x_prev), u_t)[:, None], state)  # (9.1)
+        z = draws("z", self._prior(state["z"], h[:, 0]), z_prev=state["z"])  # (9.5)
+        return self._observe(z, h[:, 0]), {**internal, "z": z}  # (9.3)

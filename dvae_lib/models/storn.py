@@ -6,31 +6,80 @@ Bayer and Osendorfer (2014), "Learning stochastic recurrent networks".
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float, Int
-from torch import Generator, Tensor
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import Distribution
 
-from dvae_lib.distributions import DiagonalGaussian, FactorisedDistribution, standard_normal
+from dvae_lib.distributions import FactorisedDistribution, standard_normal
 from dvae_lib.graphs import DependencySpec
-from dvae_lib.models.base import DVAE, Draw, State, StepOutput, noise
+from dvae_lib.models.base import DVAE, Context, Draws, Given, Inferred, Past, State
+from dvae_lib.models.registry import choose_spec, register
 from dvae_lib.networks import (
     MLP,
     FrameByFrame,
     GaussianHead,
     InternalState,
     ObservationHead,
-    PartlyKnown,
+    PrecomputedInput,
     Recurrence,
-    beside,
-    draw_then_update,
+    append_input,
+    sample_with_state,
     shift,
 )
-from dvae_lib.objectives import Generated, Latent
+from dvae_lib.objectives import Generated
 
 __all__ = ["STORN"]
 
-INFERENCE_MODELS = ("filter", "lagged", "smoother")
+GENERATION = """
+    z_t ~                                   # (7.7)
+    h_t <- x_{t-1}, u_t, z_t, h_{t-1}       # (7.4)
+    x_t ~ h_t                               # (7.6)
+"""
+SPECS = {
+    "filter": DependencySpec(
+        GENERATION,
+        """
+        g_t <- x_t, u_t, g_{t-1}                # (7.15)
+        z_t ~ g_t                               # (7.17)
+        """,
+    ),
+    "lagged": DependencySpec(GENERATION, "g_t <- x_{t-1}, u_t, g_{t-1} \n z_t ~ g_t"),
+    "smoother": DependencySpec(GENERATION, "g_bwd_t <- x_t, u_t, g_bwd_{t+1} \n z_t ~ h_{t-1}, x_{t-1}, u_t, g_bwd_t"),
+}
 
 
+@register(
+    "storn",
+    chapter=7,
+    variants=[{"inference_model": name} for name in SPECS],
+    small={
+        "feature_x": (8,),
+        "h_dim": 8,
+        "feature_z": (6,),
+        "decoder": (8,),
+        "encoder": (8,),
+        "g_dim": 8,
+        "head": (8,),
+    },
+    speech={
+        "feature_x": (256,),
+        "feature_z": (32, 64),
+        "h_dim": 128,
+        "decoder": (256,),
+        "encoder": (256,),
+        "g_dim": 128,
+        "head": (64, 32),
+    },
+    motion={
+        "feature_x": (64,),
+        "feature_z": (32,),
+        "h_dim": 64,
+        "decoder": (),
+        "encoder": (64,),
+        "g_dim": 64,
+        "head": (32,),
+    },
+)
 class STORN(DVAE):
     r"""A recurrent network into which independent noise is fed, frame by frame.
 
@@ -73,17 +122,7 @@ class STORN(DVAE):
         torch.Size([2, 5, 88])
     """
 
-    spec = DependencySpec(
-        generation="""
-            z_t ~                           # (7.7)
-            h_t <- x_{t-1}, z_t, h_{t-1}    # (7.4)
-            x_t ~ h_t                       # (7.6)
-        """,
-        inference="""
-            g_t <- x_t, g_{t-1}             # (7.15)
-            z_t ~ g_t                       # (7.17)
-        """,
-    )
+    spec = SPECS["filter"].undriven()
 
     def __init__(
         self,
@@ -103,10 +142,8 @@ class STORN(DVAE):
         cell: str = "lstm",
     ) -> None:
         super().__init__(x_dim, z_dim, observation=observation, u_dim=u_dim)
-        if inference_model not in INFERENCE_MODELS:
-            raise ValueError(f"inference_model must be one of {', '.join(INFERENCE_MODELS)}; got {inference_model!r}")
         self.inference_model = inference_model
-        self.spec = _spec(inference_model, driven=u_dim > 0)
+        self.spec = choose_spec(SPECS, u_dim, inference_model=inference_model)
         smoother = inference_model == "smoother"
         # h_t, and p(x_t | h_t)
         self.phi_x = MLP(x_dim, feature_x)
@@ -121,151 +158,72 @@ class STORN(DVAE):
         self.e_z = MLP(g_dim + past_dim + h_dim if smoother else g_dim, head)
         self.z_head = GaussianHead(self.e_z.out_dim, z_dim)
 
-    def inference(
-        self,
-        x: Float[Tensor, "batch time x_dim"],
-        u: Float[Tensor, "batch time u_dim"] | None = None,
-        *,
-        lengths: Int[Tensor, " batch"] | None = None,
-        latents: Mapping[str, Tensor] | None = None,
-        draw: Draw = "sample",
-        generator: Generator | None = None,
-    ) -> dict[str, Latent]:
-        r"""Default: :math:`q_\phi(\mathbf{z}_t | \mathbf{x}_{1:t})`, Eqs. (7.15)-(7.19)."""
-        z = (latents or {}).get("z")
+    def _context(self, x: Tensor, u: Tensor | None, lengths: Tensor | None, draws: Draws, past: Past) -> Context:
+        before = past.shift("x", x)
+        seen = before if self.inference_model == "lagged" else x
+        known = past.run("g", self.e_g, self.encoder(append_input(seen, u)), lengths)  # (7.15)
+        if self.inference_model != "smoother":
+            return Context({"known": known})
+        driving = append_input(self.phi_x(before), u)  # what h_t is made of beside z_t and h_{t-1}
+        return Context({"known": torch.cat([known, driving], -1)}, states={"driving": driving})
+
+    def _propose(self, name: str, context: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> Distribution:
+        read = context["known"]
         if self.inference_model == "smoother":
-            return {"z": self._smooth(x, u, lengths, z, draw, generator)[0]}
-        q_z = self.z_head(self.e_z(self._encode(x, u, lengths)))  # (7.16)
-        if z is None:
-            z = q_z.mean + q_z.stddev * noise(q_z.mean, draw, generator)  # (7.17)
-        return {"z": Latent(z, q_z)}
+            read = torch.cat([read, known["h_prev"]], -1)
+        posterior: Distribution = self.z_head(self.e_z(read))  # (7.16), (7.17)
+        return posterior
 
-    def _encode(self, x: Tensor, u: Tensor | None, lengths: Tensor | None) -> Float[Tensor, "batch time g_dim"]:
-        """The inference network's internal states, Eq. (7.15); backward for the smoother."""
-        seen = shift(x) if self.inference_model == "lagged" else x
-        states: Tensor = self.e_g(self.encoder(beside(seen, u)), lengths)
-        return states
-
-    def _smooth(
-        self,
-        x: Tensor,
-        u: Tensor | None,
-        lengths: Tensor | None,
-        z: Tensor | None,
-        draw: Draw,
-        generator: Generator | None,
-    ) -> tuple[Latent, Float[Tensor, "batch time h_dim"]]:
-        """q(z_t | z_{1:t-1}, x_{1:T}) from h_{t-1}, x_{t-1} and the backward states; and the states h_{1:T}."""
-        past = beside(self.phi_x(shift(x)), u)
-        known = torch.cat([self._encode(x, u, lengths), past], -1)
-        if z is not None:  # nothing recurs but h, whose inputs are all known
-            h = self._states(past, z)
-            return Latent(z, self.z_head(self.e_z(torch.cat([known, shift(h)], -1)))), h
-        epsilon = noise(x.new_empty(*x.shape[:2], self.z_dim), draw, generator)
-        z, h, output = self.run_recursion(past, known, epsilon)
-        return Latent(z, DiagonalGaussian.from_output(output)), h
+    def _infer(self, x: Tensor, u: Tensor | None, lengths: Tensor | None, draws: Draws) -> Inferred:
+        r"""Default: :math:`q_\phi(\mathbf{z}_t | \mathbf{x}_{1:t})`, Eqs. (7.15)-(7.19)."""
+        if self.inference_model != "smoother":
+            return super()._infer(x, u, lengths, draws)
+        context = self._context(x, u, lengths, draws, Past())
+        driving = context.states["driving"]
+        if "z" in draws.given:  # nothing recurs but h, whose inputs are all known
+            h = self._states(driving, draws.given["z"])
+            z = draws("z", self._propose("z", context.frames, {"h_prev": shift(h)}))
+        else:
+            z, h = self.in_turn(draws, driving, context.frames["known"])
+        return Inferred({"z": z}, {"h": h})
 
     def recursion(
         self,
-        past: Float[Tensor, "batch time past_dim"],
+        driving: Float[Tensor, "batch time driving_dim"],
         known: Float[Tensor, "batch time known_dim"],
         epsilon: Float[Tensor, "batch time z_dim"],
     ) -> tuple[Tensor, ...]:
         """The smoother's loop: all z_t, h_t, and the outputs that hold mean and log-variance of q(z_t | .)."""
-        e_z = PartlyKnown([*self.e_z, self.z_head.linear], known)
-        return draw_then_update(FrameByFrame(self.d_h, past), e_z, self.phi_z, epsilon)  # (7.4)
+        e_z = PrecomputedInput([*self.e_z, self.z_head.linear], known)
+        return sample_with_state(FrameByFrame(self.d_h, driving), e_z, self.phi_z, epsilon)  # (7.4)
 
-    def infer_and_generate(
+    def _generate(
         self,
-        x: Float[Tensor, "batch time x_dim"],
-        u: Float[Tensor, "batch time u_dim"] | None = None,
-        *,
-        lengths: Int[Tensor, " batch"] | None = None,
-        feedback: float = 0.0,
-        draw: Draw = "sample",
-        generator: Generator | None = None,
-    ) -> tuple[dict[str, Latent], Generated]:
-        """Both directions; under teacher forcing the smoother's states h_t are also those that generate."""
-        if self.inference_model != "smoother" or feedback > 0:
-            return super().infer_and_generate(x, u, lengths=lengths, feedback=feedback, draw=draw, generator=generator)
-        latent, h = self._smooth(x, u, lengths, None, draw, generator)
-        return {"z": latent}, self._generated(latent.sample, h)
-
-    def generation(
-        self,
-        x: Float[Tensor, "batch time x_dim"],
+        x: Tensor,
         latents: Mapping[str, Tensor],
-        u: Float[Tensor, "batch time u_dim"] | None = None,
-        *,
-        lengths: Int[Tensor, " batch"] | None = None,
-        feedback: float = 0.0,
-        generator: Generator | None = None,
+        u: Tensor | None,
+        lengths: Tensor | None,
+        states: Mapping[str, Tensor],
     ) -> Generated:
-        r"""The prior (7.7), and :math:`p(\mathbf{x}_t | \mathbf{h}_t)`, Eqs. (7.4)-(7.6), for all frames at once.
+        z, h = latents["z"], states.get("h")
+        if h is None:
+            h = self._states(append_input(self.phi_x(shift(x)), u), z)
+        return Generated({"z": standard_normal(z)}, self._observe(h))  # (7.7), (7.5), (7.6)
 
-        With `feedback`, frame by frame: see `generation_fed_back`.
-        """
-        if feedback != 0:
-            return self.generation_fed_back(x, latents, u, feedback=feedback, generator=generator)
-        z = latents["z"]
-        return self._generated(z, self._states(beside(self.phi_x(shift(x)), u), z))
-
-    def _states(self, past: Tensor, z: Tensor) -> Float[Tensor, "batch time h_dim"]:
+    def _states(self, driving: Tensor, z: Tensor) -> Float[Tensor, "batch time h_dim"]:
         """The internal states, Eq. (7.4), from what is known of the past and the latent vectors."""
-        return self.d_h(torch.cat([past, self.phi_z(z)], -1))[0]  # type: ignore[no-any-return]
-
-    def _generated(self, z: Tensor, h: Tensor) -> Generated:
-        return Generated({"z": standard_normal(z)}, self._observe(h))  # (7.7)
+        return self.d_h(torch.cat([driving, self.phi_z(z)], -1))[0]  # type: ignore[no-any-return]
 
     def _observe(self, h: Float[Tensor, "*batch h_dim"]) -> FactorisedDistribution:
         observation: FactorisedDistribution = self.x_head(self.d_x(h))  # (7.5), (7.6)
         return observation
 
-    def initial_state(self, batch_size: int) -> State:
-        """The internal state h_0 = 0 (and the LSTM's cell)."""
+    def _initial_state(self, batch_size: int, draws: Given) -> State:
         return self.d_h.initial_state(batch_size)
 
-    def step(
-        self,
-        state: State,
-        x_prev: Float[Tensor, "batch x_dim"],
-        u_t: Float[Tensor, "batch u_dim"] | None = None,
-        *,
-        z_t: Float[Tensor, "batch z_dim"] | None = None,
-        generator: Generator | None = None,
-    ) -> StepOutput:
-        """Draw z_t from its prior (7.7), update the state (7.4), observe (7.6)."""
+    def _step(self, state: State, x_prev: Tensor, u_t: Tensor | None, draws: Given) -> tuple[Distribution, State]:
         prior = standard_normal(x_prev.new_empty(len(x_prev), self.z_dim))
-        if z_t is None:
-            z_t = prior.sample(generator=generator)
-        inputs = torch.cat([beside(self.phi_x(x_prev), u_t), self.phi_z(z_t)], -1)
-        h, state = self.d_h(inputs[:, None], state)
-        return StepOutput(prior, z_t, self._observe(h[:, 0]), state)
-
-
-def _spec(inference_model: str, *, driven: bool) -> DependencySpec:
-    """The dependencies of a variant, in the review's notation."""
-    if inference_model == "filter" and not driven:
-        return STORN.spec
-    u_t = ", u_t" if driven else ""
-    return DependencySpec(
-        generation=f"""
-            z_t ~                                   # (7.7)
-            h_t <- x_{{t-1}}{u_t}, z_t, h_{{t-1}}   # (7.4)
-            x_t ~ h_t                               # (7.6)
-        """,
-        inference={
-            "filter": f"""
-                g_t <- x_t{u_t}, g_{{t-1}}          # (7.15)
-                z_t ~ g_t                           # (7.17)
-            """,
-            "lagged": f"""
-                g_t <- x_{{t-1}}{u_t}, g_{{t-1}}
-                z_t ~ g_t
-            """,
-            "smoother": f"""
-                g_bwd_t <- x_t{u_t}, g_bwd_{{t+1}}
-                z_t ~ h_{{t-1}}, x_{{t-1}}{u_t}, g_bwd_t
-            """,
-        }[inference_model],
-    )
+        z = draws("z", prior, h_prev=state["h"][:, 0])  # (7.7)
+        inputs = torch.cat([append_input(self.phi_x(x_prev), u_t), self.phi_z(z)], -1)
+        h, state = self.d_h(inputs[:, None], state)  # (7.4)
+        return self._observe(h[:, 0]), state  # (7.6)

@@ -6,18 +6,22 @@ Kingma and Welling (2014), "Auto-encoding variational Bayes"; Rezende, Mohamed a
 
 from collections.abc import Mapping, Sequence
 
-from jaxtyping import Float, Int
-from torch import Generator, Tensor
+from torch import Tensor
+from torch.distributions import Distribution
 
 from dvae_lib.distributions import standard_normal
 from dvae_lib.graphs import DependencySpec
-from dvae_lib.models.base import DVAE, Draw, State, StepOutput, noise
+from dvae_lib.models.base import DVAE, Context, Draws, Given, Past, State
+from dvae_lib.models.registry import register
 from dvae_lib.networks import MLP, GaussianHead, ObservationHead
-from dvae_lib.objectives import Generated, Latent
+from dvae_lib.objectives import Generated
 
 __all__ = ["VAE"]
 
 
+@register(
+    "vae", chapter=2, speech={"encoder": (128,), "decoder": (128,)}, motion={"encoder": (128,), "decoder": (128,)}
+)
 class VAE(DVAE):
     r"""A latent vector per frame, drawn independently; the decoder knows nothing of other frames.
 
@@ -71,53 +75,27 @@ class VAE(DVAE):
         self.e_z = MLP(x_dim, encoder)
         self.z_head = GaussianHead(self.e_z.out_dim, z_dim)
 
-    def inference(
-        self,
-        x: Float[Tensor, "batch time x_dim"],
-        u: Tensor | None = None,
-        *,
-        lengths: Int[Tensor, " batch"] | None = None,
-        latents: Mapping[str, Tensor] | None = None,
-        draw: Draw = "sample",
-        generator: Generator | None = None,
-    ) -> dict[str, Latent]:
-        r"""The encoder :math:`q_\phi(\mathbf{z}_t | \mathbf{x}_t)` for every frame, Eqs. (2.18)-(2.20)."""
-        q_z = self.z_head(self.e_z(x))  # (2.20), (2.18)
-        z = (latents or {}).get("z")
-        if z is None:
-            z = q_z.mean + q_z.stddev * noise(q_z.mean, draw, generator)  # (2.24)
-        return {"z": Latent(z, q_z)}
+    def _context(self, x: Tensor, u: Tensor | None, lengths: Tensor | None, draws: Draws, past: Past) -> Context:
+        return Context({"known": self.e_z(x)})
 
-    def generation(
+    def _propose(self, name: str, context: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> Distribution:
+        posterior: Distribution = self.z_head(context["known"])  # (2.18), (2.20)
+        return posterior
+
+    def _generate(
         self,
-        x: Float[Tensor, "batch time x_dim"],
+        x: Tensor,
         latents: Mapping[str, Tensor],
-        u: Tensor | None = None,
-        *,
-        lengths: Int[Tensor, " batch"] | None = None,
+        u: Tensor | None,
+        lengths: Tensor | None,
+        states: Mapping[str, Tensor],
     ) -> Generated:
-        r"""The prior (2.2) and the decoder :math:`p_\theta(\mathbf{x}_t | \mathbf{z}_t)`, Eqs. (2.3)-(2.5)."""
         z = latents["z"]
-        return Generated({"z": standard_normal(z)}, self.x_head(self.d_x(z)))
+        return Generated({"z": standard_normal(z)}, self.x_head(self.d_x(z)))  # (2.2), (2.3)-(2.5)
 
-    def initial_state(self, batch_size: int) -> State:
-        """Nothing is carried from frame to frame."""
+    def _initial_state(self, batch_size: int, draws: Given) -> State:
         return {}
 
-    def step(
-        self,
-        state: State,
-        x_prev: Float[Tensor, "batch x_dim"],
-        u_t: Tensor | None = None,
-        *,
-        z_t: Float[Tensor, "batch z_dim"] | None = None,
-        generator: Generator | None = None,
-    ) -> StepOutput:
-        """One frame: z_t from the prior (2.2), then the decoder (2.3)."""
-        prior = standard_normal(x_prev.new_zeros(x_prev.shape[0], self.z_dim))
-        z_t = prior.sample(generator=generator) if z_t is None else z_t
-        return StepOutput(prior, z_t, self.x_head(self.d_x(z_t)), state)
-
-    def _independent_parts(self, weights: Float[Tensor, "samples batch time"]) -> Float[Tensor, "samples batch time"]:
-        """Every frame by itself, which makes the importance-weighted bound of a sequence much tighter."""
-        return weights
+    def _step(self, state: State, x_prev: Tensor, u_t: Tensor | None, draws: Given) -> tuple[Distribution, State]:
+        z = draws("z", standard_normal(x_prev.new_zeros(len(x_prev), self.z_dim)))  # (2.2)
+        return self.x_head(self.d_x(z)), state  # (2.3)

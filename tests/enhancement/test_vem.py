@@ -140,7 +140,7 @@ def test_tuned_parameters_are_those_that_generation_does_not_use(name, options):
     latents = {key: latent.sample for key, latent in model.inference(x, generator=seeded()).items()}
 
     def generated():
-        prior, observation, _ = model.generation(x, latents)
+        prior, observation = model.generation(x, latents)
         return torch.cat([observation.mean.flatten(), *(prior[key].log_prob(latents[key]).flatten() for key in prior)])
 
     with torch.no_grad():
@@ -184,7 +184,7 @@ def test_without_noise_the_bounds_are_those_of_the_model(name):
         torch.testing.assert_close(expected_log_likelihood(x, speech) - cost, expected)
         point = PointEstimate(model, x)
         speech, cost = point.draw(1)
-        prior, observation, _ = model.generation(x[None], point.latents)
+        prior, observation = model.generation(x[None], point.latents)
         joint = observation.log_prob(x[None]).sum()
         for key, value in point.latents.items():
             joint = joint + prior[key].log_prob(value).sum()

@@ -1,6 +1,5 @@
 """Laws of the models that look back on past observations: feedback, steps, continuation, the truth by quadrature."""
 
-import functools
 import math
 
 import numpy as np
@@ -103,7 +102,7 @@ def loop(model, x, latents, u, *, detach=False, own=None):
     state, x_prev, priors, outputs = model.initial_state(len(x)), torch.zeros_like(x[:, 0]), [], []
     for t in range(x.shape[1]):
         out = model.step(state, x_prev, at(u, t), **{f"{name}_t": value[:, t] for name, value in latents.items()})
-        priors.append(out.prior)
+        priors.append(out.prior.get("z"))
         outputs.append(out.observation)
         state, x_prev = out.state, out.observation.mean.detach() if detach else out.observation.mean
         if own is not None:
@@ -367,10 +366,10 @@ class TestSteps:
         x, u = data(batch=4000, driven=driven)
         state = model.step(model.initial_state(4000), torch.zeros_like(x[:, 0]), at(u, 0), generator=seeded()).state
         out = model.step(state, x[:, 0], at(u, 1), generator=seeded(4))
-        standard = (out.z_t - out.prior.mean) / out.prior.stddev
+        standard = (out.latents["z"] - out.prior["z"].mean) / out.prior["z"].stddev
         torch.testing.assert_close(standard.mean(0), torch.zeros(2).double(), rtol=0, atol=0.07)
         torch.testing.assert_close(standard.T.cov(), torch.eye(2).double(), rtol=0, atol=0.09)
-        given = model.step(state, x[:, 0], at(u, 1), z_t=out.z_t)
+        given = model.step(state, x[:, 0], at(u, 1), z_t=out.latents["z"])
         torch.testing.assert_close(given.observation.parameters, out.observation.parameters, rtol=0, atol=0)
 
 
@@ -399,7 +398,7 @@ class TestContinuation:
             torch.testing.assert_close(sample.x[:, t], x_prev)
             torch.testing.assert_close(sample.observation[:, t].parameters, out.observation.parameters)
             if analysed:
-                torch.testing.assert_close(sample.latents["z"][:, t], out.z_t)
+                torch.testing.assert_close(sample.latents["z"][:, t], out.latents["z"])
 
     @driven_or_not
     @every_model
@@ -465,10 +464,19 @@ class TestBothDirections:
         x.requires_grad_()
         unknowns = [x, *model.parameters()]
         results = []
-        for both in (model.infer_and_generate, functools.partial(DVAE.infer_and_generate, model)):
-            latents, generated = both(x, u, generator=seeded(), **options)
-            parameters = [*latents["z"].posterior.parameters, *generated.prior["z"].parameters]
-            parameters += [latents["z"].sample, *generated.observation.parameters]
+        inference = {key: value for key, value in options.items() if key != "feedback"}
+        generation = {key: value for key, value in options.items() if key != "draw"}
+        for together in (True, False):
+            generator = seeded()
+            if together:
+                (latent,), observation = (out := model(x, u, generator=generator, **options))[0].values(), out[1]
+                prior = latent.prior
+            else:
+                latent = model.inference(x, u, generator=generator, **inference)["z"]
+                prior, observation = model.generation(x, {"z": latent.sample}, u, generator=generator, **generation)
+                prior = prior["z"]
+            parameters = [*latent.posterior.parameters, *prior.parameters]
+            parameters += [latent.sample, *observation.parameters]
             total = sum((p * p.detach().cos()).sum() for p in parameters)
             results.append((parameters, torch.autograd.grad(total, unknowns, allow_unused=True)))
         torch.testing.assert_close(results[0][0], results[1][0])
@@ -698,7 +706,7 @@ class TestBadInput:
     def test_options(self, name):
         for options, message in (
             ({"cell": "elman"}, "cell must be one of rnn, gru, lstm; got 'elman'"),
-            ({"observation": "laplace"}, "observation must be one of"),
+            ({"observation": "weibull"}, "observation must be one of"),
             ({"u_dim": -1}, "u_dim must be an integer of at least 0; got -1"),
             ({"h_dim": 0}, "h_dim must be at least 1; got 0"),
         ):

@@ -2,46 +2,21 @@
 
 import copy
 import json
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
+import dvae_lib.models
 from dvae_lib.distributions import DiagonalGaussian
-from dvae_lib.graphs import verify_dependencies
-from dvae_lib.models import DVAE, MODELS, VAE, build_model
-from dvae_lib.models.dkf import INFERENCE_MODELS
+from dvae_lib.models import DVAE, GRNN, MODELS, VAE, build_model
+from dvae_lib.models.draws import Draws
 from dvae_lib.objectives import importance_weighted_bound, log_weights, variational_lower_bound
+from dvae_lib.testing import LAWS, check_model
 
-VARIANTS = {
-    "vae": [{}],
-    "dkf": [{"inference_model": name} for name in INFERENCE_MODELS],
-    "kvae": [{"mixture": 1}, {"mixture": 3}],
-    "storn": [{"inference_model": name} for name in ("filter", "lagged", "smoother")],
-    "vrnn": [{"inference_model": name} for name in ("filter", "smoother")],
-    "vrnn-improved": [{}],
-    "srnn": [{"inference_model": name} for name in ("smoother", "filter")],
-    "rvae-causal": [{}, {"inference_model": "filter"}, {"generation_model": "instantaneous"}],
-    "rvae-noncausal": [{"inference_model": name} for name in ("smoother", "filter")],
-    "dsae": [{"inference_model": name} for name in ("full", "factorised", "structured")] + [{"head_rnn": 7}],
-}
-LIKELIHOODS = ("gaussian", "unit_gaussian", "centimetre_gaussian", "gamma", "bernoulli")  # others: test_observations.py
-MODELS_AND_OPTIONS = [(name, options) for name, variants in VARIANTS.items() for options in variants]
+MODELS_AND_OPTIONS = [(name, options) for name, entry in MODELS.items() for options in entry.variants]
 SHAPES = {"x_dim": 5, "z_dim": 3}
-FEATURES = {"feature_x": (8,), "h_dim": 8}
-SMALL = {
-    "vae": {},
-    "dkf": {"g_dim": 8, "encoder": (8,), "decoder": (8,)},
-    "kvae": {"weights_dim": 6},
-    "storn": {**FEATURES, "feature_z": (6,), "decoder": (8,), "encoder": (8,), "g_dim": 8, "head": (8,)},
-    "vrnn": {**FEATURES, "feature_z": (6,), "g_dim": 8},
-    "vrnn-improved": {**FEATURES, "feature_z": (6,), "b_dim": 8, "auxiliary": (6,)},
-    "srnn": {**FEATURES, "prior": (8,), "decoder": (8,), "encoder": (8,), "g_dim": 8, "head": (8,)},
-    "rvae-causal": {"h_dim": 8, "decoder": (8,), "encoder": (8,), "g_dim": 8, "head": (8,)},
-    "rvae-noncausal": {"h_dim": 8, "decoder": (8,), "encoder": (8,), "g_dim": 8, "head": (8,)},
-    "dsae": {"v_dim": 2, "h_dim": 8, "prior": (8,), "decoder": (8,), "encoder": (8,), "g_dim": 8, "head": (8,)},
-}
+LIKELIHOODS = ("gaussian", "unit_gaussian", "centimetre_gaussian", "gamma", "bernoulli")  # others: test_observations.py
 
 
 def of_every_model(test):
@@ -51,12 +26,30 @@ def of_every_model(test):
 
 
 def test_no_model_escapes():
-    assert set(VARIANTS) == set(MODELS)
+    """Every class of the library that is a DVAE is registered, or is known to have no latent variable."""
+    classes = {cls for cls in vars(dvae_lib.models).values() if isinstance(cls, type) and issubclass(cls, DVAE)}
+    assert classes - {entry.cls for entry in MODELS.values()} == {DVAE, GRNN}
+    assert all(entry.variants for entry in MODELS.values())
+
+
+@pytest.mark.parametrize("u_dim", [0, 2], ids=["undriven", "driven"])
+@pytest.mark.parametrize("law", LAWS)
+@of_every_model
+def test_every_model_obeys_every_law(name, options, law, u_dim):
+    if u_dim and name == "vae":
+        pytest.skip("its equations have no input")
+    check_model(make(name, **options, u_dim=u_dim), laws=[law])
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("mode", ["predictive", "driven", "undriven"])
+def test_a_model_without_latents_obeys_them_too(mode, law):
+    check_model(GRNN(5, 8, mode=mode, u_dim=2 if mode == "driven" else 0), laws=[law])
 
 
 def make(name, **options):
     torch.manual_seed(0)
-    return build_model(name, **SHAPES, **SMALL[name], **options).double()
+    return build_model(name, **{**SHAPES, **MODELS[name].small, **options}).double()
 
 
 def data(observation="gaussian", batch=4, time=6):
@@ -90,88 +83,6 @@ def test_vlb_is_reconstruction_less_kl(name, options, observation):
         assert all((term >= 0).all() for term in model.vlb(x).kl.values())
 
 
-@of_every_model
-def test_sampled_and_analytic_kl_agree_on_average(name, options):
-    model, x = make(name, **options), data(batch=1)
-    analytic = model.vlb(x, num_samples=3000, generator=seeded()).value
-    sampled = model.vlb(x, num_samples=3000, kl="sampled", generator=seeded()).value
-    torch.testing.assert_close(analytic, sampled, rtol=0.02, atol=0.1)
-
-
-@of_every_model
-def test_sampled_value_is_the_log_weight(name, options):
-    model, x = make(name, **options), data()
-    output = model(x, generator=seeded())
-    bound = model.vlb(x, kl="sampled", generator=seeded())
-    torch.testing.assert_close(log_weights(output, x).sum(1), without_auxiliary(bound))
-    torch.testing.assert_close(variational_lower_bound(output, x, kl="sampled").value, bound.value)
-
-
-@of_every_model
-def test_code_has_the_dependencies_of_the_equations(name, options):
-    verdict = verify_dependencies(make(name, **options))
-    assert not verdict.missing
-    assert not verdict.extra
-
-
-@of_every_model
-def test_padded_equals_single(name, options):
-    model, x = make(name, **options), data()
-    lengths = torch.tensor([6, 1, 4, 2])
-    padded = torch.where((torch.arange(6) < lengths[:, None])[..., None], x, 0.0)
-    given = {k: v.sample for k, v in model.inference(padded, lengths=lengths, generator=seeded()).items()}
-    together = model.inference(padded, lengths=lengths, latents=given)
-    generated = model.generation(padded, given, lengths=lengths)
-    for i, length in enumerate(lengths.tolist()):
-        alone = x[i : i + 1, :length]
-        own = {k: v[i : i + 1, :length] if v.ndim == 3 else v[i : i + 1] for k, v in given.items()}
-        for k, latent in model.inference(alone, latents=own).items():
-            both = together[k].posterior.log_prob(given[k])[i : i + 1]
-            torch.testing.assert_close(latent.posterior.log_prob(own[k]), both[:, :length] if both.ndim == 2 else both)
-        single = model.generation(alone, own)
-        torch.testing.assert_close(single.observation.mean, generated.observation.mean[i : i + 1, :length])
-        for k, prior in single.prior.items():
-            both = generated.prior[k].log_prob(given[k])[i : i + 1]
-            torch.testing.assert_close(prior.log_prob(own[k]), both[:, :length] if both.ndim == 2 else both)
-    bound = model.vlb(padded, lengths=lengths, generator=seeded())
-    for term in bound.kl.values():
-        if term.ndim == 2:
-            assert (term[torch.arange(6) >= lengths[:, None]] == 0).all()
-
-
-@of_every_model
-def test_padding_is_never_read(name, options):
-    """What stands in the padded frames changes neither the bound nor any gradient."""
-    model, x = make(name, **options), data()
-    lengths = torch.tensor([6, 1, 4, 2])
-    inside = (torch.arange(6) < lengths[:, None])[..., None]
-    results = []
-    for filling in (0.0, 123.0):
-        model.zero_grad()
-        bound = model.vlb(torch.where(inside, x, filling), lengths=lengths, generator=seeded())
-        bound.value.sum().backward()
-        results.append([bound.value.detach(), *(p.grad.clone() for p in model.parameters())])
-    for first, second in zip(*results, strict=True):
-        torch.testing.assert_close(first, second)
-
-
-@of_every_model
-def test_padding_of_any_size_leaves_the_gradients_finite(name, options):
-    """A masked array holds 1e20 where it holds nothing, and its square is infinite in single precision."""
-    model, x = make(name, **options).float(), data().float()
-    lengths = [6, 1, 4, 2]
-    outside = (torch.arange(6) >= torch.tensor(lengths)[:, None])[..., None]
-    results = []
-    for filling in (0.0, 1e20):
-        model.zero_grad()
-        bound = model.vlb(torch.where(outside, filling, x), lengths=lengths, generator=seeded())
-        bound.value.sum().backward()
-        results.append([bound.value.detach(), *(p.grad.clone() for p in model.parameters())])
-    for first, second in zip(*results, strict=True):
-        assert torch.isfinite(second).all()
-        torch.testing.assert_close(first, second, rtol=0, atol=0)
-
-
 def test_a_bound_from_a_forward_pass_has_finite_gradients_too():
     model, x = make("vae").float(), data().float()
     lengths = torch.tensor([6, 1, 4, 2])
@@ -203,83 +114,40 @@ def test_lengths_may_be_a_list_or_an_array(name, options):
 
 
 @of_every_model
-def test_recursion_equals_the_pass_with_the_latents_given(name, options):
-    """What the sampling loop says of each posterior is what the vectorised pass says at the same latents."""
+def test_own_steps_equal_the_steps_that_follow_from_generation(name, options):
     model, x = make(name, **options), data()
-    drawn = model.inference(x, generator=seeded())
-    again = model.inference(x, latents={k: v.sample for k, v in drawn.items()})
-    for k, latent in drawn.items():
-        torch.testing.assert_close(latent.posterior.log_prob(latent.sample), again[k].posterior.log_prob(latent.sample))
-
-
-@of_every_model
-def test_latents_given_are_conditioned_on(name, options):
-    model, x = make(name, **options), data()
-    drawn = {k: v.sample for k, v in model.inference(x, generator=seeded()).items()}
-    again = model.inference(x, latents=drawn)
-    for k, value in drawn.items():
-        assert torch.equal(again[k].sample, value)
-
-
-@of_every_model
-def test_generator_decides_everything(name, options):
-    model, x = make(name, **options), data()
-    assert torch.equal(model.vlb(x, generator=seeded()).value, model.vlb(x, generator=seeded()).value)
-    first, second = (model.generate(5, 2, generator=seeded()) for _ in range(2))
-    assert torch.equal(first.x, second.x)
-    before = torch.get_rng_state()
-    model.vlb(x, generator=seeded())
-    model.generate(5, 2, generator=seeded())
-    assert torch.equal(before, torch.get_rng_state())
-
-
-@of_every_model
-def test_stepwise_generation_equals_the_vectorised_pass(name, options):
-    model, x = make(name, **options), data()
-    latents = {k: v.sample for k, v in model.inference(x, generator=seeded()).items()}
-    whole = model.generation(x, latents)
     if not model.is_causal:
         with pytest.raises(NotImplementedError, match="does not generate frame by frame"):
             model.initial_state(4)
         return
-    of_sequence = {k: v for k, v in latents.items() if v.ndim == 2}
-    framewise = {k: v for k, v in latents.items() if v.ndim == 3}
-    state, x_prev = model.initial_state(4, **of_sequence), torch.zeros(4, 5, dtype=torch.float64)
-    for t in range(x.shape[1]):
-        out = model.step(state, x_prev, **{f"{k}_t": v[:, t] for k, v in framewise.items()})
-        torch.testing.assert_close(out.prior.mean, whole.prior["z"].mean[:, t])
-        torch.testing.assert_close(out.observation.mean, whole.observation.mean[:, t])
-        state, x_prev = out.state, x[:, t]
-
-
-@of_every_model
-def test_a_sequence_may_have_one_frame(name, options):
-    model, x = make(name, **options), data(time=1)
-    assert torch.isfinite(model.vlb(x, generator=seeded()).value).all()
-    assert torch.isfinite(model.vlb(x, kl="sampled", generator=seeded()).value).all()
-    assert model.reconstruct(x).mean.shape == x.shape
-
-
-@of_every_model
-def test_own_steps_equal_the_steps_that_follow_from_generation(name, options):
-    model, x = make(name, **options), data()
-    if model.spec.latents != ("z",) or not model.is_causal:
-        with pytest.raises(NotImplementedError, match="does not generate frame by frame"):
-            DVAE.initial_state(model, 4)
-        return
+    inherited = {hook: getattr(DVAE, hook) for hook in ("_initial_state", "_step")}
     outputs = []
-    for start, step in (
-        (model.initial_state, model.step),
-        (partial(DVAE.initial_state, model), partial(DVAE.step, model)),
-    ):
-        state, x_prev, generator = start(4), torch.zeros(4, 5, dtype=torch.float64), seeded()
+    for cls in (type(model), type("Inherited", (type(model),), inherited)):
+        model.__class__ = cls
+        generator = seeded()
+        state, x_prev = model.initial_state(4, generator=generator), torch.zeros(4, 5, dtype=torch.float64)
         frames = []
         for t in range(4):
-            out = step(state, x_prev, generator=generator)
-            frames.append((out.prior.mean, out.z_t, out.observation.mean))
+            out = model.step(state, x_prev, generator=generator)
+            frames.append(({k: (p.mean, p.variance) for k, p in out.prior.items()}, out.latents, out.observation.mean))
             state, x_prev = out.state, x[:, t]
         outputs.append(frames)
     torch.testing.assert_close(*outputs)
+
+
+@of_every_model
+def test_own_inference_is_what_follows_from_proposals(name, options):
+    model, x = make(name, **options), data()
+    if not model.has_proposal or name == "kvae":  # which filters with fewer latents than it infers
+        return
+    given = {k: v.sample for k, v in model.inference(x, generator=seeded()).items()}
+    own = model._infer(x, None, None, Draws(given)).latents
+    inherited = DVAE._infer(model, x, None, None, Draws(given)).latents
+    for k, latent in own.items():
+        torch.testing.assert_close(latent.posterior.parameters, inherited[k].posterior.parameters)
+        assert torch.equal(inherited[k].sample, given[k])
+    mean = DVAE._infer(model, x, None, None, Draws(how="mean")).latents["z"].sample
+    torch.testing.assert_close(mean, model.inference(x, draw="mean")["z"].sample)
 
 
 @pytest.mark.parametrize("observation", LIKELIHOODS)
@@ -298,25 +166,6 @@ def test_generates(name, options, observation):
     for latent in model.spec.latents:
         if not model.spec.is_framewise(latent):  # it stays what it was in the prefix
             assert torch.equal(continued.latents[latent], inferred[latent].sample)
-
-
-@of_every_model
-def test_reconstruction_from_the_mean_is_deterministic(name, options):
-    model, x = make(name, **options), data()
-    assert torch.equal(model.reconstruct(x, latents="mean").mean, model.reconstruct(x, latents="mean").mean)
-    assert model.reconstruct(x).mean.shape == x.shape
-
-
-@of_every_model
-def test_importance_weighted_bound_rises(name, options):
-    """Over many repetitions the average bound rises with the number of samples (Burda et al., 2016)."""
-    model, x = make(name, **options), data(batch=1).repeat(200, 1, 1)
-    averages = [model.importance_weighted_bound(x, num_samples=k, generator=seeded()).mean() for k in (1, 8, 64)]
-    assert averages[0] < averages[1] < averages[2]
-    one = without_auxiliary(model.vlb(x, kl="sampled", generator=seeded()))
-    torch.testing.assert_close(
-        model.importance_weighted_bound(x, num_samples=1, generator=seeded()), one, rtol=1e-10, atol=1e-10
-    )
 
 
 def test_importance_weights_average_in_log_space():

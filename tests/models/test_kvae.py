@@ -173,14 +173,12 @@ def test_continuation_starts_where_the_prefix_ended():
     state = model.initial_state(1)
     for t in range(8):
         state = model.step(state, x[:, t], z_t=latents["z"][:, t], a_t=latents["a"][:, t]).state
-    prior = model.step(state, x[:, 7]).prior
+    prior = model.step(state, x[:, 7]).prior["z"]
     torch.testing.assert_close(prior.mean, model.generation(x, latents).prior["z"].mean[:, 8])
 
 
 def test_refuses(as_a_user):
     model = make()
-    with pytest.raises(NotImplementedError, match="importance_weighted_bound"):
-        model.smc_bound(data())
     with pytest.raises(ValueError, match="'smooth' or 'filter'"):
         model.impute(data(), torch.ones(3, 9, dtype=torch.bool), method="guess")
     with pytest.raises(ValueError, match="mixture must be at least 1"):

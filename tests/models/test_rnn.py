@@ -221,7 +221,7 @@ class TestFeedback:
         assert all((p.grad != 0).any() for p in model.parameters())
 
     def test_only_where_the_past_is_looked_at(self):
-        with pytest.raises(ValueError, match="undriven mode does not look at past frames"):
+        with pytest.raises(ValueError, match="GRNN does not generate from past observations"):
             grnn(mode="undriven").vlb(data("gaussian", 2, 6, 3), feedback=0.5)
 
 

@@ -456,7 +456,7 @@ def test_noncausal_model_refuses_what_runs_frame_by_frame(inference):
     assert not model.is_causal
     with pytest.raises(NotImplementedError, match="RVAE does not generate frame by frame"):
         model.initial_state(4)
-    with pytest.raises(NotImplementedError, match="noncausal RVAE does not generate frame by frame"):
+    with pytest.raises(NotImplementedError, match="RVAE does not generate frame by frame; use generate"):
         model.step({}, torch.zeros(4, 3, dtype=torch.float64))
     with pytest.raises(NotImplementedError, match="RVAE does not generate frame by frame: no particle filter"):
         model.smc_bound(x, num_particles=3)

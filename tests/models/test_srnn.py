@@ -9,7 +9,7 @@ from written_out import data, lstm
 
 from dvae_lib.distributions import DiagonalGaussian
 from dvae_lib.graphs.spec import Gap
-from dvae_lib.models import DVAE, SRNN, build_model
+from dvae_lib.models import SRNN, build_model
 from dvae_lib.objectives import Latent
 from dvae_lib.statespace import LinearGaussianSSM, log_likelihood
 
@@ -84,7 +84,6 @@ class LinearSRNN(SRNN):
     c = torch.tensor([1.3, 0.8], dtype=torch.float64)
     z_noise = torch.tensor([0.4, 0.7], dtype=torch.float64)
     x_noise = torch.tensor([0.5, 0.3], dtype=torch.float64)
-    infer_and_generate = DVAE.infer_and_generate
 
     def __init__(self, bias=0.0, spread=0.0):
         torch.manual_seed(0)

@@ -1,55 +1,61 @@
-r"""The variational lower bound and its relatives, as functions of what a model returns.
+r"""The terms that objectives are made of: latents with their distributions, masks, divergences, importance weights.
 
 Everything is in nats and per sequence, shape ``(B,)``, unless said otherwise. Frames beyond a sequence's
 length contribute nothing.
 """
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Distribution
 from torch.distributions import kl_divergence as torch_kl_divergence
 
+from dvae_lib.arrays import as_tensor
 from dvae_lib.distributions import FactorisedDistribution, kl_per_dim
 
 __all__ = [
     "VLB",
+    "Bound",
     "DVAEOutput",
     "Generated",
     "Latent",
+    "Lengths",
+    "as_lengths",
+    "check_tensor",
     "frame_mask",
-    "importance_weighted_bound",
+    "holds_integers",
     "log_weights",
     "variational_lower_bound",
 ]
+
+Lengths = Int[Tensor, " batch"] | Sequence[int] | NDArray[Any]
+"""The number of frames of each sequence of a padded batch, as people have it."""
 
 
 class Latent(NamedTuple):
     """One latent variable as inferred: a sample of its posterior, and its prior where it is known.
 
-    `posterior` and `prior` are the conditionals that the spec declares, at the sampled parents.
+    `posterior` and `prior` are the conditionals that the spec declares, at the sampled parents. `per` says what has one
+    such vector: each frame, or the sequence as a whole.
     """
 
     sample: Tensor
     posterior: Distribution
     prior: Distribution | None = None
+    per: Literal["frame", "sequence"] = "frame"
 
 
 class Generated(NamedTuple):
-    """What the generative model says of whole sequences: the latents' priors and p(x_t | .).
-
-    `auxiliary` holds training terms that a model adds to its bound, each of shape ``(B,)``.
-    """
+    """What the generative model says of whole sequences: the latents' priors and p(x_t | .)."""
 
     prior: dict[str, Distribution]
     observation: Distribution
-    auxiliary: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class DVAEOutput(NamedTuple):
@@ -58,6 +64,20 @@ class DVAEOutput(NamedTuple):
     latents: dict[str, Latent]
     observation: Distribution
     auxiliary: Mapping[str, Tensor] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A bound of the log-likelihood of each sequence, estimated with weighted samples.
+
+    Attributes:
+        value: The bound, shape ``(B,)``, in nats.
+        effective_sample_size: How many equally weighted samples the weights are worth, between 1 and their number:
+            ``(B,)`` for importance weighting, ``(B, T)`` for particles, before resampling.
+    """
+
+    value: Float[Tensor, " batch"]
+    effective_sample_size: Tensor
 
 
 @dataclass(frozen=True)
@@ -92,6 +112,30 @@ class VLB:
         for kl in self.kl.values():
             total = total + kl.flatten(1).sum(1) if kl.ndim > 1 else total + kl
         return total
+
+
+def check_tensor(x: object, name: str) -> None:
+    """Refuse what is no tensor."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor; got {type(x).__name__}: use torch.as_tensor({name})")
+
+
+def as_lengths(lengths: Lengths | None, x: Tensor) -> Int[Tensor, " batch"] | None:
+    """Lengths as people have them, as a tensor of 64-bit integers beside x; what no integers are is left for `check`.
+
+    Raises:
+        TypeError: Not numbers.
+    """
+    check_tensor(x, "x")
+    if lengths is None:
+        return None
+    given = lengths if isinstance(lengths, Tensor) else as_tensor(lengths, "lengths").to(x.device)
+    return given.long() if holds_integers(given) else given  # narrow ones cannot be indices
+
+
+def holds_integers(values: Tensor) -> bool:
+    """Whether the values are whole numbers by their dtype, and no booleans."""
+    return not (values.dtype.is_floating_point or values.dtype.is_complex or values.dtype == torch.bool)
 
 
 def frame_mask(lengths: Int[Tensor, " batch"] | None, num_steps: int) -> Bool[Tensor, "batch time"] | None:
@@ -141,7 +185,7 @@ def variational_lower_bound(
         if latent.prior is None:
             raise ValueError(f"the output holds no prior of {name!r}; pass what `forward` returns")
         # A latent of the whole sequence, such as the DSAE's v, has no frames to mask.
-        framewise = mask if latent.sample.ndim == x.ndim else None
+        framewise = mask if latent.per == "frame" else None
         term, detail = _kl(latent.posterior, latent.prior, latent.sample, analytic=kl == "analytic")
         terms[name] = _masked(term, framewise)
         if detail is not None:
@@ -171,24 +215,10 @@ def log_weights(
         if latent.prior is None:
             raise ValueError(f"the output holds no prior of {name!r}; pass what `forward` returns")
         term = latent.prior.log_prob(latent.sample) - latent.posterior.log_prob(latent.sample)
-        if term.ndim == 1:
+        if latent.per == "sequence":
             term = torch.nn.functional.pad(term[:, None], (0, x.shape[1] - 1))
         weights = weights + term
     return _masked(weights, mask)
-
-
-def importance_weighted_bound(weights: Float[Tensor, "samples *batch"]) -> Float[Tensor, "*batch"]:
-    r"""The importance-weighted bound from log-weights of independent samples, along the first dimension.
-
-    .. math::
-        \mathcal{L}_K = \log \frac{1}{K} \sum_{k=1}^K
-        \frac{p(\mathbf{x}, \mathbf{z}^{(k)})}{q(\mathbf{z}^{(k)} | \mathbf{x})}
-
-    In expectation it rises with K from the VLB (K = 1) to log p(x).
-
-    Source: Burda, Grosse and Salakhutdinov (2016), "Importance weighted autoencoders".
-    """
-    return weights.logsumexp(0) - math.log(weights.shape[0])
 
 
 def _kl(q: Distribution, p: Distribution, sample: Tensor, *, analytic: bool) -> tuple[Tensor, Tensor | None]:

@@ -7,29 +7,50 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float, Int
-from torch import Generator, Tensor
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import Distribution
 
 from dvae_lib.distributions import DiagonalGaussian, FactorisedDistribution
 from dvae_lib.graphs import DependencySpec
-from dvae_lib.models.base import DVAE, Draw, State, StepOutput, noise
+from dvae_lib.models.base import DVAE, Context, Draws, Given, Inferred, Past, State
+from dvae_lib.models.registry import register
 from dvae_lib.networks import (
     MLP,
     FrameByFrame,
     GaussianHead,
     InternalState,
     ObservationHead,
-    PartlyKnown,
+    PrecomputedInput,
     Recurrence,
-    beside,
-    draw_then_update,
+    append_input,
+    sample_with_state,
     shift,
 )
-from dvae_lib.objectives import Generated, Latent, frame_mask
+from dvae_lib.objectives import Generated, frame_mask
 
 __all__ = ["ImprovedVRNN"]
 
+SPEC = DependencySpec(
+    generation="""
+        z_t ~ h_{t-1}
+        h_t <- x_{t-1}, u_t, z_t, h_{t-1}   # (7.4)
+        x_t ~ h_t                           # (7.6)
+    """,
+    inference="""
+        b_t <- x_t, u_t, b_{t+1}
+        z_t ~ h_{t-1}, b_t
+    """,
+)
 
+
+@register(
+    "vrnn-improved",
+    chapter=8.4,
+    small={"feature_x": (8,), "h_dim": 8, "feature_z": (6,), "b_dim": 8, "auxiliary": (6,)},
+    speech={"feature_x": (256,), "feature_z": (32, 64), "h_dim": 128, "b_dim": 128},
+    motion={"feature_x": (64,), "feature_z": (16, 32), "h_dim": 64, "b_dim": 64},
+)
 class ImprovedVRNN(DVAE):
     r"""A VRNN whose latent vectors reach the data through the state alone, and are trained to tell of the future.
 
@@ -83,17 +104,7 @@ class ImprovedVRNN(DVAE):
         ['backward', 'future']
     """
 
-    spec = DependencySpec(
-        generation="""
-            z_t ~ h_{t-1}
-            h_t <- x_{t-1}, z_t, h_{t-1}        # (7.4)
-            x_t ~ h_t                           # (7.6)
-        """,
-        inference="""
-            b_t <- x_t, b_{t+1}
-            z_t ~ h_{t-1}, b_t
-        """,
-    )
+    spec = SPEC.undriven()
 
     def __init__(
         self,
@@ -119,7 +130,7 @@ class ImprovedVRNN(DVAE):
             if not 0 <= weight < math.inf:
                 raise ValueError(f"{name} weighs an auxiliary term and must be 0 or more, and finite; got {weight}")
         self.future, self.backward = future, backward
-        self.spec = _spec(driven=u_dim > 0)
+        self.spec = SPEC if u_dim else SPEC.undriven()
         # h_t, p(z_t | h_{t-1}), p(x_t | h_t)
         self.phi_x = MLP(x_dim, feature_x)
         self.phi_z = MLP(z_dim, feature_z)
@@ -137,72 +148,44 @@ class ImprovedVRNN(DVAE):
         self.future_head = GaussianHead(self.future_net.out_dim, b_dim)
         self.backward_head = ObservationHead(b_dim, x_dim, observation)
 
-    def inference(
-        self,
-        x: Float[Tensor, "batch time x_dim"],
-        u: Float[Tensor, "batch time u_dim"] | None = None,
-        *,
-        lengths: Int[Tensor, " batch"] | None = None,
-        latents: Mapping[str, Tensor] | None = None,
-        draw: Draw = "sample",
-        generator: Generator | None = None,
-    ) -> dict[str, Latent]:
+    def _context(self, x: Tensor, u: Tensor | None, lengths: Tensor | None, draws: Draws, past: Past) -> Context:
+        features = self.phi_x(torch.cat([x.new_zeros(len(x), 1, self.x_dim), x], 1))  # of x_0, ..., x_T
+        b = past.run("b", self.e_b, append_input(features[:, 1:], u), lengths)
+        return Context({"b": b}, states={"driving": append_input(features[:, :-1], u)})
+
+    def _propose(self, name: str, context: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> Distribution:
+        posterior: Distribution = self.z_head(self.e_z(torch.cat([context["b"], known["h_prev"]], -1)))
+        return posterior
+
+    def _infer(self, x: Tensor, u: Tensor | None, lengths: Tensor | None, draws: Draws) -> Inferred:
         r""":math:`q_\phi(\mathbf{z}_t | \mathbf{h}_{t-1}, \mathbf{b}_t)`."""
-        past, b = self._read(x, u, lengths)
-        return {"z": self._infer(past, b, (latents or {}).get("z"), draw, generator)[0]}
-
-    def _read(self, x: Tensor, u: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What enters the state beside z_t and h_{t-1}; and the backward network's states."""
-        features = self.phi_x(torch.cat([x.new_zeros(x.shape[0], 1, self.x_dim), x], 1))  # of x_0, ..., x_T
-        return beside(features[:, :-1], u), self.e_b(beside(features[:, 1:], u), lengths)
-
-    def _infer(
-        self, past: Tensor, b: Tensor, z: Tensor | None, draw: Draw, generator: Generator | None
-    ) -> tuple[Latent, Float[Tensor, "batch time h_dim"]]:
-        """The posterior, and the states h_{1:T} that it was computed along with."""
+        context = self._context(x, u, lengths, draws, Past())
+        driving, b, z = context.states["driving"], context.frames["b"], draws.given.get("z")
         if z is not None:  # nothing recurs but h, whose inputs are all known
-            h = self._states(past, z)
-            return Latent(z, self.z_head(self.e_z(torch.cat([b, shift(h)], -1)))), h
-        epsilon = noise(b.new_empty(*b.shape[:2], self.z_dim), draw, generator)
-        z, h, output = self.run_recursion(past, b, epsilon)
-        return Latent(z, DiagonalGaussian.from_output(output)), h
+            h = self._states(driving, z)
+            latent = draws("z", self._propose("z", context.frames, {"h_prev": shift(h)}))
+        else:
+            latent, h = self.in_turn(draws, driving, b)
+        return Inferred({"z": latent}, {"h": h, "b": b})
 
     def recursion(
         self,
-        past: Float[Tensor, "batch time past_dim"],
+        driving: Float[Tensor, "batch time driving_dim"],
         b: Float[Tensor, "batch time b_dim"],
         epsilon: Float[Tensor, "batch time z_dim"],
     ) -> tuple[Tensor, ...]:
         """The loop: all z_t, h_t, and the outputs that hold mean and log-variance of q(z_t | .)."""
-        e_z = PartlyKnown([*self.e_z, self.z_head.linear], b)
-        return draw_then_update(FrameByFrame(self.d_h, past), e_z, self.phi_z, epsilon)  # (7.4)
+        e_z = PrecomputedInput([*self.e_z, self.z_head.linear], b)
+        return sample_with_state(FrameByFrame(self.d_h, driving), e_z, self.phi_z, epsilon)  # (7.4)
 
-    def infer_and_generate(
-        self,
-        x: Float[Tensor, "batch time x_dim"],
-        u: Float[Tensor, "batch time u_dim"] | None = None,
-        *,
-        lengths: Int[Tensor, " batch"] | None = None,
-        feedback: float = 0.0,
-        draw: Draw = "sample",
-        generator: Generator | None = None,
-    ) -> tuple[dict[str, Latent], Generated]:
-        """Both directions, and the auxiliary terms; under teacher forcing the directions share the states h_t."""
-        past, b = self._read(x, u, lengths)
-        latent, h = self._infer(past, b, None, draw, generator)
-        if feedback > 0:
-            generated = self.generation(
-                x, {"z": latent.sample}, u, lengths=lengths, feedback=feedback, generator=generator
-            )
-        else:
-            generated = self._generated(h)
-        return {"z": latent}, generated._replace(auxiliary=self._auxiliary(x, b, latent.sample, lengths))
-
-    def _auxiliary(self, x: Tensor, b: Tensor, z: Tensor, lengths: Tensor | None) -> dict[str, Tensor]:
+    def _auxiliary(
+        self, x: Tensor, latents: Mapping[str, Tensor], lengths: Tensor | None, states: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
         r"""The weighted terms :math:`\log p_\xi(\mathbf{b}_t | \mathbf{z}_t)` and
         :math:`\log p_\xi(\mathbf{x}_{t-1} | \mathbf{b}_t)`, summed over each sequence.
         """
-        told = self.future_head(self.future_net(z))
+        b = states["b"]
+        told = self.future_head(self.future_net(latents["z"]))
         # A recurrent network's state lies between -1 and 1, and so does the mean of its distribution.
         future = DiagonalGaussian(told.mean.tanh(), told.logvar).log_prob(b.detach())
         backward = self.backward_head(b[:, 1:]).log_prob(x[:, :-1])
@@ -211,30 +194,22 @@ class ImprovedVRNN(DVAE):
             future, backward = future.where(mask, 0.0), backward.where(mask[:, 1:], 0.0)
         return {"future": self.future * future.sum(1), "backward": self.backward * backward.sum(1)}
 
-    def generation(
+    def _generate(
         self,
-        x: Float[Tensor, "batch time x_dim"],
+        x: Tensor,
         latents: Mapping[str, Tensor],
-        u: Float[Tensor, "batch time u_dim"] | None = None,
-        *,
-        lengths: Int[Tensor, " batch"] | None = None,
-        feedback: float = 0.0,
-        generator: Generator | None = None,
+        u: Tensor | None,
+        lengths: Tensor | None,
+        states: Mapping[str, Tensor],
     ) -> Generated:
-        r"""The prior on :math:`\mathbf{h}_{t-1}` and :math:`p(\mathbf{x}_t | \mathbf{h}_t)`, for all frames at once.
-
-        With `feedback`, frame by frame: see `generation_fed_back`.
-        """
-        if feedback != 0:
-            return self.generation_fed_back(x, latents, u, feedback=feedback, generator=generator)
-        return self._generated(self._states(beside(self.phi_x(shift(x)), u), latents["z"]))
-
-    def _states(self, past: Tensor, z: Tensor) -> Float[Tensor, "batch time h_dim"]:
-        """The internal states, Eq. (7.4), from what is known of the past and the latent vectors."""
-        return self.d_h(torch.cat([past, self.phi_z(z)], -1))[0]  # type: ignore[no-any-return]
-
-    def _generated(self, h: Tensor) -> Generated:
+        h = states.get("h")
+        if h is None:
+            h = self._states(append_input(self.phi_x(shift(x)), u), latents["z"])
         return Generated({"z": self._prior(shift(h))}, self._observe(h))
+
+    def _states(self, driving: Tensor, z: Tensor) -> Float[Tensor, "batch time h_dim"]:
+        """The internal states, Eq. (7.4), from what is known of the past and the latent vectors."""
+        return self.d_h(torch.cat([driving, self.phi_z(z)], -1))[0]  # type: ignore[no-any-return]
 
     def _prior(self, h_prev: Float[Tensor, "*batch h_dim"]) -> DiagonalGaussian:
         prior: DiagonalGaussian = self.prior_head(self.d_z(h_prev))
@@ -244,40 +219,12 @@ class ImprovedVRNN(DVAE):
         observation: FactorisedDistribution = self.x_head(self.d_x(h))  # (7.5), (7.6)
         return observation
 
-    def initial_state(self, batch_size: int) -> State:
-        """The internal state h_0 = 0 (and the LSTM's cell)."""
+    def _initial_state(self, batch_size: int, draws: Given) -> State:
         return self.d_h.initial_state(batch_size)
 
-    def step(
-        self,
-        state: State,
-        x_prev: Float[Tensor, "batch x_dim"],
-        u_t: Float[Tensor, "batch u_dim"] | None = None,
-        *,
-        z_t: Float[Tensor, "batch z_dim"] | None = None,
-        generator: Generator | None = None,
-    ) -> StepOutput:
-        """Draw z_t from its prior given h_{t-1}, update the state (7.4), observe (7.6)."""
-        prior = self._prior(state["h"][:, 0])
-        if z_t is None:
-            z_t = prior.sample(generator=generator)
-        inputs = torch.cat([beside(self.phi_x(x_prev), u_t), self.phi_z(z_t)], -1)
-        h, state = self.d_h(inputs[:, None], state)
-        return StepOutput(prior, z_t, self._observe(h[:, 0]), state)
-
-
-def _spec(*, driven: bool) -> DependencySpec:
-    """The dependencies, in the review's notation."""
-    if not driven:
-        return ImprovedVRNN.spec
-    return DependencySpec(
-        generation="""
-            z_t ~ h_{t-1}
-            h_t <- x_{t-1}, u_t, z_t, h_{t-1}   # (7.4)
-            x_t ~ h_t                           # (7.6)
-        """,
-        inference="""
-            b_t <- x_t, u_t, b_{t+1}
-            z_t ~ h_{t-1}, b_t
-        """,
-    )
+    def _step(self, state: State, x_prev: Tensor, u_t: Tensor | None, draws: Given) -> tuple[Distribution, State]:
+        h_prev = state["h"][:, 0]
+        z = draws("z", self._prior(h_prev), h_prev=h_prev)
+        inputs = torch.cat([append_input(self.phi_x(x_prev), u_t), self.phi_z(z)], -1)
+        h, state = self.d_h(inputs[:, None], state)  # (7.4)
+        return self._observe(h[:, 0]), state  # (7.6)

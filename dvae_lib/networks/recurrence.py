@@ -1,7 +1,6 @@
-r"""The networks that the models are built from: :math:`d_x`, :math:`e_z`, the recursions and the output layers."""
+r"""Recursions over frames: whole sequences at once, and frame by frame where a part of the input comes in late."""
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -9,89 +8,18 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dvae_lib.distributions import OBSERVATIONS, DiagonalGaussian, FactorisedDistribution
-
 __all__ = [
-    "MLP",
     "FrameByFrame",
-    "GatedTransition",
-    "GaussianHead",
     "InternalState",
-    "ObservationHead",
-    "PartlyKnown",
+    "PrecomputedInput",
     "Recurrence",
-    "after_input",
-    "beside",
-    "draw_in_turn",
-    "draw_then_update",
     "reverse_time",
+    "sample_chain",
+    "sample_with_state",
     "shift",
 ]
 
 CELLS: dict[str, Any] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
-
-
-class MLP(nn.Sequential):
-    """Linear layers, each followed by an activation; the output size is the last of `sizes`.
-
-    Arguments:
-        in_dim: Size of the input vectors.
-        sizes: Sizes of the layers, first to last. Empty: the identity.
-        activation: The activation's class.
-
-    Example:
-        >>> MLP(513, [256, 128])
-        MLP(
-          (0): Linear(in_features=513, out_features=256, bias=True)
-          (1): Tanh()
-          (2): Linear(in_features=256, out_features=128, bias=True)
-          (3): Tanh()
-        )
-    """
-
-    def __init__(self, in_dim: int, sizes: Sequence[int], activation: type[nn.Module] = nn.Tanh) -> None:
-        layers: list[nn.Module] = []
-        for size_in, size_out in pairwise([in_dim, *sizes]):
-            layers += [nn.Linear(size_in, size_out), activation()]
-        super().__init__(*layers)
-        self.in_dim = in_dim
-        self.out_dim = [in_dim, *sizes][-1]
-
-
-class GaussianHead(nn.Module):
-    """A linear layer to the mean and log-variance of a diagonal Gaussian, as in Eqs. (2.5) and (2.20)."""
-
-    def __init__(self, in_dim: int, dim: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(in_dim, 2 * dim)
-
-    def forward(self, features: Float[Tensor, "*batch in_dim"]) -> DiagonalGaussian:
-        """The Gaussian, with the batch shape of `features`."""
-        return DiagonalGaussian.from_output(self.linear(features))
-
-
-class ObservationHead(nn.Module):
-    r"""A linear layer to the parameters of the observation model :math:`p(\mathbf{x}_t | \cdot)`.
-
-    Arguments:
-        in_dim: Size of the features.
-        x_dim: Size of the observed vectors.
-        observation: A name in `dvae_lib.distributions.OBSERVATIONS`.
-
-    Raises:
-        ValueError: For another name.
-    """
-
-    def __init__(self, in_dim: int, x_dim: int, observation: str) -> None:
-        super().__init__()
-        if observation not in OBSERVATIONS:
-            raise ValueError(f"observation must be one of {', '.join(OBSERVATIONS)}; got {observation!r}")
-        self.family = OBSERVATIONS[observation]
-        self.linear = nn.Linear(in_dim, self.family.outputs_per_dim * x_dim)
-
-    def forward(self, features: Float[Tensor, "*batch in_dim"]) -> FactorisedDistribution:
-        """The distribution of the observed vectors, with the batch shape of `features`."""
-        return self.family.from_output(self.linear(features))
 
 
 class InternalState(nn.Module):
@@ -222,7 +150,7 @@ class FrameByFrame:
         return o.sigmoid() * c.tanh(), c
 
 
-class PartlyKnown:
+class PrecomputedInput:
     """A feed-forward network in a loop over frames, of whose input the first part is known of all frames beforehand.
 
     Arguments:
@@ -246,7 +174,7 @@ class PartlyKnown:
         return output
 
 
-def draw_in_turn(
+def sample_chain(
     parameters: Callable[[int, Tensor], Tensor], epsilon: Float[Tensor, "batch time z_dim"]
 ) -> tuple[Tensor, Tensor]:
     r"""The loop of models whose latent vector is inferred from the one before it: the DKF, the SRNN.
@@ -272,9 +200,9 @@ def draw_in_turn(
     return torch.stack(samples, 1), torch.stack(outputs, 1)
 
 
-def draw_then_update(
+def sample_with_state(
     next_state: FrameByFrame,
-    e_z: PartlyKnown,
+    e_z: PrecomputedInput,
     phi_z: nn.Module,
     epsilon: Float[Tensor, "batch time z_dim"],
     *,
@@ -337,6 +265,25 @@ class Recurrence(nn.Module):
         states = self.network(reverse_time(inputs, lengths))[0]
         return reverse_time(states, lengths)
 
+    def resume(
+        self, inputs: Float[Tensor, "batch time in_dim"], last: tuple[Tensor, ...] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The internal states, and what the next frames are to be resumed from.
+
+        Arguments:
+            inputs: The frames after those of the call before.
+            last: What that call returned beside the states; None at the start of the sequence.
+
+        Raises:
+            ValueError: For a backward recurrence, which begins at the end.
+        """
+        if self.backward:
+            raise ValueError("a backward recurrence starts from the last frame: it can't be resumed frame by frame")
+        if isinstance(self.network, nn.LSTM):
+            return self.network(inputs, last)  # type: ignore[no-any-return]
+        states, after = self.network(inputs, None if last is None else last[0])
+        return states, (after,)
+
 
 def reverse_time(
     sequences: Float[Tensor, "batch time dim"], lengths: Int[Tensor, " batch"] | None = None
@@ -369,50 +316,3 @@ def shift(
     if first is None:
         return F.pad(sequences[:, :-1], (0, 0, 1, 0))
     return torch.cat([first[:, None], sequences[:, :-1]], 1)
-
-
-def beside(features: Float[Tensor, "*batch dim"], u: Float[Tensor, "*batch u_dim"] | None) -> Tensor:
-    """The features with the inputs of a driven model appended, where there are some."""
-    return features if u is None else torch.cat([features, u], -1)
-
-
-def after_input(u: Float[Tensor, "*batch u_dim"] | None, features: Float[Tensor, "*batch dim"]) -> Tensor:
-    """The features with the inputs of a driven model before them: what is known beforehand first (`FrameByFrame`)."""
-    return features if u is None else torch.cat([u, features], -1)
-
-
-class GatedTransition(nn.Module):
-    r"""The gated transition of the deep Kalman filter, Eqs. (B.1)-(B.5).
-
-    .. math::
-        \boldsymbol\mu = (1 - \boldsymbol\nu) \odot \boldsymbol\mu^\mathrm{lin}
-        + \boldsymbol\nu \odot \boldsymbol\mu^\mathrm{nonlin}
-
-    A gate chooses, for each dimension, between a linear and a nonlinear transition.
-
-    Arguments:
-        z_dim: Size of the latent vector.
-        hidden: Size of the hidden layers.
-        u_dim: Size of the input vector, which is appended to z_{t-1}.
-
-    Source: Krishnan, Shalit and Sontag (2017), "Structured inference networks for nonlinear state space models".
-    """
-
-    def __init__(self, z_dim: int, *, hidden: int = 16, u_dim: int = 0) -> None:
-        super().__init__()
-        in_dim = z_dim + u_dim
-        self.gate = nn.Sequential(nn.Linear(in_dim, hidden), nn.ReLU(), nn.Linear(hidden, z_dim), nn.Sigmoid())
-        self.nonlinear = nn.Sequential(nn.Linear(in_dim, hidden), nn.ReLU(), nn.Linear(hidden, z_dim))
-        self.linear = nn.Linear(in_dim, z_dim)
-        self.variance = nn.Linear(z_dim, z_dim)
-
-    def forward(self, features: Float[Tensor, "*batch in_dim"]) -> DiagonalGaussian:
-        r""":math:`p(\mathbf{z}_t | \mathbf{z}_{t-1}, \mathbf{u}_t)` from :math:`[\mathbf{z}_{t-1}, \mathbf{u}_t]`."""
-        gate = self.gate(features)  # (B.1)
-        nonlinear = self.nonlinear(features)  # (B.2)
-        linear = self.linear(features)  # (B.3)
-        mean = linear + gate * (nonlinear - linear)  # (B.4)
-        raw = self.variance(nonlinear.relu())
-        # (B.5), as a logarithm: log softplus(r), which is r itself where the exponential would underflow.
-        logvar = torch.where(raw < -20, raw, F.softplus(raw.clamp_min(-20)).log())
-        return DiagonalGaussian(mean, logvar)

@@ -1,0 +1,227 @@
+"""Where the value of a latent variable comes from: it is given, or drawn from a posterior, a prior or a proposal."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+from torch.distributions import Distribution, MultivariateNormal
+
+from dvae_lib.networks import InternalState, Recurrence, shift
+from dvae_lib.objectives import Latent
+
+__all__ = ["Context", "Draw", "Draws", "Given", "Inferred", "Past", "Proposed", "State", "noise", "sample"]
+
+State = dict[str, Tensor]
+"""What is carried from one frame to the next, by name; every tensor has the batch first."""
+
+Draw = Literal["sample", "mean"]
+"""How a posterior is turned into a value that the rest is conditioned on."""
+
+
+def noise(like: Float[Tensor, "*shape"], draw: Draw, generator: Generator | None) -> Float[Tensor, "*shape"]:
+    r"""The :math:`\boldsymbol\epsilon` of Eq. (2.24): standard normal, or zero where the mean is wanted.
+
+    Drawn once for all frames, outside the recursions.
+    """
+    if draw == "mean":
+        return torch.zeros_like(like)
+    return torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)
+
+
+def sample(distribution: Distribution, generator: Generator | None) -> Tensor:
+    """A sample, reparameterised where the family allows it."""
+    if isinstance(distribution, MultivariateNormal):  # of torch, whose families take no generator
+        epsilon = noise(distribution.mean, "sample", generator)
+        return distribution.mean + (distribution.scale_tril @ epsilon[..., None]).squeeze(-1)
+    draw: Any = distribution.rsample if distribution.has_rsample else distribution.sample
+    return draw(generator=generator)  # type: ignore[no-any-return]
+
+
+class Draws:
+    """Values of latent variables at inference: given, or drawn from their posteriors.
+
+    Arguments:
+        given: Values to condition on, by name.
+        how: "sample" draws from the posterior, "mean" takes its mean.
+        generator: Source of randomness.
+    """
+
+    def __init__(
+        self, given: Mapping[str, Tensor] | None = None, how: Draw = "sample", generator: Generator | None = None
+    ) -> None:
+        self.given, self.how, self.generator = dict(given or {}), how, generator
+
+    def __call__(self, name: str, posterior: Any) -> Latent:
+        """The variable at its given value, or at a reparameterised draw from a Gaussian posterior, Eq. (2.24)."""
+        value = self.given.get(name)
+        if value is None:
+            value = posterior.mean + posterior.stddev * self.noise(posterior.mean)
+        return Latent(value, posterior)
+
+    def noise(self, like: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Standard normal noise, or zeros where the mean is wanted."""
+        return noise(like, self.how, self.generator)
+
+
+class Given:
+    """Values of latent variables at generation: given, or drawn from their priors; it keeps what it was asked for.
+
+    Arguments:
+        values: Values by name. Of what is missing, a sample of the prior is drawn.
+        generator: Source of randomness.
+
+    Attributes:
+        prior: The priors asked for, by name, in the order of the equations.
+        latents: The values given back.
+    """
+
+    def __init__(self, values: Mapping[str, Tensor] | None = None, generator: Generator | None = None) -> None:
+        self.values, self.generator = values or {}, generator
+        self.prior: dict[str, Distribution] = {}
+        self.latents: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, prior: Distribution, **known: Tensor) -> Tensor:
+        """The value of a variable.
+
+        Arguments:
+            name: The variable.
+            prior: Its distribution given the past.
+            known: What the inference model would look at beside the context: states, the latents before.
+        """
+        value = self.values.get(name)
+        if value is None:
+            value = self.draw(name, prior, known)
+        self.prior[name], self.latents[name] = prior, value
+        return value
+
+    def draw(self, name: str, prior: Distribution, known: Mapping[str, Tensor]) -> Tensor:
+        """A value where none is given."""
+        with torch.no_grad():
+            return sample(prior, self.generator)
+
+
+class Proposed(Given):
+    """Values of latent variables drawn from the inference model, frame by frame, reparameterised where possible.
+
+    Arguments:
+        propose: The posterior of a variable, from its name and from what is known at its frame.
+        values: See `Given`.
+        how: "sample" draws from the posterior, "mean" takes its mean.
+        generator: Source of randomness.
+
+    Attributes:
+        posterior: The posteriors drawn from, by name.
+    """
+
+    def __init__(
+        self,
+        propose: Callable[[str, Mapping[str, Tensor]], Distribution],
+        values: Mapping[str, Tensor] | None = None,
+        how: Draw = "sample",
+        generator: Generator | None = None,
+    ) -> None:
+        super().__init__(values, generator)
+        self.propose, self.how = propose, how
+        self.posterior: dict[str, Distribution] = {}
+
+    def __call__(self, name: str, prior: Distribution, **known: Tensor) -> Tensor:
+        """The value of a variable; its posterior is noted too."""
+        self.posterior[name] = self.propose(name, known)
+        return super().__call__(name, prior, **known)
+
+    def draw(self, name: str, prior: Distribution, known: Mapping[str, Tensor]) -> Tensor:
+        """A value from the posterior."""
+        q = self.posterior[name]
+        return q.mean if self.how == "mean" else sample(q, self.generator)
+
+
+class Inferred(NamedTuple):
+    """What inference found: the latents, and what was computed on the way that generation needs too, by name."""
+
+    latents: dict[str, Latent]
+    states: Mapping[str, Tensor] = {}
+
+
+class Context(NamedTuple):
+    """All that the inference model takes from the data, before any latent of a frame is drawn.
+
+    Attributes:
+        frames: What each frame's posterior looks at, by name, of shape (B, T, .).
+        latents: The latents of the whole sequence, which the rest is inferred from.
+        states: What generation needs too.
+    """
+
+    frames: dict[str, Tensor]
+    latents: dict[str, Latent] = {}
+    states: Mapping[str, Tensor] = {}
+
+    def at(self, t: int, rows: int | None = None) -> dict[str, Tensor]:
+        """What the posterior of frame t (counted from 0) looks at; repeated to a number of rows, for particles."""
+        frame = {name: value[:, t] for name, value in self.frames.items()}
+        if rows is None:
+            return frame
+        return {
+            name: v if len(v) == rows else v.repeat(rows // len(v), *[1] * (v.ndim - 1)) for name, v in frame.items()
+        }
+
+
+class Past:
+    """What causal recursions have seen of the frames before, where frames come in one after the other.
+
+    A model's context is computed from whole sequences, or from chunks of them. It reads its recursions through this, so
+    that both are one code.
+
+    Arguments:
+        streaming: Whether frames come in chunks; otherwise nothing is carried over.
+    """
+
+    def __init__(self, streaming: bool = False) -> None:
+        self.streaming = streaming
+        self.carried: dict[str, Any] = {}
+
+    def shift(self, name: str, frames: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:
+        """The frames, one late; the first is the last of the chunk before, or zero."""
+        shifted = shift(frames, self.carried.get(name))
+        if self.streaming:
+            self.carried[name] = frames[:, -1]
+        return shifted
+
+    def run(
+        self,
+        name: str,
+        recurrence: nn.Module,
+        inputs: Float[Tensor, "batch time in_dim"],
+        lengths: Tensor | None = None,
+    ) -> Float[Tensor, "batch time h_dim"]:
+        """The states of a recursion over the frames; a backward one sees the chunk as the sequence's end.
+
+        Arguments:
+            name: Of what is carried over.
+            recurrence: A `Recurrence` or an `InternalState`.
+            inputs: The frames.
+            lengths: The sequences' lengths in a padded batch.
+        """
+        last: Any
+        if isinstance(recurrence, InternalState):
+            states, last = recurrence(inputs, self.carried.get(name))
+        elif isinstance(recurrence, Recurrence) and self.streaming and not recurrence.backward:
+            states, last = recurrence.resume(inputs, self.carried.get(name))
+        else:
+            return recurrence(inputs, lengths)  # type: ignore[no-any-return]
+        if self.streaming:
+            self.carried[name] = last
+        return states  # type: ignore[no-any-return]
+
+    def pick(self, rows: Tensor) -> None:
+        """Keep these rows of the batch, in this order."""
+        self.carried = {name: _picked(value, rows) for name, value in self.carried.items()}
+
+
+def _picked(value: Any, rows: Tensor) -> Any:
+    if isinstance(value, Tensor):
+        return value[rows]
+    if isinstance(value, dict):  # of `InternalState`, the batch first
+        return {name: item[rows] for name, item in value.items()}
+    return tuple(item[:, rows] for item in value)  # of torch's layers, the layers first

@@ -1,0 +1,157 @@
+"""Filtering a stream: one frame in; what the latents are, what was expected, and how odd the frame is, out."""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+from torch.distributions import Distribution
+
+from dvae_lib.models.draws import Draws, Given, Past, sample
+from dvae_lib.objectives.importance import effective_sample_size
+from dvae_lib.objectives.particles import systematic
+
+__all__ = ["Filter", "Filtered", "Moments"]
+
+
+class Moments(NamedTuple):
+    """Mean and variance of each entry of a vector, over weighted particles."""
+
+    mean: Float[Tensor, "batch dim"]
+    variance: Float[Tensor, "batch dim"]
+
+
+class Filtered(NamedTuple):
+    r"""What a filter makes of one frame.
+
+    Attributes:
+        latents: Mean and variance of each latent given all frames so far,
+            :math:`p(\mathbf{z}_t | \mathbf{x}_{1:t})`.
+        prediction: Mean and variance of the frame before it was seen, :math:`p(\mathbf{x}_t | \mathbf{x}_{1:t-1})`.
+        score: How odd the frame is: :math:`-\log p(\mathbf{x}_t | \mathbf{x}_{1:t-1})`, in nats, shape (B,).
+        effective_sample_size: What the particles are worth, before resampling, shape (B,).
+    """
+
+    latents: dict[str, Moments]
+    prediction: Moments
+    score: Float[Tensor, " batch"]
+    effective_sample_size: Float[Tensor, " batch"]
+
+
+class Filter:
+    """A particle filter over a stream of frames, with the model's inference network as the proposal.
+
+    An inference network that looks ahead is run as if the sequence ended at the present frame. The particles' weights
+    correct what it proposes. Latents of the whole sequence are drawn from their priors, one for each particle, at the
+    start. What it holds does not grow with the number of frames.
+
+    Arguments:
+        model: A causal `DVAE` with a proposal per frame.
+        batch_size: Number of sequences that run side by side.
+        num_particles: Number of particles of each.
+        threshold: Resample where the effective sample size falls below this fraction of the particles.
+        generator: Source of randomness.
+
+    Attributes:
+        log_likelihood: Of all frames so far, in nats, shape (B,).
+        num_frames: Number of frames so far.
+
+    Example:
+        >>> from dvae_lib import SRNN
+        >>> stream = torch.randn(5, 1, 3, generator=torch.Generator().manual_seed(0))
+        >>> watch = SRNN(x_dim=3, z_dim=2).filter(num_particles=20)
+        >>> [watch.update(x_t).score.shape for x_t in stream] == 5 * [torch.Size([1])]
+        True
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        batch_size: int = 1,
+        num_particles: int = 100,
+        *,
+        threshold: float = 0.5,
+        generator: Generator | None = None,
+    ) -> None:
+        if batch_size < 1 or num_particles < 1 or not 0.0 <= threshold <= 1.0:
+            raise ValueError(
+                "batch_size and num_particles must be at least 1, threshold between 0 and 1; "
+                f"got {batch_size}, {num_particles} and {threshold}"
+            )
+        self.model, self.batch_size, self.num_particles = model, batch_size, num_particles
+        self.threshold, self.generator = threshold, generator
+        self.past, self.num_frames = Past(streaming=True), 0
+        with torch.no_grad():
+            self.state, _ = model._begin(num_particles * batch_size, {}, generator)
+        parameter = next(model.parameters())
+        self.weights = parameter.new_full((num_particles, batch_size), -math.log(num_particles))
+        self.log_likelihood = parameter.new_zeros(batch_size)
+        self._of_sequence = {name: self.state[name] for name in model.sequence_latents}
+
+    @torch.no_grad()
+    def update(self, x_t: Float[Tensor, "batch x_dim"], u_t: Float[Tensor, "batch u_dim"] | None = None) -> Filtered:
+        """Take in one frame.
+
+        Arguments:
+            x_t: The frame, in the values that the model was trained on.
+            u_t: The input of this frame, for a driven model.
+        """
+        model, k = self.model, self.num_particles
+        if x_t.shape[:1] != (self.batch_size,):
+            raise ValueError(f"expected a frame of {self.batch_size} sequences; got {tuple(x_t.shape)}")
+        model._check_frame(x_t, u_t)
+        x_k, u_k = x_t.repeat(k, 1), None if u_t is None else u_t.repeat(k, 1)
+        prediction = self._prediction(u_k)
+        given = {name: self.state[name] for name in self._of_sequence}
+        x_1, u_1 = (x_k, u_k) if given else (x_t, u_t)  # a context is the particle's only where it has latents in it
+        draws = Draws(given, "sample", self.generator)
+        context = model._context(x_1[:, None], None if u_1 is None else u_1[:, None], None, draws, self.past)
+        proposal = model.propose(self.state, context.at(0, len(x_k)), x_k, u_k, generator=self.generator)
+        increment = proposal.observation.log_prob(x_k)
+        for latent in proposal.latents.values():
+            increment = increment + latent.prior.log_prob(latent.sample) - latent.posterior.log_prob(latent.sample)
+        weights = self.weights + increment.view(k, -1)
+        evidence = weights.logsumexp(0)
+        self.weights = weights - evidence
+        self.log_likelihood = self.log_likelihood + evidence
+        self.num_frames += 1
+        latents = {name: self._moments(latent.sample) for name, latent in proposal.latents.items()}
+        latents |= {name: self._moments(value) for name, value in given.items()}
+        latents |= {name: self._moments(*value) for name, value in model._filtered(proposal.state).items()}
+        size = effective_sample_size(self.weights)
+        self._resample(proposal.state, size)
+        return Filtered(latents, prediction, -evidence, size)
+
+    def _prediction(self, u_k: Tensor | None) -> Moments:
+        """What is expected of the next frame: the particles' observation models, at latents drawn from the priors."""
+        draws = Given({}, self.generator)
+        generator = {name: value for name, value in self.state.items() if not name.startswith("q.")}
+        observation: Distribution
+        observation, _ = self.model._filter_step(generator, self.state["q.x"], u_k, draws)
+        try:
+            return self._moments(observation.mean, observation.variance)
+        except NotImplementedError:  # a family that does not say its variance; its samples do
+            return self._moments(sample(observation, self.generator))
+
+    def _moments(self, mean: Tensor, variance: Tensor | None = None) -> Moments:
+        """Of the mixture of the particles."""
+        k = self.num_particles
+        weights = self.weights.exp()[..., None]
+        mean = mean.view(k, self.batch_size, -1)
+        centre = (weights * mean).sum(0)
+        spread = (mean - centre).square()
+        if variance is not None:
+            spread = spread + variance.view(k, self.batch_size, -1)
+        return Moments(centre, (weights * spread).sum(0))
+
+    def _resample(self, state: dict[str, Tensor], size: Tensor) -> None:
+        k, batch_size = self.weights.shape
+        poor = size < self.threshold * k
+        ancestors = systematic(self.weights.exp(), self.generator)
+        ancestors = torch.where(poor, ancestors, torch.arange(k, device=poor.device)[:, None])
+        rows = (ancestors * batch_size + torch.arange(batch_size, device=poor.device)).reshape(-1)
+        self.state = {name: value[rows] for name, value in state.items()}
+        self.weights = torch.where(poor, -math.log(k), self.weights)
+        if self._of_sequence:  # then the context carries over what is the particle's own
+            self.past.pick(rows)

@@ -1,0 +1,37 @@
+r"""The networks that the models are built from: :math:`d_x`, :math:`e_z`, the recursions and the output layers."""
+
+from dvae_lib.networks.layers import (
+    MLP,
+    GatedTransition,
+    GaussianHead,
+    ObservationHead,
+    append_input,
+    prepend_input,
+)
+from dvae_lib.networks.recurrence import (
+    FrameByFrame,
+    InternalState,
+    PrecomputedInput,
+    Recurrence,
+    reverse_time,
+    sample_chain,
+    sample_with_state,
+    shift,
+)
+
+__all__ = [
+    "MLP",
+    "FrameByFrame",
+    "GatedTransition",
+    "GaussianHead",
+    "InternalState",
+    "ObservationHead",
+    "PrecomputedInput",
+    "Recurrence",
+    "append_input",
+    "prepend_input",
+    "reverse_time",
+    "sample_chain",
+    "sample_with_state",
+    "shift",
+]

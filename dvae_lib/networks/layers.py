@@ -1,0 +1,123 @@
+"""Layers without a memory: feed-forward networks, and the heads that put out distributions."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dvae_lib.distributions import OBSERVATIONS, DiagonalGaussian, FactorisedDistribution
+
+__all__ = ["MLP", "GatedTransition", "GaussianHead", "ObservationHead", "append_input", "prepend_input"]
+
+
+class MLP(nn.Sequential):
+    """Linear layers, each followed by an activation; the output size is the last of `sizes`.
+
+    Arguments:
+        in_dim: Size of the input vectors.
+        sizes: Sizes of the layers, first to last. Empty: the identity.
+        activation: The activation's class.
+
+    Example:
+        >>> MLP(513, [256, 128])
+        MLP(
+          (0): Linear(in_features=513, out_features=256, bias=True)
+          (1): Tanh()
+          (2): Linear(in_features=256, out_features=128, bias=True)
+          (3): Tanh()
+        )
+    """
+
+    def __init__(self, in_dim: int, sizes: Sequence[int], activation: type[nn.Module] = nn.Tanh) -> None:
+        layers: list[nn.Module] = []
+        for size_in, size_out in pairwise([in_dim, *sizes]):
+            layers += [nn.Linear(size_in, size_out), activation()]
+        super().__init__(*layers)
+        self.in_dim = in_dim
+        self.out_dim = [in_dim, *sizes][-1]
+
+
+class GaussianHead(nn.Module):
+    """A linear layer to the mean and log-variance of a diagonal Gaussian, as in Eqs. (2.5) and (2.20)."""
+
+    def __init__(self, in_dim: int, dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_dim, 2 * dim)
+
+    def forward(self, features: Float[Tensor, "*batch in_dim"]) -> DiagonalGaussian:
+        """The Gaussian, with the batch shape of `features`."""
+        return DiagonalGaussian.from_output(self.linear(features))
+
+
+class ObservationHead(nn.Module):
+    r"""A linear layer to the parameters of the observation model :math:`p(\mathbf{x}_t | \cdot)`.
+
+    Arguments:
+        in_dim: Size of the features.
+        x_dim: Size of the observed vectors.
+        observation: A name in `dvae_lib.distributions.OBSERVATIONS`.
+
+    Raises:
+        ValueError: For another name.
+    """
+
+    def __init__(self, in_dim: int, x_dim: int, observation: str) -> None:
+        super().__init__()
+        if observation not in OBSERVATIONS:
+            raise ValueError(f"observation must be one of {', '.join(OBSERVATIONS)}; got {observation!r}")
+        self.family = OBSERVATIONS[observation]
+        self.linear = nn.Linear(in_dim, self.family.outputs_per_dim * x_dim)
+
+    def forward(self, features: Float[Tensor, "*batch in_dim"]) -> FactorisedDistribution:
+        """The distribution of the observed vectors, with the batch shape of `features`."""
+        return self.family.from_output(self.linear(features))
+
+
+def append_input(features: Float[Tensor, "*batch dim"], u: Float[Tensor, "*batch u_dim"] | None) -> Tensor:
+    """The features with the inputs of a driven model appended, where there are some."""
+    return features if u is None else torch.cat([features, u], -1)
+
+
+def prepend_input(u: Float[Tensor, "*batch u_dim"] | None, features: Float[Tensor, "*batch dim"]) -> Tensor:
+    """The features with the inputs of a driven model before them: what is known beforehand first (`FrameByFrame`)."""
+    return features if u is None else torch.cat([u, features], -1)
+
+
+class GatedTransition(nn.Module):
+    r"""The gated transition of the deep Kalman filter, Eqs. (B.1)-(B.5).
+
+    .. math::
+        \boldsymbol\mu = (1 - \boldsymbol\nu) \odot \boldsymbol\mu^\mathrm{lin}
+        + \boldsymbol\nu \odot \boldsymbol\mu^\mathrm{nonlin}
+
+    A gate chooses, for each dimension, between a linear and a nonlinear transition.
+
+    Arguments:
+        z_dim: Size of the latent vector.
+        hidden: Size of the hidden layers.
+        u_dim: Size of the input vector, which is appended to z_{t-1}.
+
+    Source: Krishnan, Shalit and Sontag (2017), "Structured inference networks for nonlinear state space models".
+    """
+
+    def __init__(self, z_dim: int, *, hidden: int = 16, u_dim: int = 0) -> None:
+        super().__init__()
+        in_dim = z_dim + u_dim
+        self.gate = nn.Sequential(nn.Linear(in_dim, hidden), nn.ReLU(), nn.Linear(hidden, z_dim), nn.Sigmoid())
+        self.nonlinear = nn.Sequential(nn.Linear(in_dim, hidden), nn.ReLU(), nn.Linear(hidden, z_dim))
+        self.linear = nn.Linear(in_dim, z_dim)
+        self.variance = nn.Linear(z_dim, z_dim)
+
+    def forward(self, features: Float[Tensor, "*batch in_dim"]) -> DiagonalGaussian:
+        r""":math:`p(\mathbf{z}_t | \mathbf{z}_{t-1}, \mathbf{u}_t)` from :math:`[\mathbf{z}_{t-1}, \mathbf{u}_t]`."""
+        gate = self.gate(features)  # (B.1)
+        nonlinear = self.nonlinear(features)  # (B.2)
+        linear = self.linear(features)  # (B.3)
+        mean = linear + gate * (nonlinear - linear)  # (B.4)
+        raw = self.variance(nonlinear.relu())
+        # (B.5), as a logarithm: log softplus(r), which is r itself where the exponential would underflow.
+        logvar = torch.where(raw < -20, raw, F.softplus(raw.clamp_min(-20)).log())
+        return DiagonalGaussian(mean, logvar)

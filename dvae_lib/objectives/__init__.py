@@ -1,0 +1,39 @@
+"""The variational lower bound and its relatives.
+
+As objectives, functions of a model and a batch, with gradients, of the form that `dvae_lib.training.fit` takes: `vlb`,
+`free_bits`, `importance_weighted`, `particle`. And as functions of what a model returns: `variational_lower_bound`,
+`log_weights`, `importance_weighted_bound`.
+
+Everything is in nats and per sequence, shape ``(B,)``, unless said otherwise. Frames beyond a sequence's length
+contribute nothing.
+"""
+
+from dvae_lib.objectives.bound import free_bits, vlb
+from dvae_lib.objectives.importance import importance_weighted, importance_weighted_bound
+from dvae_lib.objectives.particles import particle
+from dvae_lib.objectives.terms import (
+    VLB,
+    Bound,
+    DVAEOutput,
+    Generated,
+    Latent,
+    frame_mask,
+    log_weights,
+    variational_lower_bound,
+)
+
+__all__ = [
+    "VLB",
+    "Bound",
+    "DVAEOutput",
+    "Generated",
+    "Latent",
+    "frame_mask",
+    "free_bits",
+    "importance_weighted",
+    "importance_weighted_bound",
+    "log_weights",
+    "particle",
+    "variational_lower_bound",
+    "vlb",
+]

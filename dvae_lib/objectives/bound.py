@@ -1,0 +1,123 @@
+"""The variational lower bound as an objective, and what is done to its KL terms while a model is trained."""
+
+from dataclasses import replace
+from typing import Any, Literal
+
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from dvae_lib.objectives.importance import repeat
+from dvae_lib.objectives.terms import VLB, Lengths, as_lengths, frame_mask
+
+__all__ = ["free_bits", "vlb"]
+
+
+def vlb(
+    model: Any,
+    x: Float[Tensor, "batch time x_dim"],
+    u: Float[Tensor, "batch time u_dim"] | None = None,
+    *,
+    lengths: Lengths | None = None,
+    beta: float = 1.0,
+    num_samples: int = 1,
+    feedback: float = 0.0,
+    kl: Literal["analytic", "sampled"] = "analytic",
+    generator: Generator | None = None,
+) -> VLB:
+    r"""The variational lower bound of each sequence, Eqs. (2.23) and (4.24), in nats.
+
+    Arguments:
+        model: A `DVAE`.
+        x: The observed sequences.
+        u: The input sequences of a driven model.
+        lengths: The sequences' lengths in a padded batch.
+        beta: Weight of the KL terms.
+        num_samples: Number R of samples that the expectation is estimated with.
+        feedback: Probability that the generative model is fed its own output instead of the true past.
+        kl: "analytic" (closed form where there is one) or "sampled".
+        generator: Source of randomness.
+    """
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1; got {num_samples}")
+    if kl not in ("analytic", "sampled"):
+        raise ValueError(f"kl must be 'analytic' or 'sampled'; got {kl!r}")
+    lengths = as_lengths(lengths, x)
+    if num_samples > 1:
+        x, u, lengths = x.repeat(num_samples, 1, 1), repeat(u, num_samples), repeat(lengths, num_samples)
+    bound: VLB = model.single_sample_bound(
+        x, u, lengths=lengths, beta=beta, feedback=feedback, kl=kl, generator=generator
+    )
+    if num_samples == 1:
+        return bound
+
+    def average(value: Tensor) -> Tensor:
+        return value.reshape(num_samples, -1, *value.shape[1:]).mean(0)
+
+    return VLB(
+        average(bound.value),
+        average(bound.reconstruction),
+        {name: average(term) for name, term in bound.kl.items()},
+        {name: average(term) for name, term in bound.kl_per_dim.items()},
+        {name: average(term) for name, term in bound.auxiliary.items()},
+        beta,
+    )
+
+
+def free_bits(
+    model: Any,
+    x: Float[Tensor, "batch time x_dim"],
+    u: Float[Tensor, "batch time u_dim"] | None = None,
+    *,
+    lengths: Lengths | None = None,
+    nats: float = 0.1,
+    per: Literal["entry", "frame", "sequence"] = "entry",
+    beta: float = 1.0,
+    feedback: float = 0.0,
+    generator: Generator | None = None,
+) -> VLB:
+    r"""The bound in which the first `nats` of each KL term are free, so that nothing is gained by using fewer.
+
+    .. math::
+        \mathcal{L} = \mathbb{E}_q[\log p(\mathbf{x} | \mathbf{z})]
+        - \beta \sum_j \max\big(\lambda, D_\mathrm{KL}(q_j \,\|\, p_j)\big)
+
+    Arguments:
+        model: A `DVAE`.
+        x: The observed sequences.
+        u: The input sequences of a driven model.
+        lengths: The sequences' lengths in a padded batch.
+        nats: What is free in each term, :math:`\lambda`.
+        per: What a term is: each entry of each latent vector, each vector, or each sequence as a whole.
+        beta: Weight of the KL terms.
+        feedback: As in `vlb`.
+        generator: Source of randomness.
+
+    Returns:
+        The bound with this `value`; its `kl` is what the latents really cost.
+
+    Raises:
+        ValueError: `nats` is negative, `per` unknown, or entries are asked of a model whose KL is not a sum over them.
+
+    Source: Kingma, Salimans, Jozefowicz, Chen, Sutskever and Welling (2016), "Improved variational inference with
+    inverse autoregressive flow", whose terms are means over a batch; here each sequence has its own.
+    """
+    if nats < 0:
+        raise ValueError(f"nats must be 0 or more; got {nats}")
+    if per not in ("entry", "frame", "sequence"):
+        raise ValueError(f"per must be 'entry', 'frame' or 'sequence'; got {per!r}")
+    bound = vlb(model, x, u, lengths=lengths, beta=beta, feedback=feedback, generator=generator)
+    lengths = as_lengths(lengths, x)
+    price = bound.value.new_zeros(len(x))
+    for name, term in bound.kl.items():
+        if per == "entry" and name not in bound.kl_per_dim:
+            raise ValueError(f"the KL of {name!r} is no sum over entries: use per='frame' or per='sequence'")
+        if per == "sequence":
+            price = price + term.flatten(1).sum(1).clamp_min(nats) if term.ndim > 1 else price + term.clamp_min(nats)
+            continue
+        terms = bound.kl_per_dim[name] if per == "entry" else term
+        paid = terms.clamp_min(nats)
+        mask = frame_mask(lengths, x.shape[1]) if term.ndim > 1 else None
+        if mask is not None:  # nothing is paid for frames that are not there
+            paid = paid.where(mask.reshape(mask.shape + (1,) * (paid.ndim - 2)), 0.0)
+        price = price + (paid.flatten(1).sum(1) if paid.ndim > 1 else paid)
+    return replace(bound, value=bound.value + beta * (bound.total_kl - price))

@@ -1,0 +1,93 @@
+"""The particle bound: importance weighting that gives up unlikely particles on the way (FIVO)."""
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from dvae_lib.objectives.importance import effective_sample_size
+from dvae_lib.objectives.terms import Bound, Latent, Lengths, frame_mask
+
+__all__ = ["particle", "systematic"]
+
+
+def particle(
+    model: Any,
+    x: Float[Tensor, "batch time x_dim"],
+    u: Float[Tensor, "batch time u_dim"] | None = None,
+    *,
+    lengths: Lengths | None = None,
+    num_particles: int = 5,
+    threshold: float = 0.5,
+    generator: Generator | None = None,
+) -> Bound:
+    r"""A particle bound of :math:`\log p_\theta(\mathbf{x}_{1:T})`, in nats per sequence, with gradients.
+
+    A particle filter in which the inference model proposes :math:`\mathbf{z}_t` given each particle's own past. Its
+    likelihood estimate is unbiased, so the expectation of its logarithm is a lower bound. The cost is in proportion to
+    the number of frames, for a model with a proposal per frame (`context` and `propose`). Gradients flow through the
+    reparameterised draws and the weights; those of the choice of ancestors are left out, as in the papers, for their
+    variance.
+
+    Arguments:
+        model: A `DVAE` that generates frame by frame.
+        x: The observed sequences.
+        u: The input sequences of a driven model.
+        lengths: The sequences' lengths in a padded batch.
+        num_particles: Number of particles.
+        threshold: Resample where the effective sample size falls below this fraction of the particles; 0 never does,
+            which makes it the importance-weighted bound.
+        generator: Source of randomness.
+
+    Raises:
+        NotImplementedError: If generation is not causal: the weight of a frame would need future latents.
+
+    Source: Maddison et al. (2017), "Filtering variational objectives"; Naesseth et al. (2018); Le et al. (2018).
+    """
+    if num_particles < 1 or not 0.0 <= threshold <= 1.0:
+        raise ValueError(
+            f"num_particles must be at least 1 and threshold lie between 0 and 1; got {num_particles} and {threshold}"
+        )
+    if not model.is_causal:
+        raise NotImplementedError(f"{type(model).__name__} does not generate frame by frame: no particle filter")
+    x, u, inside = model.admit(x, u, lengths)
+    batch_size, num_steps = x.shape[:2]
+    k, mask = num_particles, frame_mask(inside, num_steps)
+    context, state = model.begin_proposals(x, u, lengths=inside, num_particles=k, generator=generator)
+    weights = _ratio(context.latents, x.new_zeros(k * batch_size)).view(k, batch_size)
+    evidence, sizes = x.new_zeros(batch_size), []
+    for t in range(num_steps):
+        x_t, u_t = x[:, t].repeat(k, 1), None if u is None else u[:, t].repeat(k, 1)
+        proposal = model.propose(state, context.at(t, k * batch_size), x_t, u_t, generator=generator)
+        increment = _ratio(proposal.latents, proposal.observation.log_prob(x_t)).view(k, batch_size)
+        weights = weights + (increment if mask is None else torch.where(mask[:, t], increment, 0.0))
+        size = effective_sample_size(weights.detach())
+        sizes.append(size)
+        poor = size < threshold * k
+        evidence = torch.where(poor, evidence + weights.logsumexp(0) - math.log(k), evidence)
+        ancestors = systematic(weights.detach().softmax(0), generator)
+        ancestors = torch.where(poor, ancestors, torch.arange(k, device=x.device)[:, None])
+        weights = torch.where(poor, 0.0, weights)
+        rows = (ancestors * batch_size + torch.arange(batch_size, device=x.device)).reshape(-1)
+        state = {name: value[rows] for name, value in proposal.state.items()}
+    return Bound(evidence + weights.logsumexp(0) - math.log(k), torch.stack(sizes, 1))
+
+
+def _ratio(latents: dict[str, Latent], start: Tensor) -> Tensor:
+    """What latents add to the log-weights: the log-ratios of their priors and posteriors."""
+    for latent in latents.values():
+        assert latent.prior is not None
+        start = start + latent.prior.log_prob(latent.sample) - latent.posterior.log_prob(latent.sample)
+    return start
+
+
+def systematic(weights: Float[Tensor, "particles batch"], generator: Generator | None) -> Tensor:
+    """Indices of the particles that go on, drawn in proportion to their weights with one uniform per sequence."""
+    k, batch_size = weights.shape
+    offset = torch.rand(batch_size, dtype=weights.dtype, device=weights.device, generator=generator)
+    positions = (torch.arange(k, device=weights.device, dtype=weights.dtype)[:, None] + offset) / k
+    edges = weights.cumsum(0)
+    found = torch.searchsorted(edges.T.contiguous(), positions.T.contiguous()).T
+    return found.clamp_max(k - 1)
