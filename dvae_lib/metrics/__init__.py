@@ -10,6 +10,7 @@ be compared at all (different lengths, NaN samples, another sample rate) is an e
 
 from dvae_lib.metrics.motion import mpjpe
 from dvae_lib.metrics.registry import METRICS, Metric, metrics_of, register_metric
+from dvae_lib.metrics.scoring import speech_metrics
 from dvae_lib.metrics.sequences import rmse
 from dvae_lib.metrics.speech import (
     SPEECH_METRICS,
@@ -18,7 +19,6 @@ from dvae_lib.metrics.speech import (
     pesq,
     raw_pesq,
     si_sdr,
-    speech_metrics,
 )
 from dvae_lib.metrics.table import ScoreTable, Summary
 
