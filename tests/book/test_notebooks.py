@@ -84,6 +84,13 @@ def statements(source: str) -> int:
     return sum(not (isinstance(node, ast.Expr) and isinstance(node.value, texts)) for node in found)
 
 
+@to_be_read
+def test_tables_are_made_by_one_call(path):
+    """`plotting.show_table` takes rows; a table glued from strings hides what it shows."""
+    for cell in cells_of(path, "code"):
+        assert not re.search(r'"\|---|\|---"', "".join(cell["source"])), f"cell {cell['id']}"
+
+
 def test_long_lines_and_many_statements_are_noticed():
     line = "x = 1  # " + "-" * 90
     assert [len(found) > 94 for found in code_lines(f"{line}\nx = 2")] == [True, False]
