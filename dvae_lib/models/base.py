@@ -99,7 +99,8 @@ class DVAE(Pretrained):
     Arguments:
         x_dim: Size F of the observed vectors.
         z_dim: Size L of the latent vectors; 0 for a model without latent variables.
-        observation: The family of p(x_t | .), such as "gaussian", "unit_gaussian", "gamma" or "bernoulli".
+        observation: The family of p(x_t | .), such as "gaussian", "gaussian(scale=0.01)", "gamma" or "bernoulli"; or
+            one of your own, registered by `dvae_lib.distributions.register_observation`.
         u_dim: Size of the input vectors; 0 where the model is undriven.
 
     Attributes:

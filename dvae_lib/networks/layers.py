@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dvae_lib.distributions import OBSERVATIONS, DiagonalGaussian, FactorisedDistribution
+from dvae_lib.distributions import DiagonalGaussian, FactorisedDistribution, observation_family
 
 __all__ = ["MLP", "GatedTransition", "GaussianHead", "ObservationHead", "append_input", "prepend_input"]
 
@@ -58,17 +58,15 @@ class ObservationHead(nn.Module):
     Arguments:
         in_dim: Size of the features.
         x_dim: Size of the observed vectors.
-        observation: A name in `dvae_lib.distributions.OBSERVATIONS`.
+        observation: A name, such as "gamma" or "gaussian(scale=0.01)"; see `dvae_lib.distributions.observation_family`.
 
     Raises:
-        ValueError: For another name.
+        ValueError: For another name, or an option that the family does not have.
     """
 
     def __init__(self, in_dim: int, x_dim: int, observation: str) -> None:
         super().__init__()
-        if observation not in OBSERVATIONS:
-            raise ValueError(f"observation must be one of {', '.join(OBSERVATIONS)}; got {observation!r}")
-        self.family = OBSERVATIONS[observation]
+        self.family = observation_family(observation)
         self.linear = nn.Linear(in_dim, self.family.outputs_per_dim * x_dim)
 
     def forward(self, features: Float[Tensor, "*batch in_dim"]) -> FactorisedDistribution:
