@@ -20,14 +20,7 @@ from dvae_lib.models.base import DVAE, Context, Draws, Given, Inferred, Lengths,
 from dvae_lib.models.registry import register
 from dvae_lib.networks import MLP, GaussianHead, ObservationHead, shift
 from dvae_lib.objectives import VLB, Generated, Latent, frame_mask
-from dvae_lib.statespace import (
-    LinearGaussianSSM,
-    SmootherResult,
-    kalman_filter,
-    kalman_smoother,
-    log_likelihood,
-)
-from dvae_lib.statespace.model import covariance_factor
+from dvae_lib.statespace import GaussianChain, LinearGaussianSSM, kalman_filter, kalman_smoother, log_likelihood
 from dvae_lib.statespace.series import Series, as_mask
 
 __all__ = ["KVAE", "Imputation"]
@@ -227,18 +220,11 @@ class KVAE(DVAE):
             smoothed = kalman_smoother(
                 self.state_space(a.sample), a.sample, self._full(u), mask=frame_mask(lengths, x.shape[1])
             )
-            gain, mean, factor = _chain(smoothed)
+            chain = GaussianChain.from_moments(*smoothed)
             z = given.given.get("z")
             if z is None:
-                deviation = factor @ draws.noise(smoothed.mean)[..., None]
-                z_t = (mean[:, 0, :, None] + deviation[:, 0]).squeeze(-1)
-                samples = [z_t]
-                for t in range(1, x.shape[1]):
-                    z_t = mean[:, t] + (gain[:, t] @ z_t[..., None] + deviation[:, t]).squeeze(-1)
-                    samples.append(z_t)
-                z = torch.stack(samples, 1)
-            conditional = mean + (gain @ shift(z)[..., None]).squeeze(-1)
-            q_z = MultivariateNormal(conditional, scale_tril=factor, validate_args=False)
+                z = chain.rsample(noise=draws.noise(smoothed.mean))
+            q_z = chain.conditionals(z)
         return Inferred({"a": a, "z": Latent(z, q_z)})
 
     def _generate(
@@ -433,17 +419,6 @@ class KVAE(DVAE):
         """The features, with what the states say of the missing ones."""
         estimated = (self.state_space(a).stepwise("C") @ z[..., None]).squeeze(-1)
         return torch.where(observed[..., None], a, estimated)
-
-
-def _chain(smoothed: SmootherResult) -> tuple[Tensor, Tensor, Tensor]:
-    """The smoothed states as a chain: z_t = mean_t + gain_t z_{t-1} + factor_t noise, with no gain at t = 1."""
-    mean, covariance, cross = smoothed
-    gain = torch.linalg.solve(covariance[:, :-1], cross.mT).mT
-    conditional = covariance[:, 1:] - gain @ cross.mT
-    offset = mean[:, 1:] - (gain @ mean[:, :-1, :, None]).squeeze(-1)
-    first = torch.zeros_like(covariance[:, :1])
-    factor = covariance_factor(torch.cat([covariance[:, :1], conditional], 1))
-    return torch.cat([first, gain], 1), torch.cat([mean[:, :1], offset], 1), factor
 
 
 def _longest_gap(observed: Tensor) -> int:
