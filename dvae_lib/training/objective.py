@@ -26,7 +26,7 @@ Either may return what the other does. ``functools.partial`` fixes arguments tha
 
 GIVEN = ("model", "batch", "x", "u", "lengths", "generator")
 """Arguments that the loop gives; the others may be scheduled, unless they choose between computations."""
-CHOICES = ("kl", "num_samples")
+CHOICES = ("kl", "num_samples", "num_particles", "chunk_size")
 
 
 def vlb_terms(
