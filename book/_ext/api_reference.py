@@ -53,7 +53,10 @@ def resolve(app: Sphinx, env: BuildEnvironment, node: nodes.Element, text: nodes
 
 
 def defining_name(name: str) -> str:
-    """Where a public name is defined: ``dvae_lib.models.vae.VAE`` for ``dvae_lib.VAE``; the name if unknown."""
+    """Where a public name is defined: ``dvae_lib.models.vae.VAE`` for ``dvae_lib.VAE``; the name if unknown.
+
+    A method is found in the class that defines it: ``dvae_lib.models.bounds.Bounds.vlb`` for ``dvae_lib.VAE.vlb``.
+    """
     parts = name.split(".")
     if parts[0] != "dvae_lib":
         return name
@@ -64,8 +67,9 @@ def defining_name(name: str) -> str:
             continue
         for position, part in enumerate(parts[cut:], start=cut):
             found = getattr(found, part, None)
-            if hasattr(found, "__qualname__"):
-                return ".".join([found.__module__, found.__qualname__, *parts[position + 1 :]])
+            defined = getattr(found, "fget", found)  # a property is known by its function
+            if hasattr(defined, "__qualname__"):  # a method may be defined in a class above
+                name = ".".join([defined.__module__, defined.__qualname__, *parts[position + 1 :]])
         return name
     return name
 

@@ -1,0 +1,176 @@
+"""Inference beside generation, frame by frame: proposals, and the filter that stands on them."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Generator, Tensor
+from torch.distributions import Distribution
+
+from dvae_lib.models import generating
+from dvae_lib.models.admission import Admission
+from dvae_lib.models.checks import check_latents
+from dvae_lib.models.draws import Context, Draw, Draws, Given, Past, Proposed, State
+from dvae_lib.models.filtering import Filter
+from dvae_lib.objectives import Latent
+from dvae_lib.objectives.importance import repeat
+from dvae_lib.objectives.terms import Lengths
+
+__all__ = ["Proposal", "Proposing"]
+
+
+class Proposal(NamedTuple):
+    """One frame of inference: its latents (drawn, with posteriors and priors), p(x_t | .), the state for the next."""
+
+    latents: dict[str, Latent]
+    observation: Distribution
+    state: State
+
+
+class Proposing(Admission):
+    """Inference frame by frame; see `DVAE`."""
+
+    def context(
+        self,
+        x: Float[Tensor, "batch time x_dim"],
+        u: Float[Tensor, "batch time u_dim"] | None = None,
+        *,
+        lengths: Lengths | None = None,
+        latents: Mapping[str, Tensor] | None = None,
+        generator: Generator | None = None,
+    ) -> Context:
+        """What the posteriors of all frames look at in the data; latents of the whole sequence are drawn.
+
+        The arguments are those of `inference`.
+
+        Raises:
+            NotImplementedError: Of a model that writes `_infer` as a whole.
+        """
+        x, u, lengths = self.admit(x, u, lengths)
+        check_latents(latents or {}, self.latent_shapes(*x.shape[:2]))
+        found = self._context(x, u, lengths, Draws(latents, "sample", generator), Past())
+        return found._replace(latents=self._said(found.latents))
+
+    def begin_proposals(
+        self,
+        x: Float[Tensor, "batch time x_dim"],
+        u: Float[Tensor, "batch time u_dim"] | None = None,
+        *,
+        lengths: Lengths | None = None,
+        num_particles: int = 1,
+        generator: Generator | None = None,
+    ) -> tuple[Context, State]:
+        """The context, its latents with their priors, and the state that `propose` starts from.
+
+        Particles stand one after the other: the whole batch, and again the whole batch. Where they would all have the
+        same context, it is given once, with the batch's own size. For a model without a proposal per frame the context
+        holds all frames, and each costs a pass over them.
+        """
+        x, u, lengths = self.admit(x, u, lengths)
+        rows = num_particles * len(x)
+        if self.sequence_latents or not self.has_proposal:
+            x, u, lengths = x.repeat(num_particles, 1, 1), repeat(u, num_particles), repeat(lengths, num_particles)
+        if not self.has_proposal:
+            return generating.whole_sequences(self, x, u, lengths, generator)
+        context = self._context(x, u, lengths, Draws(generator=generator), Past())
+        context = context._replace(latents=self._said(context.latents))
+        values = {name: latent.sample for name, latent in context.latents.items()}
+        state, prior = self._begin(rows, values, generator)
+        latents = {name: latent._replace(prior=prior[name]) for name, latent in context.latents.items()}
+        return context._replace(latents=latents), state
+
+    def propose(
+        self,
+        state: State,
+        context_t: Mapping[str, Tensor],
+        x_t: Float[Tensor, "batch x_dim"],
+        u_t: Float[Tensor, "batch u_dim"] | None = None,
+        *,
+        generator: Generator | None = None,
+        **latents: Float[Tensor, "batch _"],
+    ) -> Proposal:
+        r"""One frame of inference and generation: what `inference` does to whole sequences, one frame after the other.
+
+        Arguments:
+            state: From `begin_proposals`, or the proposal of the frame before.
+            context_t: `Context.at` this frame.
+            x_t: The frame, which predictive models look back on in the next one.
+            u_t: The input of this frame, for a driven model.
+            generator: Source of randomness.
+            latents: Values by name and frame, such as ``z_t=...``; those not given are drawn from their posteriors.
+        """
+        given = {name.removesuffix("_t"): value for name, value in latents.items()}
+        return self._proposal(state, context_t, x_t, u_t, given, "sample", generator)
+
+    def _proposal(
+        self,
+        state: State,
+        context_t: Mapping[str, Tensor],
+        x_t: Tensor,
+        u_t: Tensor | None,
+        given: Mapping[str, Tensor],
+        how: Draw,
+        generator: Generator | None,
+    ) -> Proposal:
+        generators, memory, x_prev = _parts(state)
+
+        def posterior(name: str, known: Mapping[str, Tensor]) -> Distribution:
+            return self._propose(name, context_t, {**memory, **known})
+
+        own = self.has_proposal
+        proposing = posterior if own else generating.posterior_from_history(self, memory, context_t)
+        draws = Proposed(proposing, given, how, generator)
+        observation, following = self._filter_step(generators, x_prev, u_t, draws)
+        remember = self._remember if own else generating.remember_history
+        memory = remember(memory, draws.latents, u_t)
+        found = {name: Latent(z, draws.posterior[name], draws.prior[name]) for name, z in draws.latents.items()}
+        return Proposal(found, observation, _joined(following, memory, x_t))
+
+    def filter(
+        self,
+        batch_size: int = 1,
+        *,
+        num_particles: int = 100,
+        threshold: float = 0.5,
+        generator: Generator | None = None,
+    ) -> Filter:
+        """A filter that takes one frame after the other and says what it makes of it, in constant memory.
+
+        Arguments:
+            batch_size: Number of sequences that run side by side.
+            num_particles: Number of particles of each.
+            threshold: Resample where the effective sample size falls below this fraction of the particles.
+            generator: Source of randomness.
+
+        Raises:
+            NotImplementedError: Of a model that is not causal, or has no proposal per frame.
+        """
+        if not self.has_proposal:
+            raise NotImplementedError(
+                f"{type(self).__name__} cannot filter frame by frame: its generation must be causal, and its inference "
+                "model written as _context and _propose"
+            )
+        return Filter(self, batch_size, num_particles, threshold=threshold, generator=generator)
+
+    def _begin(
+        self, batch_size: int, values: Mapping[str, Tensor], generator: Generator | None
+    ) -> tuple[State, dict[str, Distribution]]:
+        """The state before the first frame, and the priors of the latents of the whole sequence."""
+        draws = Given(values, generator)
+        state = self._filter_initial_state(batch_size, draws)
+        blank = next(self.parameters()).new_zeros(batch_size, self.x_dim)
+        return _joined(state, self._initial_memory(batch_size), blank), draws.prior
+
+
+MEMORY, LAST = "q.", "q.x"
+
+
+def _joined(state: State, memory: State, x_t: Tensor) -> State:
+    """One state of generator, inference model and last frame: tensors by name, so that particles are picked alike."""
+    return {**state, **{MEMORY + name: value for name, value in memory.items()}, LAST: x_t}
+
+
+def _parts(state: State) -> tuple[State, State, Tensor]:
+    generator = {name: value for name, value in state.items() if not name.startswith(MEMORY)}
+    memory = {name.removeprefix(MEMORY): v for name, v in state.items() if name.startswith(MEMORY) and name != LAST}
+    return generator, memory, state[LAST]
