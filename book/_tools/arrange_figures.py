@@ -17,40 +17,23 @@ from pathlib import Path
 from dvae_lib.graphs import DependencySpec, SpecError
 from dvae_lib.graphs.arranged import as_json
 from dvae_lib.graphs.layout import Picture
-from dvae_lib.models import DKF, DSAE, KVAE, MODELS, RVAE, SRNN, STORN, VRNN, build_model
+from dvae_lib.models import MODELS
 
 ROOT = Path(__file__).resolve().parents[2]
-VARIANTS = {
-    DKF: {"inference_model": ("smoother", "bidirectional", "filter", "instantaneous", "local", "past", "whole")},
-    STORN: {"inference_model": ("filter", "lagged", "smoother")},
-    VRNN: {"inference_model": ("filter", "smoother")},
-    SRNN: {"inference_model": ("smoother", "filter")},
-    RVAE: {
-        "generation_model": ("instantaneous", "causal", "noncausal"),
-        "inference_model": ("smoother", "filter"),
-    },
-    DSAE: {"inference_model": ("full", "factorised", "structured")},
-    KVAE: {"mixture": (1, 3)},
-}
 
 
 def of_models() -> Iterator[DependencySpec]:
     """The specs of the models: all variants, driven or not, fed with the truth or with their own output."""
-    sizes = {"x_dim": 2, "z_dim": 1}
-    for u_dim in (0, 1):
-        for name in MODELS:
+    for entry in MODELS.values():
+        yield entry.cls.spec
+        for u_dim, variant in itertools.product((0, 1), entry.variants):
+            options = {**entry.small, **entry.options, **variant}
             try:
-                yield build_model(name, **sizes, u_dim=u_dim).spec
+                spec = entry.cls(x_dim=2, z_dim=2, u_dim=u_dim, **options).spec
             except ValueError:  # not every model takes inputs
                 continue
-        for model, options in VARIANTS.items():
-            for values in itertools.product(*options.values()):
-                try:
-                    spec = model(**sizes, u_dim=u_dim, **dict(zip(options, values, strict=True))).spec
-                except ValueError:  # nor does every variant exist
-                    continue
-                yield spec
-                yield spec.generation_mode()
+            yield spec
+            yield spec.generation_mode()
 
 
 def of_pages() -> Iterator[DependencySpec]:

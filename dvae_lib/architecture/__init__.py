@@ -3,13 +3,11 @@
 from dvae_lib.architecture.comparison import check_networks
 from dvae_lib.architecture.drawing import draw_architecture
 from dvae_lib.architecture.flow import PROCESSES, Process, Term, data_flow
-from dvae_lib.architecture.notation import FUNCTIONS, STATES, layers
+from dvae_lib.architecture.notation import layers
 from dvae_lib.architecture.table import Part, Weights, architecture, count_weights, to_markdown
 
 __all__ = [
-    "FUNCTIONS",
     "PROCESSES",
-    "STATES",
     "Part",
     "Process",
     "Term",

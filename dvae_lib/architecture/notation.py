@@ -1,6 +1,5 @@
 """The networks of a model in the review's notation: which of its functions each is, and what it is put to."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,22 +10,7 @@ from dvae_lib.architecture.flow import FRAMES, HERE, Process, Term, is_recurrent
 from dvae_lib.models.base import DVAE
 from dvae_lib.networks import GatedTransition, GaussianHead, ObservationHead
 
-__all__ = ["FUNCTIONS", "STATES", "Notation", "layers", "sizes_of"]
-
-FUNCTIONS = {
-    "combiner": r"\text{of } \mathbf{g}_t",
-    "head_rnn": r"e_{\mathbf{z}}",
-    "future_net": r"p_\xi(\mathbf{b}_t \mid \mathbf{z}_t)",
-    "future_head": r"p_\xi(\mathbf{b}_t \mid \mathbf{z}_t)",
-    "backward_head": r"p_\xi(\mathbf{x}_{t-1} \mid \mathbf{b}_t)",
-}
-"""Functions of the review's models that cannot be told from what a part computes: by attribute.
-
-A model of one's own names its functions itself, in a class attribute `functions` of the same form.
-"""
-
-STATES = {"gb": r"\overleftarrow{\mathbf{g}}", "gf": r"\overrightarrow{\mathbf{g}}"}
-"""States whose name in the spec gives another symbol than the review's."""
+__all__ = ["Notation", "layers", "sizes_of"]
 
 
 @dataclass
@@ -66,8 +50,7 @@ class Notation:
         variable = name.removeprefix("phi_")
         if variable != name and variable in self.model.spec.variables:
             return rf"\varphi_{{{self.model.spec.symbol(variable)}}}"
-        own: Mapping[str, str] = getattr(self.model, "functions", {})
-        return own.get(name) or FUNCTIONS.get(name)
+        return self.model.functions.get(name)
 
     def _recursion(self, term: Term) -> str:
         return rf"{'d' if self._node(term) in self.generated else 'e'}_{{{self.state(term)}}}"
@@ -75,7 +58,7 @@ class Notation:
     def state(self, term: Term) -> str:
         """The symbol of a recurrent part's state."""
         name = self._node(term)[0]
-        return STATES.get(name, self.model.spec.symbol(name)) if name else r"\cdot"
+        return self.model.spec.symbol(name) if name else r"\cdot"
 
     def _node(self, term: Term) -> tuple[str, int]:
         """The node of the spec that a recurrent part computes: same parents, same direction in time."""

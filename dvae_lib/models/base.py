@@ -74,6 +74,8 @@ class DVAE(Bounds):
         u_dim: Size of the input vectors; 0 where the model is undriven.
 
     Attributes:
+        functions: LaTeX of the paper's functions that cannot be told from what a network computes, by the network's
+            name, for `dvae_lib.architecture`.
         replay: What runs a recursion in its place, while training asks for it.
     """
 

@@ -68,7 +68,11 @@ INFERENCE = {
     "past": f"{FORWARD} \n g_t <- gf_t",
     "whole": f"{FORWARD} \n {BACKWARD} \n g_t <- gf_t, gb_t",
 }
-SPECS = {name: DependencySpec(GENERATION, f"{lines} \n z_t ~ g_t  # (5.7)") for name, lines in INFERENCE.items()}
+SYMBOLS = {"gf": r"\overrightarrow{\mathbf{g}}", "gb": r"\overleftarrow{\mathbf{g}}"}
+SPECS = {
+    name: DependencySpec(GENERATION, f"{lines} \n z_t ~ g_t  # (5.7)", symbols=SYMBOLS)
+    for name, lines in INFERENCE.items()
+}
 
 
 @register(
@@ -124,6 +128,7 @@ class DKF(DVAE):
     """
 
     spec = SPECS["smoother"].undriven()
+    functions = {"combiner": r"\text{of } \mathbf{g}_t"}
 
     def __init__(
         self,

@@ -118,6 +118,7 @@ class DSAE(DVAE):
     """
 
     spec = SPECS["full"].undriven()
+    functions = {"head_rnn": r"e_{\mathbf{z}}"}
 
     def __init__(
         self,

@@ -30,10 +30,13 @@ class Equations(Pretrained):
         z_dim: Size L of the latent vectors.
         u_dim: Size of the input vectors.
         observation: The family of p(x_t | .).
+        functions: LaTeX of the paper's functions that cannot be told from what a network computes, by the network's
+            name, for `dvae_lib.architecture`.
         replay: What runs a recursion in its place, while training asks for it.
     """
 
     spec: DependencySpec
+    functions: Mapping[str, str] = {}
     x_dim: int
     z_dim: int
     u_dim: int

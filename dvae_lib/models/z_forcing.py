@@ -105,6 +105,11 @@ class ImprovedVRNN(DVAE):
     """
 
     spec = SPEC.undriven()
+    functions = {
+        "future_net": r"p_\xi(\mathbf{b}_t \mid \mathbf{z}_t)",
+        "future_head": r"p_\xi(\mathbf{b}_t \mid \mathbf{z}_t)",
+        "backward_head": r"p_\xi(\mathbf{x}_{t-1} \mid \mathbf{b}_t)",
+    }
 
     def __init__(
         self,
