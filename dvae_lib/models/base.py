@@ -17,7 +17,7 @@ from dvae_lib.devices import Device, computed_on
 from dvae_lib.models import generating
 from dvae_lib.models.bounds import Bounds
 from dvae_lib.models.checks import check_latents, check_sequences, warn_of_raw_data
-from dvae_lib.models.draws import Context, Draw, Draws, Given, Inferred, Past, State, noise
+from dvae_lib.models.draws import Context, Draw, Draws, Given, Inferred, Past, State, Values, noise
 from dvae_lib.models.equations import HOOKS, Equations, written
 from dvae_lib.models.generating import Sample
 from dvae_lib.models.proposing import Proposal
@@ -37,6 +37,7 @@ __all__ = [
     "Sample",
     "State",
     "StepOutput",
+    "Values",
     "check_sequences",
     "noise",
 ]

@@ -4,7 +4,7 @@ Krishnan, Shalit and Sontag (2015), "Deep Kalman filters"; Krishnan, Shalit and 
 inference networks for nonlinear state space models".
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from dvae_lib.distributions import DiagonalGaussian
 from dvae_lib.graphs import DependencySpec
-from dvae_lib.models.base import DVAE, Context, Draws, Given, Inferred, Past, State
+from dvae_lib.models.base import DVAE, Context, Draws, Given, Inferred, Past, State, Values
 from dvae_lib.models.registry import choose_spec, register
 from dvae_lib.networks import (
     MLP,
@@ -182,7 +182,7 @@ class DKF(DVAE):
         weight = 1 / (1 + self.variant.forward + self.variant.backward)
         return torch.add(observed, self.combiner(z_prev), alpha=weight)
 
-    def _propose(self, name: str, context: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> Distribution:
+    def _propose(self, name: str, context: Values, known: Values) -> Distribution:
         g = context["observed"]
         if self.combiner is not None:
             g = self._combine(known["z_prev"], g)  # (5.5)
@@ -211,12 +211,7 @@ class DKF(DVAE):
         return sample_chain(parameters, epsilon)  # (5.7)
 
     def _generate(
-        self,
-        x: Tensor,
-        latents: Mapping[str, Tensor],
-        u: Tensor | None,
-        lengths: Tensor | None,
-        states: Mapping[str, Tensor],
+        self, x: Tensor, latents: Values, u: Tensor | None, lengths: Tensor | None, states: Values
     ) -> Generated:
         z = latents["z"]
         return Generated({"z": self._transition(shift(z), u)}, self.x_head(self.d_x(z)))  # (3.11), (3.12)

@@ -11,10 +11,13 @@ from torch.distributions import Distribution, MultivariateNormal
 from dvae_lib.networks import InternalState, Recurrence, shift
 from dvae_lib.objectives import Latent
 
-__all__ = ["Context", "Draw", "Draws", "Given", "Inferred", "Past", "Proposed", "State", "noise", "sample"]
+__all__ = ["Context", "Draw", "Draws", "Given", "Inferred", "Past", "Proposed", "State", "noise", "Values", "sample"]
 
 State = dict[str, Tensor]
 """What is carried from one frame to the next, by name; every tensor has the batch first."""
+
+Values = Mapping[str, Tensor]
+"""Tensors by the name of what they are values of."""
 
 Draw = Literal["sample", "mean"]
 """How a posterior is turned into a value that the rest is conditioned on."""

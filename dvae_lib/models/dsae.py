@@ -3,7 +3,7 @@ r"""The disentangled sequential autoencoder, DSAE (Chapter 11).
 Li and Mandt (2018), "Disentangled sequential autoencoder".
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from dvae_lib.distributions import DiagonalGaussian, FactorisedDistribution, standard_normal
 from dvae_lib.graphs import DependencySpec
-from dvae_lib.models.base import DVAE, Context, Draws, Given, Inferred, Past, State
+from dvae_lib.models.base import DVAE, Context, Draws, Given, Inferred, Past, State, Values
 from dvae_lib.models.registry import choose_spec, register
 from dvae_lib.networks import (
     MLP,
@@ -190,7 +190,7 @@ class DSAE(DVAE):
         last = forward[:, -1] if lengths is None else forward[rows, lengths - 1]
         return torch.cat([last, backward[:, 0]], -1)
 
-    def _propose(self, name: str, context: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> Distribution:
+    def _propose(self, name: str, context: Values, known: Values) -> Distribution:
         read = context["known"]
         if self.inference_model == "structured":
             read = torch.cat([read, known["h"]], -1)
@@ -233,12 +233,7 @@ class DSAE(DVAE):
         return z, torch.cat([h_1, h_next[:, :-1]], 1), output
 
     def _generate(
-        self,
-        x: Tensor,
-        latents: Mapping[str, Tensor],
-        u: Tensor | None,
-        lengths: Tensor | None,
-        states: Mapping[str, Tensor],
+        self, x: Tensor, latents: Values, u: Tensor | None, lengths: Tensor | None, states: Values
     ) -> Generated:
         z, v, h = latents["z"], latents["v"], states.get("h")
         if h is None:

@@ -11,7 +11,7 @@ from dvae_lib.distributions import DiagonalGaussian
 from dvae_lib.graphs import DependencySpec
 from dvae_lib.graphs.links import Links, links
 from dvae_lib.models import generating
-from dvae_lib.models.draws import Context, Draws, Given, Inferred, Past, State
+from dvae_lib.models.draws import Context, Draws, Given, Inferred, Past, State, Values
 from dvae_lib.models.saving import Pretrained
 from dvae_lib.objectives import Generated, Latent
 
@@ -71,12 +71,7 @@ class Equations(Pretrained):
         return Inferred({**context.latents, **latents}, context.states)
 
     def _generate(
-        self,
-        x: Tensor,
-        latents: Mapping[str, Tensor],
-        u: Tensor | None,
-        lengths: Tensor | None,
-        states: Mapping[str, Tensor],
+        self, x: Tensor, latents: Values, u: Tensor | None, lengths: Tensor | None, states: Values
     ) -> Generated:
         r"""The conditionals :math:`p(\mathbf{z}_t | \cdot)` and :math:`p(\mathbf{x}_t | \cdot)` given whole sequences.
 
@@ -105,7 +100,7 @@ class Equations(Pretrained):
             f"{type(self).__name__} has neither _infer nor a _context that its posteriors are made from"
         )
 
-    def _propose(self, name: str, context: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> Distribution:
+    def _propose(self, name: str, context: Values, known: Values) -> Distribution:
         """The posterior of a latent of a frame, from the context and what the latents before have led to.
 
         Of one frame or of all: `context` and `known` have the same leading dimensions.
@@ -116,7 +111,7 @@ class Equations(Pretrained):
         """What the inference model remembers of the latents and the generator does not; before the first frame."""
         return {}
 
-    def _remember(self, memory: State, latents: Mapping[str, Tensor], u_t: Tensor | None) -> State:
+    def _remember(self, memory: State, latents: Values, u_t: Tensor | None) -> State:
         """The memory after a frame with these latents."""
         return memory
 
@@ -134,9 +129,7 @@ class Equations(Pretrained):
         """Mean and variance, per particle, of latents that the filter integrates out."""
         return {}
 
-    def _auxiliary(
-        self, x: Tensor, latents: Mapping[str, Tensor], lengths: Tensor | None, states: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
+    def _auxiliary(self, x: Tensor, latents: Values, lengths: Tensor | None, states: Values) -> dict[str, Tensor]:
         """Training terms beside the bound, each of shape (B,)."""
         return {}
 

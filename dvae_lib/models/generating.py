@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from torch.distributions import Distribution
 from torch.nn import functional as F
 
-from dvae_lib.models.draws import Context, Draws, Given, Inferred, Past, Proposed, State, noise
+from dvae_lib.models.draws import Context, Draws, Given, Inferred, Past, Proposed, State, Values, noise
 from dvae_lib.objectives import Generated, Latent
 
 __all__ = ["Sample"]
@@ -296,7 +296,7 @@ def posterior_from_history(
     return posterior
 
 
-def remember_history(memory: State, latents: Mapping[str, Tensor], u_t: Tensor | None) -> State:
+def remember_history(memory: State, latents: Values, u_t: Tensor | None) -> State:
     """The memory of all latents so far, with those of one frame more."""
     t = int(memory["frame"][0])
     updated = dict(memory)

@@ -5,7 +5,7 @@ unsupervised learning".
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, NamedTuple
 
@@ -16,7 +16,7 @@ from torch.distributions import Distribution, MultivariateNormal
 
 from dvae_lib.distributions import DiagonalGaussian
 from dvae_lib.graphs import DependencySpec
-from dvae_lib.models.base import DVAE, Context, Draws, Given, Inferred, Lengths, Past, State, noise
+from dvae_lib.models.base import DVAE, Context, Draws, Given, Inferred, Lengths, Past, State, Values, noise
 from dvae_lib.models.registry import register
 from dvae_lib.networks import MLP, GaussianHead, ObservationHead, shift
 from dvae_lib.objectives import VLB, Generated, Latent, frame_mask
@@ -228,12 +228,7 @@ class KVAE(DVAE):
         return Inferred({"a": a, "z": Latent(z, q_z)})
 
     def _generate(
-        self,
-        x: Tensor,
-        latents: Mapping[str, Tensor],
-        u: Tensor | None,
-        lengths: Tensor | None,
-        states: Mapping[str, Tensor],
+        self, x: Tensor, latents: Values, u: Tensor | None, lengths: Tensor | None, states: Values
     ) -> Generated:
         r"""The state (6.2), the features (6.4) and the frames (6.6), for all frames at once."""
         a, z = latents["a"].to(self._precision), latents["z"].to(self._precision)
@@ -336,7 +331,7 @@ class KVAE(DVAE):
         q_a = self._encoded(x)
         return Context({"mean": q_a.mean, "logvar": q_a.logvar})
 
-    def _propose(self, name: str, context: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> Distribution:
+    def _propose(self, name: str, context: Values, known: Values) -> Distribution:
         return DiagonalGaussian(context["mean"], context["logvar"])  # (6.14)
 
     def _filter_initial_state(self, batch_size: int, draws: Given) -> State:

@@ -8,7 +8,7 @@ networks"; Hochreiter and Schmidhuber (1997), "Long short-term memory"; Cho et a
 representations using RNN encoder-decoder for statistical machine translation".
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -17,7 +17,7 @@ from torch.distributions import Distribution
 
 from dvae_lib.distributions import FactorisedDistribution
 from dvae_lib.graphs import DependencySpec
-from dvae_lib.models.base import DVAE, Draws, Given, Inferred, State, check_sequences
+from dvae_lib.models.base import DVAE, Draws, Given, Inferred, State, Values, check_sequences
 from dvae_lib.networks import MLP, InternalState, ObservationHead, shift
 from dvae_lib.objectives import Generated
 
@@ -210,12 +210,7 @@ class GRNN(DVAE):
         return Inferred({})
 
     def _generate(
-        self,
-        x: Tensor,
-        latents: Mapping[str, Tensor],
-        u: Tensor | None,
-        lengths: Tensor | None,
-        states: Mapping[str, Tensor],
+        self, x: Tensor, latents: Values, u: Tensor | None, lengths: Tensor | None, states: Values
     ) -> Generated:
         h, _ = self.d_h(self._input(shift(x), u))  # (3.5), with x_0 = 0
         return Generated({}, self._observe(h))  # (3.6), (3.7)

@@ -3,7 +3,7 @@ r"""The recurrent variational autoencoder, RVAE (Chapter 10).
 Leglaive, Alameda-Pineda, Girin and Horaud (2020), "A recurrent variational autoencoder for speech enhancement".
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 
 from dvae_lib.distributions import FactorisedDistribution, standard_normal
 from dvae_lib.graphs import DependencySpec
-from dvae_lib.models.base import DVAE, Context, Draws, Given, Inferred, Past, State
+from dvae_lib.models.base import DVAE, Context, Draws, Given, Inferred, Past, State, Values
 from dvae_lib.models.registry import choose_spec, register
 from dvae_lib.networks import (
     MLP,
@@ -199,7 +199,7 @@ class RVAE(DVAE):
         states = [past.run(f"gx_{i}", recurrence, features, lengths) for i, recurrence in enumerate(self.e_gx)]
         return Context({"known": torch.cat(states, -1)})
 
-    def _propose(self, name: str, context: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> Distribution:
+    def _propose(self, name: str, context: Values, known: Values) -> Distribution:
         read = context["known"]
         if self.e_gz is not None:
             read = torch.cat([read, known["gz"]], -1)  # (10.20), (10.27)
@@ -245,7 +245,7 @@ class RVAE(DVAE):
         blank = next(self.parameters()).new_zeros(batch_size, 1, self.e_gz.in_dim)
         return self._memory(*self.e_gz(blank))
 
-    def _remember(self, memory: State, latents: Mapping[str, Tensor], u_t: Tensor | None) -> State:
+    def _remember(self, memory: State, latents: Values, u_t: Tensor | None) -> State:
         if self.e_gz is None:
             return memory
         internal = {name: memory[name] for name in self.e_gz.state_names}
@@ -256,12 +256,7 @@ class RVAE(DVAE):
         return {**internal, "gz": states[:, 0]}
 
     def _generate(
-        self,
-        x: Tensor,
-        latents: Mapping[str, Tensor],
-        u: Tensor | None,
-        lengths: Tensor | None,
-        states: Mapping[str, Tensor],
+        self, x: Tensor, latents: Values, u: Tensor | None, lengths: Tensor | None, states: Values
     ) -> Generated:
         z = latents["z"]
         inputs = prepend_input(u, z)

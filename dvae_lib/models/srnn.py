@@ -3,7 +3,7 @@ r"""The stochastic recurrent neural network, SRNN (Chapter 9).
 Fraccaro, Sønderby, Paquet and Winther (2016), "Sequential neural models with stochastic layers".
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 
 from dvae_lib.distributions import DiagonalGaussian, FactorisedDistribution
 from dvae_lib.graphs import DependencySpec
-from dvae_lib.models.base import DVAE, Context, Draws, Given, Inferred, Past, State
+from dvae_lib.models.base import DVAE, Context, Draws, Given, Inferred, Past, State, Values
 from dvae_lib.models.registry import choose_spec, register
 from dvae_lib.networks import (
     MLP,
@@ -154,7 +154,7 @@ class SRNN(DVAE):
             known = past.run("g", self.e_g, known, lengths)  # (9.10)
         return Context({"known": known}, states={"h": h})
 
-    def _propose(self, name: str, context: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> Distribution:
+    def _propose(self, name: str, context: Values, known: Values) -> Distribution:
         posterior: Distribution = self.z_head(
             self.e_z(torch.cat([context["known"], known["z_prev"]], -1))
         )  # (9.11), (9.12)
@@ -176,12 +176,7 @@ class SRNN(DVAE):
         return sample_chain(PrecomputedInput([*self.e_z, self.z_head.linear], known), epsilon)  # (9.11), (9.12)
 
     def _generate(
-        self,
-        x: Tensor,
-        latents: Mapping[str, Tensor],
-        u: Tensor | None,
-        lengths: Tensor | None,
-        states: Mapping[str, Tensor],
+        self, x: Tensor, latents: Values, u: Tensor | None, lengths: Tensor | None, states: Values
     ) -> Generated:
         z, h = latents["z"], states.get("h")
         if h is None:

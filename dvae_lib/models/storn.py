@@ -3,7 +3,7 @@ r"""The stochastic recurrent network, STORN (Chapter 7).
 Bayer and Osendorfer (2014), "Learning stochastic recurrent networks".
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 
 from dvae_lib.distributions import FactorisedDistribution, standard_normal
 from dvae_lib.graphs import DependencySpec
-from dvae_lib.models.base import DVAE, Context, Draws, Given, Inferred, Past, State
+from dvae_lib.models.base import DVAE, Context, Draws, Given, Inferred, Past, State, Values
 from dvae_lib.models.registry import choose_spec, register
 from dvae_lib.networks import (
     MLP,
@@ -167,7 +167,7 @@ class STORN(DVAE):
         driving = append_input(self.phi_x(before), u)  # what h_t is made of beside z_t and h_{t-1}
         return Context({"known": torch.cat([known, driving], -1)}, states={"driving": driving})
 
-    def _propose(self, name: str, context: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> Distribution:
+    def _propose(self, name: str, context: Values, known: Values) -> Distribution:
         read = context["known"]
         if self.inference_model == "smoother":
             read = torch.cat([read, known["h_prev"]], -1)
@@ -198,12 +198,7 @@ class STORN(DVAE):
         return sample_with_state(FrameByFrame(self.d_h, driving), e_z, self.phi_z, epsilon)  # (7.4)
 
     def _generate(
-        self,
-        x: Tensor,
-        latents: Mapping[str, Tensor],
-        u: Tensor | None,
-        lengths: Tensor | None,
-        states: Mapping[str, Tensor],
+        self, x: Tensor, latents: Values, u: Tensor | None, lengths: Tensor | None, states: Values
     ) -> Generated:
         z, h = latents["z"], states.get("h")
         if h is None:

@@ -4,14 +4,14 @@ Kingma and Welling (2014), "Auto-encoding variational Bayes"; Rezende, Mohamed a
 "Stochastic backpropagation and approximate inference in deep generative models".
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor
 from torch.distributions import Distribution
 
 from dvae_lib.distributions import standard_normal
 from dvae_lib.graphs import DependencySpec
-from dvae_lib.models.base import DVAE, Context, Draws, Given, Past, State
+from dvae_lib.models.base import DVAE, Context, Draws, Given, Past, State, Values
 from dvae_lib.models.registry import register
 from dvae_lib.networks import MLP, GaussianHead, ObservationHead
 from dvae_lib.objectives import Generated
@@ -78,17 +78,12 @@ class VAE(DVAE):
     def _context(self, x: Tensor, u: Tensor | None, lengths: Tensor | None, draws: Draws, past: Past) -> Context:
         return Context({"known": self.e_z(x)})
 
-    def _propose(self, name: str, context: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> Distribution:
+    def _propose(self, name: str, context: Values, known: Values) -> Distribution:
         posterior: Distribution = self.z_head(context["known"])  # (2.18), (2.20)
         return posterior
 
     def _generate(
-        self,
-        x: Tensor,
-        latents: Mapping[str, Tensor],
-        u: Tensor | None,
-        lengths: Tensor | None,
-        states: Mapping[str, Tensor],
+        self, x: Tensor, latents: Values, u: Tensor | None, lengths: Tensor | None, states: Values
     ) -> Generated:
         z = latents["z"]
         return Generated({"z": standard_normal(z)}, self.x_head(self.d_x(z)))  # (2.2), (2.3)-(2.5)

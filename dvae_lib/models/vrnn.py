@@ -3,7 +3,7 @@ r"""The variational recurrent neural network, VRNN (Chapter 8).
 Chung, Kastner, Dinh, Goel, Courville and Bengio (2015), "A recurrent latent variable model for sequential data".
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 
 from dvae_lib.distributions import DiagonalGaussian, FactorisedDistribution
 from dvae_lib.graphs import DependencySpec
-from dvae_lib.models.base import DVAE, Context, Draws, Given, Inferred, Past, State
+from dvae_lib.models.base import DVAE, Context, Draws, Given, Inferred, Past, State, Values
 from dvae_lib.models.registry import choose_spec, register
 from dvae_lib.networks import (
     MLP,
@@ -130,7 +130,7 @@ class VRNN(DVAE):
         known = present if self.e_g is None else past.run("g", self.e_g, append_input(present, u), lengths)
         return Context({"known": known}, states={"driving": before})
 
-    def _propose(self, name: str, context: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> Distribution:
+    def _propose(self, name: str, context: Values, known: Values) -> Distribution:
         posterior: Distribution = self.z_head(self.e_z(torch.cat([context["known"], known["h"]], -1)))  # (8.11), (8.12)
         return posterior
 
@@ -165,12 +165,7 @@ class VRNN(DVAE):
         return tuple(torch.stack(values, 1) for values in zip(*frames, strict=True))
 
     def _generate(
-        self,
-        x: Tensor,
-        latents: Mapping[str, Tensor],
-        u: Tensor | None,
-        lengths: Tensor | None,
-        states: Mapping[str, Tensor],
+        self, x: Tensor, latents: Values, u: Tensor | None, lengths: Tensor | None, states: Values
     ) -> Generated:
         z, h, phi_z = latents["z"], states.get("h"), states.get("phi_z")
         if h is None:

@@ -4,7 +4,7 @@ Goyal, Sordoni, Côté, Ke and Bengio (2017), "Z-forcing: training stochastic re
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 
 from dvae_lib.distributions import DiagonalGaussian, FactorisedDistribution
 from dvae_lib.graphs import DependencySpec
-from dvae_lib.models.base import DVAE, Context, Draws, Given, Inferred, Past, State
+from dvae_lib.models.base import DVAE, Context, Draws, Given, Inferred, Past, State, Values
 from dvae_lib.models.registry import register
 from dvae_lib.networks import (
     MLP,
@@ -158,7 +158,7 @@ class ImprovedVRNN(DVAE):
         b = past.run("b", self.e_b, append_input(features[:, 1:], u), lengths)
         return Context({"b": b}, states={"driving": append_input(features[:, :-1], u)})
 
-    def _propose(self, name: str, context: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> Distribution:
+    def _propose(self, name: str, context: Values, known: Values) -> Distribution:
         posterior: Distribution = self.z_head(self.e_z(torch.cat([context["b"], known["h_prev"]], -1)))
         return posterior
 
@@ -183,9 +183,7 @@ class ImprovedVRNN(DVAE):
         e_z = PrecomputedInput([*self.e_z, self.z_head.linear], b)
         return sample_with_state(FrameByFrame(self.d_h, driving), e_z, self.phi_z, epsilon)  # (7.4)
 
-    def _auxiliary(
-        self, x: Tensor, latents: Mapping[str, Tensor], lengths: Tensor | None, states: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
+    def _auxiliary(self, x: Tensor, latents: Values, lengths: Tensor | None, states: Values) -> dict[str, Tensor]:
         r"""The weighted terms :math:`\log p_\xi(\mathbf{b}_t | \mathbf{z}_t)` and
         :math:`\log p_\xi(\mathbf{x}_{t-1} | \mathbf{b}_t)`, summed over each sequence.
         """
@@ -200,12 +198,7 @@ class ImprovedVRNN(DVAE):
         return {"future": self.future * future.sum(1), "backward": self.backward * backward.sum(1)}
 
     def _generate(
-        self,
-        x: Tensor,
-        latents: Mapping[str, Tensor],
-        u: Tensor | None,
-        lengths: Tensor | None,
-        states: Mapping[str, Tensor],
+        self, x: Tensor, latents: Values, u: Tensor | None, lengths: Tensor | None, states: Values
     ) -> Generated:
         h = states.get("h")
         if h is None:
