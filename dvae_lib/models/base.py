@@ -123,7 +123,7 @@ class DVAE(Bounds):
         x, u, lengths = self.admit(x, u, lengths)
         check_latents(latents or {}, self.latent_shapes(*x.shape[:2]))
         _check_draw(draw, "draw")
-        return self._said(written(self, "_infer")(self, x, u, lengths, Draws(latents, draw, generator)).latents)
+        return self._assigned(written(self, "_infer")(self, x, u, lengths, Draws(latents, draw, generator)).latents)
 
     def generation(
         self,
@@ -192,7 +192,9 @@ class DVAE(Bounds):
             generated = generating.rollout(self, x, values, u, feedback, generator)
         else:
             generated = self._generate(x, values, u, lengths, states)
-        both = {name: q._replace(prior=generated.prior.get(name, q.prior)) for name, q in self._said(latents).items()}
+        both = {
+            name: q._replace(prior=generated.prior.get(name, q.prior)) for name, q in self._assigned(latents).items()
+        }
         return DVAEOutput(both, generated.observation, self._auxiliary(x, values, lengths, states))
 
     def initial_state(
@@ -322,7 +324,7 @@ class DVAE(Bounds):
             before = None if u is None else u[:, :start]
             latents = self._infer(prefix, before, None, Draws(generator=generator)).latents
             inferred = {name: latent.sample for name, latent in latents.items()}
-        make = generating.in_turn if self.is_causal else generating.together
+        make = generating.frame_by_frame if self.is_causal else generating.all_at_once
         return make(self, num_steps, batch_size, prefix, inferred, u, emission, generator)
 
     def fed_back_recursion(self, *known: Tensor) -> tuple[Tensor, ...]:

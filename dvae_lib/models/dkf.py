@@ -196,7 +196,7 @@ class DKF(DVAE):
         frames = self._context(x, u, lengths, draws, Past()).frames
         if "z" in draws.given:
             return Inferred({"z": draws("z", self._propose("z", frames, {"z_prev": shift(draws.given["z"])}))})
-        return Inferred({"z": self.in_turn(draws, frames["observed"])[0]})
+        return Inferred({"z": self.sample_recursively(draws, frames["observed"])[0]})
 
     def recursion(
         self, observed: Float[Tensor, "batch time g_dim"], epsilon: Float[Tensor, "batch time z_dim"]

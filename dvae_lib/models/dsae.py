@@ -211,7 +211,7 @@ class DSAE(DVAE):
         first = prepend_input(None if u is None else u[:, 0], x.new_zeros(len(x), self.z_dim))
         # What h_{t+1} is made of beside z_t; the last one is never used.
         u_next = x.new_zeros(*x.shape[:2], 0) if u is None else F.pad(u[:, 1:], (0, 0, 0, 1))
-        latent, h = self.in_turn(draws, context.frames["known"], first, u_next)
+        latent, h = self.sample_recursively(draws, context.frames["known"], first, u_next)
         return Inferred({**context.latents, "z": latent}, {"h": h})
 
     def recursion(

@@ -186,7 +186,7 @@ class Equations(Pretrained):
         leading = {True: (batch_size, num_steps), False: (batch_size,)}
         return {name: (*leading[self.spec.is_framewise(name)], self.latent_dim(name)) for name in self.spec.latents}
 
-    def _said(self, latents: Mapping[str, Latent]) -> dict[str, Latent]:
+    def _assigned(self, latents: Mapping[str, Latent]) -> dict[str, Latent]:
         """The latents, each with what it belongs to: a frame, or the sequence."""
         framewise = self.spec.is_framewise
         return {name: q if framewise(name) else q._replace(per="sequence") for name, q in latents.items()}
@@ -197,7 +197,7 @@ class Equations(Pretrained):
         """`recursion`, replayed from a CUDA graph where `dvae_lib.models.replay` has been asked for one."""
         return self.recursion(*known) if self.replay is None else self.replay("recursion", *known)
 
-    def in_turn(self, draws: Draws, *known: Tensor) -> tuple[Any, ...]:
+    def sample_recursively(self, draws: Draws, *known: Tensor) -> tuple[Any, ...]:
         """Latent vectors z of all frames, drawn one after the other by `recursion`; and what else it gives.
 
         Arguments:

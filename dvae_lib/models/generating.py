@@ -28,7 +28,7 @@ class Sample(NamedTuple):
 # ---------------------------------------------------------------- new sequences
 
 
-def in_turn(
+def frame_by_frame(
     model: Any,
     num_steps: int,
     batch_size: int,
@@ -61,7 +61,7 @@ def in_turn(
     return Sample(torch.stack(frames, 1), {name: whole[name] for name in model.spec.latents}, stack(steps))
 
 
-def together(
+def all_at_once(
     model: Any,
     num_steps: int,
     batch_size: int,
@@ -265,7 +265,7 @@ def whole_sequences(
     model: Any, x: Tensor, u: Tensor | None, lengths: Tensor | None, generator: Generator | None
 ) -> tuple[Context, State]:
     """The context and state of a model without a proposal per frame: all frames, and values of all latents so far."""
-    latents = model._said(model._infer(x, u, lengths, Draws(generator=generator)).latents)
+    latents = model._assigned(model._infer(x, u, lengths, Draws(generator=generator)).latents)
     of_sequence = {name: latents[name] for name in model.sequence_latents}
     state, prior = model._begin(len(x), {name: latent.sample for name, latent in of_sequence.items()}, generator)
     history = {f"q.history {name}": torch.zeros_like(latents[name].sample) for name in model.frame_latents}

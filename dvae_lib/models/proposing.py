@@ -49,7 +49,7 @@ class Proposing(Admission):
         x, u, lengths = self.admit(x, u, lengths)
         check_latents(latents or {}, self.latent_shapes(*x.shape[:2]))
         found = self._context(x, u, lengths, Draws(latents, "sample", generator), Past())
-        return found._replace(latents=self._said(found.latents))
+        return found._replace(latents=self._assigned(found.latents))
 
     def begin_proposals(
         self,
@@ -73,7 +73,7 @@ class Proposing(Admission):
         if not self.has_proposal:
             return generating.whole_sequences(self, x, u, lengths, generator)
         context = self._context(x, u, lengths, Draws(generator=generator), Past())
-        context = context._replace(latents=self._said(context.latents))
+        context = context._replace(latents=self._assigned(context.latents))
         values = {name: latent.sample for name, latent in context.latents.items()}
         state, prior = self._begin(rows, values, generator)
         latents = {name: latent._replace(prior=prior[name]) for name, latent in context.latents.items()}
@@ -112,7 +112,7 @@ class Proposing(Admission):
         how: Draw,
         generator: Generator | None,
     ) -> Proposal:
-        generators, memory, x_prev = _parts(state)
+        generators, memory, x_prev = _split(state)
 
         def posterior(name: str, known: Mapping[str, Tensor]) -> Distribution:
             return self._propose(name, context_t, {**memory, **known})
@@ -124,7 +124,7 @@ class Proposing(Admission):
         remember = self._remember if own else generating.remember_history
         memory = remember(memory, draws.latents, u_t)
         found = {name: Latent(z, draws.posterior[name], draws.prior[name]) for name, z in draws.latents.items()}
-        return Proposal(found, observation, _joined(following, memory, x_t))
+        return Proposal(found, observation, _merged(following, memory, x_t))
 
     def filter(
         self,
@@ -159,18 +159,18 @@ class Proposing(Admission):
         draws = Given(values, generator)
         state = self._filter_initial_state(batch_size, draws)
         blank = next(self.parameters()).new_zeros(batch_size, self.x_dim)
-        return _joined(state, self._initial_memory(batch_size), blank), draws.prior
+        return _merged(state, self._initial_memory(batch_size), blank), draws.prior
 
 
 MEMORY, LAST = "q.", "q.x"
 
 
-def _joined(state: State, memory: State, x_t: Tensor) -> State:
+def _merged(state: State, memory: State, x_t: Tensor) -> State:
     """One state of generator, inference model and last frame: tensors by name, so that particles are picked alike."""
     return {**state, **{MEMORY + name: value for name, value in memory.items()}, LAST: x_t}
 
 
-def _parts(state: State) -> tuple[State, State, Tensor]:
+def _split(state: State) -> tuple[State, State, Tensor]:
     generator = {name: value for name, value in state.items() if not name.startswith(MEMORY)}
     memory = {name.removeprefix(MEMORY): v for name, v in state.items() if name.startswith(MEMORY) and name != LAST}
     return generator, memory, state[LAST]

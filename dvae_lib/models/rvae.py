@@ -216,7 +216,7 @@ class RVAE(DVAE):
             gz, _ = self.e_gz(prepend_input(u_prev, shift(draws.given["z"])))  # (10.18), (10.24)
             return Inferred({"z": draws("z", self._propose("z", frames, {"gz": gz}))})
         inputs = x.new_zeros(*x.shape[:2], 0) if u is None else u
-        return Inferred({"z": self.in_turn(draws, frames["known"], inputs)[0]})
+        return Inferred({"z": self.sample_recursively(draws, frames["known"], inputs)[0]})
 
     def recursion(
         self,

@@ -166,7 +166,7 @@ class SRNN(DVAE):
         if "z" in draws.given:
             z = draws("z", self._propose("z", context.frames, {"z_prev": shift(draws.given["z"])}))
         else:
-            z, *_ = self.in_turn(draws, context.frames["known"])
+            z, *_ = self.sample_recursively(draws, context.frames["known"])
         return Inferred({"z": z}, context.states)
 
     def recursion(

@@ -184,7 +184,7 @@ class STORN(DVAE):
             h = self._states(driving, draws.given["z"])
             z = draws("z", self._propose("z", context.frames, {"h_prev": shift(h)}))
         else:
-            z, h = self.in_turn(draws, driving, context.frames["known"])
+            z, h = self.sample_recursively(draws, driving, context.frames["known"])
         return Inferred({"z": z}, {"h": h})
 
     def recursion(

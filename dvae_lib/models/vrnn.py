@@ -141,7 +141,7 @@ class VRNN(DVAE):
         if z is not None:  # nothing recurs but h, whose inputs are all known
             h = self._states(driving, z)
             return Inferred({"z": draws("z", self._propose("z", context.frames, {"h": h}))}, {"h": h})
-        latent, phi_z, h = self.in_turn(draws, driving, context.frames["known"])
+        latent, phi_z, h = self.sample_recursively(draws, driving, context.frames["known"])
         return Inferred({"z": latent}, {"h": h, "phi_z": phi_z})
 
     def recursion(

@@ -170,7 +170,7 @@ class ImprovedVRNN(DVAE):
             h = self._states(driving, z)
             latent = draws("z", self._propose("z", context.frames, {"h_prev": shift(h)}))
         else:
-            latent, h = self.in_turn(draws, driving, b)
+            latent, h = self.sample_recursively(draws, driving, b)
         return Inferred({"z": latent}, {"h": h, "b": b})
 
     def recursion(
