@@ -141,6 +141,20 @@ def test_repository_carries_no_large_files():
     assert [path for path in tracked_files() if path.stat().st_size > 10_000_000] == []
 
 
+LONGER_FOR_A_REASON = {
+    "statespace/kalman.py": "one algorithm, filter and smoother, sequential and parallel: its halves are read side by side",
+}
+
+
+def test_files_are_rooms_not_halls():
+    """A file of the library holds one idea, in at most 600 lines, but for a stated reason."""
+    lines = {
+        path.relative_to(ROOT / "dvae_lib").as_posix(): len(path.read_text(encoding="utf-8").splitlines())
+        for path in (ROOT / "dvae_lib").rglob("*.py")
+    }
+    assert {name for name, count in lines.items() if count > 600} == set(LONGER_FOR_A_REASON)
+
+
 def test_the_wheel_has_30_megabytes_at_most_and_all_that_it_should(tmp_path):
     """All of data/, but the weights that are downloaded when they are asked for."""
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
