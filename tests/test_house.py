@@ -142,7 +142,7 @@ def test_repository_carries_no_large_files():
 
 
 LONGER_FOR_A_REASON = {
-    "statespace/kalman.py": "one algorithm, filter and smoother, sequential and parallel: its halves are read side by side",
+    "statespace/kalman.py": "filter and smoother, sequential and parallel: halves that are read side by side",
 }
 
 
