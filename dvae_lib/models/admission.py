@@ -1,9 +1,12 @@
 """What a model lets in: every public method asks here first."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from dvae_lib.models.checks import (
+    check_latents,
     check_lengths,
     check_probability,
     check_sequences,
@@ -11,7 +14,7 @@ from dvae_lib.models.checks import (
 )
 from dvae_lib.models.equations import Equations
 from dvae_lib.objectives import frame_mask
-from dvae_lib.objectives.terms import Lengths, as_lengths
+from dvae_lib.objectives.terms import Lengths, as_lengths, check_tensor
 
 __all__ = ["Admission"]
 
@@ -88,15 +91,47 @@ class Admission(Equations):
                 "nothing can be fed back, and there is no scheduled sampling; use feedback=0"
             )
 
-    def _check_frame(self, x_t: Tensor, u_t: Tensor | None) -> None:
-        """Refuse single frames that the model cannot be run on."""
+    def _check_frame(self, x_t: Tensor, u_t: Tensor | None, name: str, *, observed: bool = False) -> None:
+        """Refuse single frames that the model cannot be run on; observed ones need a probability."""
         parameter = next(self.parameters())
-        if x_t.ndim == 2:
-            check_sequences(x_t[:, None], "x_prev", self.x_dim, parameter)
-        else:
-            raise ValueError(f"x_prev must have shape (batch, {self.x_dim}); got {tuple(x_t.shape)}")
+        check_tensor(x_t, name)
+        if x_t.ndim != 2:
+            raise ValueError(f"{name} must have shape (batch, {self.x_dim}); got {tuple(x_t.shape)}")
+        observation = self.observation if observed else None
+        check_sequences(x_t[:, None], name, self.x_dim, parameter, observation=observation)
+        if u_t is not None:
+            check_tensor(u_t, "u_t")
         if (u_t is None) != (self.u_dim == 0) or (u_t is not None and u_t.shape != (len(x_t), self.u_dim)):
             wanted = f"u_t of shape {(len(x_t), self.u_dim)}" if self.u_dim else "no u_t"
             raise ValueError(f"expected {wanted}; got {None if u_t is None else tuple(u_t.shape)}")
         if u_t is not None:
             check_sequences(u_t[:, None], "u_t", self.u_dim, parameter)
+
+    def _check_latents(
+        self, latents: object, wanted: Mapping[str, tuple[int, ...]], *, complete: bool = False
+    ) -> Mapping[str, Tensor]:
+        """The latents, none where None is given; refused where they are not the model's."""
+        given = {} if latents is None else latents
+        if not isinstance(given, Mapping):
+            raise TypeError(f"latents must be a dictionary of tensors by name; got {type(given).__name__}")
+        check_latents(given, wanted, complete=complete)
+        parameter = next(self.parameters())
+        for name, value in given.items():
+            # Under mixed precision a model's own latents have the dtype that a layer gave them.
+            known = value.dtype in (parameter.dtype, self._precision) or torch.is_autocast_enabled(value.device.type)
+            if value.device != parameter.device or not value.is_floating_point() or not known:
+                raise TypeError(
+                    f"values of {name} are {value.dtype} on {value.device}, the model is {parameter.dtype} on "
+                    f"{parameter.device}: use {name}.to({parameter.device.type!r}, {parameter.dtype})"
+                )
+        return given
+
+    def _check_state(self, state: object, rows: int, source: str) -> None:
+        """Refuse what is no state of that many sequences."""
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state must be what {source} has returned; got {type(state).__name__}")
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape[:1] != (rows,):
+                raise ValueError(
+                    f"the frame has {rows} sequences, but {name!r} in the state is of shape {tuple(value.shape)}"
+                )

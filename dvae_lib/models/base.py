@@ -14,15 +14,16 @@ from torch import Generator, Tensor
 from torch.distributions import Distribution
 
 from dvae_lib.devices import Device, computed_on
+from dvae_lib.graphs import DependencySpec
 from dvae_lib.models import generating
 from dvae_lib.models.bounds import Bounds
-from dvae_lib.models.checks import check_latents, check_sequences, warn_of_raw_data
+from dvae_lib.models.checks import check_sequences, warn_of_raw_data
 from dvae_lib.models.draws import Context, Draw, Draws, Given, Inferred, Past, State, Values, noise
 from dvae_lib.models.equations import HOOKS, Equations, written
 from dvae_lib.models.generating import Sample
 from dvae_lib.models.proposing import Proposal
 from dvae_lib.objectives import DVAEOutput, Generated, Latent
-from dvae_lib.objectives.terms import Lengths
+from dvae_lib.objectives.terms import Lengths, check_counts, check_tensor
 
 __all__ = [
     "DVAE",
@@ -69,7 +70,7 @@ class DVAE(Bounds):
 
     Arguments:
         x_dim: Size F of the observed vectors.
-        z_dim: Size L of the latent vectors; 0 for a model without latent variables.
+        z_dim: Size L of the latent vectors z; may be 0 for a model that has none.
         observation: The family of p(x_t | .), such as "gaussian", "gaussian(scale=0.01)", "gamma" or "bernoulli"; or
             one of your own, registered by `dvae_lib.distributions.register_observation`.
         u_dim: Size of the input vectors; 0 where the model is undriven.
@@ -84,8 +85,8 @@ class DVAE(Bounds):
         if type(self) is DVAE:
             raise TypeError("DVAE is what all models have in common: build one of them, or write a subclass")
         super().__init__()
-        spec = getattr(self, "spec", None)
-        least = 0 if spec is not None and not spec.latents else 1
+        spec = vars(self).get("spec", type(self).spec)  # an instance's own may be set later
+        least = 0 if isinstance(spec, DependencySpec) and "z" not in spec.latents else 1
         for name, size, smallest in (("x_dim", x_dim, 1), ("z_dim", z_dim, least), ("u_dim", u_dim, 0)):
             if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < smallest:
                 raise ValueError(f"{name} must be an integer of at least {smallest}; got {size!r}")
@@ -121,7 +122,7 @@ class DVAE(Bounds):
             ValueError, TypeError: See `check`; also for unknown latents, and values of another shape or not finite.
         """
         x, u, lengths = self.admit(x, u, lengths)
-        check_latents(latents or {}, self.latent_shapes(*x.shape[:2]))
+        latents = self._check_latents(latents, self.latent_shapes(*x.shape[:2]))
         _check_draw(draw, "draw")
         return self._assigned(written(self, "_infer")(self, x, u, lengths, Draws(latents, draw, generator)).latents)
 
@@ -151,8 +152,7 @@ class DVAE(Bounds):
             ValueError, TypeError: See `check`; also for latents unknown, missing, of another shape or not finite.
         """
         x, u, lengths = self.admit(x, u, lengths, feedback)
-        latents = latents or {}
-        check_latents(latents, self.latent_shapes(*x.shape[:2]), complete=True)
+        latents = self._check_latents(latents, self.latent_shapes(*x.shape[:2]), complete=True)
         if feedback:
             return generating.rollout(self, x, latents, u, feedback, generator)
         generated: Generated = written(self, "_generate")(self, x, latents, u, lengths, {})
@@ -210,10 +210,12 @@ class DVAE(Bounds):
 
         Raises:
             NotImplementedError: If generation is not causal.
+            ValueError, TypeError: No sequence; latents of other shapes, unknown or not finite.
         """
         if not self.is_causal:
             raise NotImplementedError(f"{type(self).__name__} does not generate frame by frame; use generate")
-        check_latents(latents, {name: (batch_size, self.latent_dim(name)) for name in self.sequence_latents})
+        check_counts(batch_size=batch_size)
+        self._check_latents(latents, {name: (batch_size, self.latent_dim(name)) for name in self.sequence_latents})
         state: State = written(self, "_initial_state")(self, batch_size, Given(latents, generator))
         return state
 
@@ -241,9 +243,10 @@ class DVAE(Bounds):
         """
         if not self.is_causal:
             raise NotImplementedError(f"{type(self).__name__} does not generate frame by frame; use generate")
-        self._check_frame(x_prev, u_t)
+        self._check_frame(x_prev, u_t, "x_prev")
+        self._check_state(state, len(x_prev), "initial_state or the step before")
         given = {name.removesuffix("_t"): value for name, value in latents.items()}
-        check_latents(given, {name: (len(x_prev), self.latent_dim(name)) for name in self.frame_latents})
+        self._check_latents(given, {name: (len(x_prev), self.latent_dim(name)) for name in self.frame_latents})
         draws = Given(given, generator)
         observation, state = written(self, "_step")(self, state, x_prev, u_t, draws)
         return StepOutput(draws.prior, draws.latents, observation, state)
@@ -298,9 +301,13 @@ class DVAE(Bounds):
             emission: What x_t is, and what is fed back: a sample of p(x_t | .) or its mean.
             generator: Source of randomness.
             device: See `importance_weighted_bound`.
+
+        Raises:
+            ValueError, TypeError: Numbers below 1; a prefix or inputs of other shapes, dtypes or devices, or not
+                finite; an emission that does not exist.
+            NotImplementedError: Of a model that is not causal, with latents that depend on others.
         """
-        if num_steps < 1 or batch_size < 1:
-            raise ValueError(f"num_steps and batch_size must be at least 1; got {num_steps} and {batch_size}")
+        check_counts(num_steps=num_steps, batch_size=batch_size)
         _check_draw(emission, "emission")
         if device is not None:
             options: dict[str, Any] = {"prefix": prefix, "u": u, "emission": emission, "generator": generator}
@@ -312,6 +319,8 @@ class DVAE(Bounds):
             warn_of_raw_data(prefix, "prefix", extremes, self, "standardizer")
             batch_size, start = prefix.shape[:2]
         wanted = (batch_size, start + num_steps, self.u_dim) if self.u_dim else None
+        if u is not None:
+            check_tensor(u, "u")
         got = None if u is None else tuple(u.shape)
         if wanted != got:
             frames = f"{start} frames of the prefix and {num_steps} new ones" if start else f"{num_steps} new frames"

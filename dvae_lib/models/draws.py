@@ -6,8 +6,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
-from torch.distributions import Distribution, MultivariateNormal
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
+from dvae_lib.distributions import DiagonalGaussian
 from dvae_lib.networks import InternalState, Recurrence, shift
 from dvae_lib.objectives import Latent
 
@@ -35,9 +36,13 @@ def noise(like: Float[Tensor, "*shape"], draw: Draw, generator: Generator | None
 
 def sample(distribution: Distribution, generator: Generator | None) -> Tensor:
     """A sample, reparameterised where the family allows it."""
-    if isinstance(distribution, MultivariateNormal):  # of torch, whose families take no generator
-        epsilon = noise(distribution.mean, "sample", generator)
-        return distribution.mean + (distribution.scale_tril @ epsilon[..., None]).squeeze(-1)
+    # Those of torch take no generator.
+    base = distribution.base_dist if isinstance(distribution, Independent) else distribution
+    if isinstance(base, Normal):
+        return base.mean + base.stddev * noise(base.mean, "sample", generator)
+    if isinstance(base, MultivariateNormal):
+        epsilon = noise(base.mean, "sample", generator)
+        return base.mean + (base.scale_tril @ epsilon[..., None]).squeeze(-1)
     draw: Any = distribution.rsample if distribution.has_rsample else distribution.sample
     return draw(generator=generator)  # type: ignore[no-any-return]
 
@@ -57,11 +62,23 @@ class Draws:
         self.given, self.how, self.generator = dict(given or {}), how, generator
 
     def __call__(self, name: str, posterior: Any) -> Latent:
-        """The variable at its given value, or at a reparameterised draw from a Gaussian posterior, Eq. (2.24)."""
+        """The variable at its given value, or drawn from its posterior: reparameterised, Eq. (2.24), where possible.
+
+        No gradient passes through a draw from a family that has no reparameterised one, such as that of bits.
+        """
         value = self.given.get(name)
         if value is None:
-            value = posterior.mean + posterior.stddev * self.noise(posterior.mean)
+            value = self.draw(posterior)
         return Latent(value, posterior)
+
+    def draw(self, posterior: Any) -> Tensor:
+        """A value where none is given."""
+        value: Tensor
+        if isinstance(posterior, DiagonalGaussian):
+            value = posterior.mean + posterior.stddev * self.noise(posterior.mean)
+        else:
+            value = posterior.mean if self.how == "mean" else sample(posterior, self.generator)
+        return value
 
     def noise(self, like: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Standard normal noise, or zeros where the mean is wanted."""
@@ -161,10 +178,17 @@ class Context(NamedTuple):
     states: Mapping[str, Tensor] = {}
 
     def at(self, t: int, rows: int | None = None) -> dict[str, Tensor]:
-        """What the posterior of frame t (counted from 0) looks at; repeated to a number of rows, for particles."""
+        """What the posterior of frame t (counted from 0) looks at; repeated to a number of rows, for particles.
+
+        Raises:
+            ValueError: The number of rows is no multiple of the batch.
+        """
         frame = {name: value[:, t] for name, value in self.frames.items()}
         if rows is None:
             return frame
+        uneven = next((name for name, value in frame.items() if rows % len(value)), None)
+        if uneven is not None:
+            raise ValueError(f"rows must be a multiple of the {len(frame[uneven])} sequences; got {rows}")
         return {
             name: v if len(v) == rows else v.repeat(rows // len(v), *[1] * (v.ndim - 1)) for name, v in frame.items()
         }

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -21,6 +22,18 @@ HOOKS = {"inference": "_infer", "generation": "_generate", "step": "_step", "ini
 """The public methods that a class may write itself, and the hooks that they then stand for."""
 
 
+class Undeclared:
+    """What stands for the spec until a class declares one, so that it is missed by name."""
+
+    def __get__(self, model: object, owner: type) -> Any:
+        """Itself of the class; of a model, an error."""
+        if model is None:
+            return self
+        raise TypeError(
+            f"{owner.__name__} declares no spec: write spec = DependencySpec(generation=..., inference=...)"
+        )
+
+
 class Equations(Pretrained):
     """The equations of a model, as hooks that public methods call; see `DVAE`.
 
@@ -35,7 +48,7 @@ class Equations(Pretrained):
         replay: What runs a recursion in its place, while training asks for it.
     """
 
-    spec: DependencySpec
+    spec: DependencySpec = Undeclared()  # type: ignore[assignment]
     functions: Mapping[str, str] = {}
     x_dim: int
     z_dim: int
@@ -97,13 +110,16 @@ class Equations(Pretrained):
     def _context(self, x: Tensor, u: Tensor | None, lengths: Tensor | None, draws: Draws, past: Past) -> Context:
         """What the posteriors look at in the data; latents of the whole sequence are drawn here."""
         raise NotImplementedError(
-            f"{type(self).__name__} has neither _infer nor a _context that its posteriors are made from"
+            f"{type(self).__name__} has no _context: write it and _propose; for inference of whole sequences alone, "
+            "_infer is enough"
         )
 
     def _propose(self, name: str, context: Values, known: Values) -> Distribution:
         """The posterior of a latent of a frame, from the context and what the latents before have led to.
 
-        Of one frame or of all: `context` and `known` have the same leading dimensions.
+        Of one frame or of all: `context` and `known` have the same leading dimensions. What is known are the arguments
+        that `_step` names when it draws the latent, and the memory; latents are asked for in the order in which `_step`
+        draws them. Where inference goes in another order, it is to be written as `_infer`.
         """
         raise NotImplementedError(f"{type(self).__name__} has no proposal for single frames: it needs _propose")
 
@@ -185,6 +201,11 @@ class Equations(Pretrained):
         """The shapes of all latent variables' values; a size of 0 is one that no attribute names."""
         leading = {True: (batch_size, num_steps), False: (batch_size,)}
         return {name: (*leading[self.spec.is_framewise(name)], self.latent_dim(name)) for name in self.spec.latents}
+
+    @property
+    def _precision(self) -> torch.dtype:
+        """The dtype of latent vectors: the parameters', but in a model that computes them in another."""
+        return next(self.parameters()).dtype
 
     def _assigned(self, latents: Mapping[str, Latent]) -> dict[str, Latent]:
         """The latents, each with what it belongs to: a frame, or the sequence."""

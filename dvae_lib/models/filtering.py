@@ -10,7 +10,8 @@ from torch.distributions import Distribution
 
 from dvae_lib.models.draws import Draws, Given, Past, sample
 from dvae_lib.objectives.importance import effective_sample_size
-from dvae_lib.objectives.particles import systematic
+from dvae_lib.objectives.particles import check_threshold, systematic
+from dvae_lib.objectives.terms import check_counts
 
 __all__ = ["Filter", "Filtered", "Moments"]
 
@@ -74,11 +75,8 @@ class Filter:
         threshold: float = 0.5,
         generator: Generator | None = None,
     ) -> None:
-        if batch_size < 1 or num_particles < 1 or not 0.0 <= threshold <= 1.0:
-            raise ValueError(
-                "batch_size and num_particles must be at least 1, threshold between 0 and 1; "
-                f"got {batch_size}, {num_particles} and {threshold}"
-            )
+        check_counts(batch_size=batch_size, num_particles=num_particles)
+        check_threshold(threshold)
         self.model, self.batch_size, self.num_particles = model, batch_size, num_particles
         self.threshold, self.generator = threshold, generator
         self.past, self.num_frames = Past(streaming=True), 0
@@ -96,18 +94,23 @@ class Filter:
         Arguments:
             x_t: The frame, in the values that the model was trained on.
             u_t: The input of this frame, for a driven model.
+
+        Raises:
+            ValueError: A frame or an input of another shape, not finite, or without a probability under the observation
+                model. The filter stays as it was.
+            TypeError: What is no tensor, or of another dtype or device.
         """
         model, k = self.model, self.num_particles
-        if x_t.shape[:1] != (self.batch_size,):
+        model._check_frame(x_t, u_t, "x_t", observed=True)
+        if len(x_t) != self.batch_size:
             raise ValueError(f"expected a frame of {self.batch_size} sequences; got {tuple(x_t.shape)}")
-        model._check_frame(x_t, u_t)
         x_k, u_k = x_t.repeat(k, 1), None if u_t is None else u_t.repeat(k, 1)
         prediction = self._prediction(u_k)
         given = {name: self.state[name] for name in self._of_sequence}
         x_1, u_1 = (x_k, u_k) if given else (x_t, u_t)  # a context is the particle's only where it has latents in it
         draws = Draws(given, "sample", self.generator)
         context = model._context(x_1[:, None], None if u_1 is None else u_1[:, None], None, draws, self.past)
-        proposal = model.propose(self.state, context.at(0, len(x_k)), x_k, u_k, generator=self.generator)
+        proposal = model._proposal(self.state, context.at(0, len(x_k)), x_k, u_k, {}, "sample", self.generator)
         increment = proposal.observation.log_prob(x_k)
         for latent in proposal.latents.values():
             increment = increment + latent.prior.log_prob(latent.sample) - latent.posterior.log_prob(latent.sample)

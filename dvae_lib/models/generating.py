@@ -1,6 +1,6 @@
 """Generation, frame by frame or all at once: the loops, and the steps that follow from whole sequences."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from torch.distributions import Distribution
 from torch.nn import functional as F
 
-from dvae_lib.models.draws import Context, Draws, Given, Inferred, Past, Proposed, State, Values, noise
+from dvae_lib.models.draws import Context, Draws, Given, Inferred, Past, Proposed, State, Values, sample
 from dvae_lib.objectives import Generated, Latent
 
 __all__ = ["Sample"]
@@ -73,8 +73,9 @@ def all_at_once(
 ) -> Sample:
     """`generate` of a model that decodes all frames at once: first every latent vector, then the frames.
 
-    That is possible where the latent vectors' priors depend on nothing, as in the noncausal RVAE. In a continuation,
-    the latents of the new frames are drawn from them; so what was inferred from the prefix stays.
+    That is possible where the latent vectors' priors depend on nothing, as in the noncausal RVAE; `_generate` tells
+    them at any values. In a continuation, the latents of the new frames are drawn from them; so what was inferred from
+    the prefix stays.
     """
     parents = model.spec.compact("generation")
     if any(parents[f"{name}_t" if model.spec.is_framewise(name) else name] for name in model.spec.latents):
@@ -85,13 +86,16 @@ def all_at_once(
     parameter = next(model.parameters())
     start = 0 if prefix is None else prefix.shape[1]
     total = start + num_steps
-    values = {}
-    for name, shape in model.latent_shapes(batch_size, total).items():
-        value = noise(parameter.new_empty(shape), "sample", generator)
-        if name in inferred:
-            value[:, : inferred[name].shape[1]] = inferred[name]
-        values[name] = value
     blank = parameter.new_zeros(batch_size, total, model.x_dim)  # not looked at: there is no predictive link
+    values = {
+        name: parameter.new_zeros(*shape[:-1], _size(model, name))
+        for name, shape in model.latent_shapes(batch_size, total).items()
+    }
+    prior = model._generate(blank, values, u, None, {}).prior
+    for name in values:
+        values[name] = sample(prior[name], generator)
+        if name in inferred:
+            values[name][:, : inferred[name].shape[1]] = inferred[name]
     observation: Distribution = model._generate(blank, values, u, None, {}).observation[:, start:]
     new = {name: value[:, start:] if name in model.frame_latents else value for name, value in values.items()}
     return Sample(_emit(observation, emission, generator), new, observation)
@@ -282,17 +286,14 @@ def whole_sequences(
 
 
 def posterior_from_history(
-    model: Any, memory: State, context_t: Mapping[str, Tensor]
-) -> Callable[[str, Mapping[str, Tensor]], Distribution]:
+    model: Any, name: str, memory: State, drawn: Values, context_t: Mapping[str, Tensor]
+) -> Distribution:
     """The posterior of a frame's latent by inference on whole sequences, given the latents drawn before."""
-    t = int(context_t["frame"][0])
-
-    def posterior(name: str, known: Mapping[str, Tensor]) -> Distribution:
-        values = {key.removeprefix("history "): v for key, v in memory.items() if key.startswith("history ")}
-        u, lengths = context_t.get("u"), context_t.get("lengths")
-        found: Distribution = model._infer(context_t["x"], u, lengths, Draws(values)).latents[name].posterior[:, t]
-        return found
-
+    # With the latents of this very frame that have been drawn already.
+    remembered = remember_history(memory, drawn, None)
+    values = {key.removeprefix("history "): v for key, v in remembered.items() if key.startswith("history ")}
+    found = model._infer(context_t["x"], context_t.get("u"), context_t.get("lengths"), Draws(values)).latents[name]
+    posterior: Distribution = found.posterior[:, int(context_t["frame"][0])]
     return posterior
 
 

@@ -9,12 +9,11 @@ from torch.distributions import Distribution
 
 from dvae_lib.models import generating
 from dvae_lib.models.admission import Admission
-from dvae_lib.models.checks import check_latents
 from dvae_lib.models.draws import Context, Draw, Draws, Given, Past, Proposed, State
 from dvae_lib.models.filtering import Filter
 from dvae_lib.objectives import Latent
 from dvae_lib.objectives.importance import repeat
-from dvae_lib.objectives.terms import Lengths
+from dvae_lib.objectives.terms import Lengths, check_counts
 
 __all__ = ["Proposal", "Proposing"]
 
@@ -45,9 +44,10 @@ class Proposing(Admission):
 
         Raises:
             NotImplementedError: Of a model that writes `_infer` as a whole.
+            ValueError, TypeError: See `inference`.
         """
         x, u, lengths = self.admit(x, u, lengths)
-        check_latents(latents or {}, self.latent_shapes(*x.shape[:2]))
+        latents = self._check_latents(latents, self.latent_shapes(*x.shape[:2]))
         found = self._context(x, u, lengths, Draws(latents, "sample", generator), Past())
         return found._replace(latents=self._assigned(found.latents))
 
@@ -62,10 +62,18 @@ class Proposing(Admission):
     ) -> tuple[Context, State]:
         """The context, its latents with their priors, and the state that `propose` starts from.
 
-        Particles stand one after the other: the whole batch, and again the whole batch. Where they would all have the
-        same context, it is given once, with the batch's own size. For a model without a proposal per frame the context
-        holds all frames, and each costs a pass over them.
+        The arguments are those of `inference`, and the number of particles of each sequence. Particles stand one after
+        the other: the whole batch, and again the whole batch. Where they would all have the same context, it is given
+        once, with the batch's own size. For a model without a proposal per frame the context holds all frames, and each
+        costs a pass over them.
+
+        Raises:
+            NotImplementedError: If generation is not causal.
+            ValueError, TypeError: See `check`; also for a number of particles below 1.
         """
+        if not self.is_causal:
+            raise NotImplementedError(f"{type(self).__name__} does not generate frame by frame: there are no proposals")
+        check_counts(num_particles=num_particles)
         x, u, lengths = self.admit(x, u, lengths)
         rows = num_particles * len(x)
         if self.sequence_latents or not self.has_proposal:
@@ -98,8 +106,23 @@ class Proposing(Admission):
             u_t: The input of this frame, for a driven model.
             generator: Source of randomness.
             latents: Values by name and frame, such as ``z_t=...``; those not given are drawn from their posteriors.
+
+        Raises:
+            ValueError, TypeError: Frames, inputs or latents of other shapes, unknown or not finite; a state or a
+                context that is not of as many sequences as the frame.
         """
+        self._check_frame(x_t, u_t, "x_t", observed=True)
+        self._check_state(state, len(x_t), "begin_proposals or the proposal before")
+        if LAST not in state:
+            raise ValueError("state holds no frame before: take it from begin_proposals or the proposal before")
+        for name, value in context_t.items():
+            if len(value) != len(x_t):
+                raise ValueError(
+                    f"the frame has {len(x_t)} sequences, but {name!r} in the context {len(value)}: use "
+                    "context.at(t, rows)"
+                )
         given = {name.removesuffix("_t"): value for name, value in latents.items()}
+        self._check_latents(given, {name: (len(x_t), self.latent_dim(name)) for name in self.frame_latents})
         return self._proposal(state, context_t, x_t, u_t, given, "sample", generator)
 
     def _proposal(
@@ -114,12 +137,14 @@ class Proposing(Admission):
     ) -> Proposal:
         generators, memory, x_prev = _split(state)
 
-        def posterior(name: str, known: Mapping[str, Tensor]) -> Distribution:
-            return self._propose(name, context_t, {**memory, **known})
-
         own = self.has_proposal
-        proposing = posterior if own else generating.posterior_from_history(self, memory, context_t)
-        draws = Proposed(proposing, given, how, generator)
+
+        def posterior(name: str, known: Mapping[str, Tensor]) -> Distribution:
+            if own:
+                return self._propose(name, context_t, {**memory, **known})
+            return generating.posterior_from_history(self, name, memory, draws.latents, context_t)
+
+        draws = Proposed(posterior, given, how, generator)
         observation, following = self._filter_step(generators, x_prev, u_t, draws)
         remember = self._remember if own else generating.remember_history
         memory = remember(memory, draws.latents, u_t)
@@ -144,6 +169,7 @@ class Proposing(Admission):
 
         Raises:
             NotImplementedError: Of a model that is not causal, or has no proposal per frame.
+            ValueError: Numbers of sequences or particles below 1, a threshold outside [0, 1].
         """
         if not self.has_proposal:
             raise NotImplementedError(

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from dvae_lib.objectives.importance import repeat
-from dvae_lib.objectives.terms import VLB, Lengths, as_lengths, frame_mask
+from dvae_lib.objectives.terms import VLB, Lengths, as_lengths, check_counts, check_weight, frame_mask
 
 __all__ = ["free_bits", "vlb"]
 
@@ -36,14 +36,18 @@ def vlb(
         feedback: Probability that the generative model is fed its own output instead of the true past.
         kl: "analytic" (closed form where there is one) or "sampled".
         generator: Source of randomness.
+
+    Raises:
+        ValueError, TypeError: See `DVAE.check`; also for a number of samples below 1, a weight that is negative or not
+            finite, and a `kl` that does not exist.
     """
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be at least 1; got {num_samples}")
+    check_counts(num_samples=num_samples)
+    check_weight(beta, "beta")
     if kl not in ("analytic", "sampled"):
         raise ValueError(f"kl must be 'analytic' or 'sampled'; got {kl!r}")
-    lengths = as_lengths(lengths, x)
     if num_samples > 1:
-        x, u, lengths = x.repeat(num_samples, 1, 1), repeat(u, num_samples), repeat(lengths, num_samples)
+        x, u, inside = model.admit(x, u, lengths, feedback)
+        x, u, lengths = x.repeat(num_samples, 1, 1), repeat(u, num_samples), repeat(inside, num_samples)
     bound: VLB = model.single_sample_bound(
         x, u, lengths=lengths, beta=beta, feedback=feedback, kl=kl, generator=generator
     )
@@ -96,13 +100,14 @@ def free_bits(
         The bound with this `value`; its `kl` is what the latents really cost.
 
     Raises:
-        ValueError: `nats` is negative, `per` unknown, or entries are asked of a model whose KL is not a sum over them.
+        ValueError: `nats` is negative or not finite, `per` unknown, or entries are asked of a model whose KL is not a
+            sum over them; see also `vlb`.
+        TypeError: See `vlb`.
 
     Source: Kingma, Salimans, Jozefowicz, Chen, Sutskever and Welling (2016), "Improved variational inference with
     inverse autoregressive flow", whose terms are means over a batch; here each sequence has its own.
     """
-    if nats < 0:
-        raise ValueError(f"nats must be 0 or more; got {nats}")
+    check_weight(nats, "nats")
     if per not in ("entry", "frame", "sequence"):
         raise ValueError(f"per must be 'entry', 'frame' or 'sequence'; got {per!r}")
     bound = vlb(model, x, u, lengths=lengths, beta=beta, feedback=feedback, generator=generator)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dvae_lib.objectives.terms import Bound, Lengths, as_lengths, log_weights
+from dvae_lib.objectives.terms import Bound, Lengths, check_counts, log_weights
 
 __all__ = ["importance_weighted", "importance_weighted_bound"]
 
@@ -40,16 +40,18 @@ def importance_weighted(
     Returns:
         The bound, in nats per sequence, and the effective number of samples (the smallest over independent frames).
 
+    Raises:
+        ValueError, TypeError: See `DVAE.check`; also for numbers of samples below 1.
+
     Source: Burda, Grosse and Salakhutdinov (2016), "Importance weighted autoencoders".
     """
     chunk_size = num_samples if chunk_size is None else chunk_size
-    if num_samples < 1 or chunk_size < 1:
-        raise ValueError(f"num_samples and chunk_size must be at least 1; got {num_samples} and {chunk_size}")
-    lengths = as_lengths(lengths, x)
+    check_counts(num_samples=num_samples, chunk_size=chunk_size)
+    x, u, inside = model.admit(x, u, lengths, feedback)
     chunks = []
     for start in range(0, num_samples, chunk_size):
         repeats = min(chunk_size, num_samples - start)
-        x_r, u_r, lengths_r = x.repeat(repeats, 1, 1), repeat(u, repeats), repeat(lengths, repeats)
+        x_r, u_r, lengths_r = x.repeat(repeats, 1, 1), repeat(u, repeats), repeat(inside, repeats)
         output = model(x_r, u_r, lengths=lengths_r, feedback=feedback, generator=generator)
         frames = log_weights(output, x_r, lengths=lengths_r).reshape(repeats, *x.shape[:2])
         chunks.append(frames if model.frames_are_independent else frames.sum(-1, keepdim=True))

@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from dvae_lib.objectives.importance import effective_sample_size
-from dvae_lib.objectives.terms import Bound, Latent, Lengths, frame_mask
+from dvae_lib.objectives.terms import Bound, Latent, Lengths, check_counts, frame_mask
 
-__all__ = ["particle", "systematic"]
+__all__ = ["check_threshold", "particle", "systematic"]
 
 
 def particle(
@@ -43,13 +43,12 @@ def particle(
 
     Raises:
         NotImplementedError: If generation is not causal: the weight of a frame would need future latents.
+        ValueError, TypeError: See `DVAE.check`; also for a number of particles below 1, and a threshold outside [0, 1].
 
     Source: Maddison et al. (2017), "Filtering variational objectives"; Naesseth et al. (2018); Le et al. (2018).
     """
-    if num_particles < 1 or not 0.0 <= threshold <= 1.0:
-        raise ValueError(
-            f"num_particles must be at least 1 and threshold lie between 0 and 1; got {num_particles} and {threshold}"
-        )
+    check_counts(num_particles=num_particles)
+    check_threshold(threshold)
     if not model.is_causal:
         raise NotImplementedError(f"{type(model).__name__} does not generate frame by frame: no particle filter")
     x, u, inside = model.admit(x, u, lengths)
@@ -60,7 +59,7 @@ def particle(
     evidence, sizes = x.new_zeros(batch_size), []
     for t in range(num_steps):
         x_t, u_t = x[:, t].repeat(k, 1), None if u is None else u[:, t].repeat(k, 1)
-        proposal = model.propose(state, context.at(t, k * batch_size), x_t, u_t, generator=generator)
+        proposal = model._proposal(state, context.at(t, k * batch_size), x_t, u_t, {}, "sample", generator)
         increment = _ratio(proposal.latents, proposal.observation.log_prob(x_t)).view(k, batch_size)
         weights = weights + (increment if mask is None else torch.where(mask[:, t], increment, 0.0))
         size = effective_sample_size(weights.detach())
@@ -73,6 +72,12 @@ def particle(
         rows = (ancestors * batch_size + torch.arange(batch_size, device=x.device)).reshape(-1)
         state = {name: value[rows] for name, value in proposal.state.items()}
     return Bound(evidence + weights.logsumexp(0) - math.log(k), torch.stack(sizes, 1))
+
+
+def check_threshold(threshold: float) -> None:
+    """Refuse what is no fraction of the particles."""
+    if not 0.0 <= threshold <= 1.0:
+        raise ValueError(f"threshold must lie between 0 and 1; got {threshold}")
 
 
 def _ratio(latents: dict[str, Latent], start: Tensor) -> Tensor:

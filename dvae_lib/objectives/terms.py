@@ -4,11 +4,13 @@ Everything is in nats and per sequence, shape ``(B,)``, unless said otherwise. F
 length contribute nothing.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
@@ -27,7 +29,9 @@ __all__ = [
     "Latent",
     "Lengths",
     "as_lengths",
+    "check_counts",
     "check_tensor",
+    "check_weight",
     "frame_mask",
     "holds_integers",
     "log_weights",
@@ -112,6 +116,25 @@ class VLB:
         for kl in self.kl.values():
             total = total + kl.flatten(1).sum(1) if kl.ndim > 1 else total + kl
         return total
+
+
+def check_counts(**counts: object) -> None:
+    """Refuse numbers of samples, particles, sequences or frames that are no integers of at least 1.
+
+    Raises:
+        ValueError: With all names and what was given for each.
+    """
+    names, got = " and ".join(counts), " and ".join(map(repr, counts.values()))
+    if any(isinstance(n, bool) or not isinstance(n, int | np.integer) for n in counts.values()):
+        raise ValueError(f"{names} must be {'whole numbers' if len(counts) > 1 else 'a whole number'}; got {got}")
+    if any(n < 1 for n in counts.values()):  # type: ignore[operator]
+        raise ValueError(f"{names} must be at least 1; got {got}")
+
+
+def check_weight(value: Any, name: str) -> None:
+    """Refuse a weight or a price that is negative or not finite."""
+    if not 0.0 <= value < math.inf:
+        raise ValueError(f"{name} must be 0 or more, and finite; got {value}")
 
 
 def check_tensor(x: object, name: str) -> None:
