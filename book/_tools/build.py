@@ -49,9 +49,11 @@ def current_cache() -> Path:
 
 def build_pages(output: Path, cache: Path) -> int:
     """Run Sphinx on the executed notebooks; its exit status."""
+    import progress_bars
     import vendor
     from jupyter_book.sphinx import build_sphinx
 
+    progress_bars.remove_all(cache)
     draft = output / "draft"
     html, complete = draft / "html", draft / COMPLETE
     if not complete.exists():
@@ -93,12 +95,15 @@ def build_pages(output: Path, cache: Path) -> int:
 
 
 def publish(made: Path, place: Path) -> None:
-    """Put a copy of a complete site in place; what was there stays until then."""
+    """Put a copy of a complete site in place, made light; what was there stays until then."""
+    import lighten
+
     new, old = place.with_name(place.name + ".new"), place.with_name(place.name + ".old")
     for rest in (new, old):
         shutil.rmtree(rest, ignore_errors=True)
     try:
         shutil.copytree(made, new)
+        lighten.lighten(new)  # the copy: Sphinx compares the pages that it has made with what they are made of
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise

@@ -1,8 +1,8 @@
-"""Put the scripts that the pages need into `book/_static/vendor`: mathematics, and widgets without a kernel.
+"""Put the scripts that the pages need into `book/_static/vendor`: those that typeset mathematics.
 
 With them a page works where no other server can be reached. They come from npm and are compared with the checksums
 below. Without npm or a network, those of an earlier build serve; where there are none, the pages load the scripts from
-the usual public servers instead.
+the usual public server instead.
 """
 
 from __future__ import annotations
@@ -28,22 +28,6 @@ PACKAGES = (
         ("tex-mml-chtml.js", "output/chtml/", "input/tex/extensions/", "a11y/", "sre/", "ui/"),
         "mathjax",
     ),
-    (
-        "requirejs",
-        "2.3.8",
-        "7/cTSLOdYkNBNJcDMWf+luFvMriVm7eYxp4BcFCsAX0wF421Vyce5SXP17c+Jd5otXKGNehIonFlyQXSowL6Mw==",
-        "package",
-        ("require.js",),
-        "",
-    ),
-    (
-        "@jupyter-widgets/html-manager",
-        "1.0.15",
-        "5thBIV6ymNgmPVOHvzx+gGy8ZSKmSazhtGw4/c4xJDVzRhG9PTeQsRjF3FUTopvFi//SABeNz1yp47bCrJ3CQA==",
-        "package/dist",
-        ("embed-amd.js", "libembed-amd.js", "*.woff2", "*.woff", "*.ttf"),
-        "@jupyter-widgets/html-manager/dist",
-    ),
 )
 STAMP = VENDOR / "complete.txt"
 
@@ -59,7 +43,7 @@ def fetch() -> bool:
         return True
     if shutil.which("npm") is None:
         return without("npm is not installed")
-    print("Fetching MathJax and the widgets' scripts from npm ...", flush=True)
+    print("Fetching MathJax from npm ...", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "vendor"
         for name, version, checksum, inside, wanted, destination in PACKAGES:
@@ -70,11 +54,6 @@ def fetch() -> bool:
             if found != checksum:
                 raise SystemExit(f"{name}@{version}: SHA-512 is {found}, expected {checksum}. Nothing was installed.")
             unpack(archive, inside, wanted, made / destination)
-        # The bundle's style sheet looks for its icon fonts beside the bundle and two folders above it.
-        for font in (made / "@jupyter-widgets/html-manager/dist").iterdir():
-            if font.suffix in (".woff2", ".woff", ".ttf"):
-                shutil.copy(font, made / "@jupyter-widgets" / font.name)
-        (made / "require-config.js").write_text(REQUIRE_CONFIG, encoding="utf-8")
         (made / STAMP.name).write_text(stamp())
         shutil.rmtree(VENDOR, ignore_errors=True)
         # The stamp, which says that the folder is whole, comes last.
@@ -88,7 +67,7 @@ def without(reason: str) -> bool:
     if STAMP.is_file():
         print(f"{reason}: the pages keep the scripts of an earlier build.")
         return True
-    print(f"{reason}: the pages will load MathJax and the widgets' scripts from public servers.")
+    print(f"{reason}: the pages will load MathJax from a public server.")
     return False
 
 
@@ -121,26 +100,8 @@ def unpack(archive: Path, inside: str, wanted: tuple[str, ...], destination: Pat
                 target.write_bytes(content.read())
 
 
-REQUIRE_CONFIG = """\
-// Tells require.js where the widgets' scripts are: beside this file.
-(function () {
-  var base = document.currentScript.src.replace(/require-config\\.js.*$/, "");
-  window.require.config({ paths: { "@jupyter-widgets": base + "@jupyter-widgets" } });
-})();
-"""
-
-
 def sphinx_settings() -> dict[str, Any]:
     """Settings that make the pages use these scripts; none where the scripts are not there."""
     if not fetch():
         return {}
-    return {
-        "mathjax_path": "vendor/mathjax/tex-mml-chtml.js",
-        "nb_ipywidgets_js": {
-            "vendor/require.js": {},
-            "vendor/require-config.js": {},
-            "vendor/@jupyter-widgets/html-manager/dist/embed-amd.js": {
-                "data-jupyter-widgets-cdn": "../_static/vendor/"
-            },
-        },
-    }
+    return {"mathjax_path": "vendor/mathjax/tex-mml-chtml.js"}

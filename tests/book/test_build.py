@@ -300,17 +300,19 @@ def test_without_npm_or_network_the_pages_use_what_there_is(tmp_path, monkeypatc
     reason = "npm could not fetch mathjax" if npm else "npm is not installed"
     printed = capsys.readouterr().out
     assert reason in printed
-    assert "public servers" in printed
+    assert "public server" in printed
     stamp.write_text("mathjax@3.0.0\n")  # of an earlier build
     assert "mathjax_path" in vendor.sphinx_settings()
     assert "scripts of an earlier build" in capsys.readouterr().out
 
 
 def test_scripts_are_there_whole_or_not_at_all(tmp_path, monkeypatch):
-    made = archive_of(tmp_path, {"package/require.js": b"x", "package/icons.woff": b"y"})
+    made = archive_of(
+        tmp_path, {"package/es5/core.js": b"x", "package/es5/a11y/speech.js": b"y", "package/readme.md": b"z"}
+    )
     checksum = base64.b64encode(hashlib.sha512(made.read_bytes()).digest()).decode()
-    dist = "@jupyter-widgets/html-manager/dist"
-    monkeypatch.setattr(vendor, "PACKAGES", (("x", "1", checksum, "package", ("*.js", "*.woff"), dist),))
+    package = ("x", "1", checksum, "package/es5", ("core.js", "a11y/"), "x")
+    monkeypatch.setattr(vendor, "PACKAGES", (package,))
     monkeypatch.setattr(vendor, "VENDOR", tmp_path / "vendor")
     monkeypatch.setattr(vendor, "STAMP", tmp_path / "vendor/complete.txt")
     monkeypatch.setattr(vendor.shutil, "which", lambda name: "/usr/bin/npm")
@@ -328,4 +330,5 @@ def test_scripts_are_there_whole_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr(vendor.shutil, "copytree", copy)
     assert vendor.fetch()
     assert vendor.STAMP.read_text() == vendor.stamp()
-    assert (tmp_path / "vendor/@jupyter-widgets/icons.woff").is_file()
+    found = [path.relative_to(tmp_path / "vendor/x").as_posix() for path in (tmp_path / "vendor/x").rglob("*.*")]
+    assert sorted(found) == ["a11y/speech.js", "core.js"]
