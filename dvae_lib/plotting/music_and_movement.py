@@ -113,11 +113,11 @@ def animate_skeletons(
     """Play movements of stick figures side by side; the reader can stop them, step through and turn them.
 
     What is returned is complete in itself (drawing and numbers, no outside script), so it also lives on a static
-    page. It does not start by itself where the reader has asked for less motion.
+    page. It starts when it comes into view, but not where the reader has asked for less motion.
 
     Arguments:
-        movements: Joints in metres, ``(T, J, 3)`` or ``(T, 3 J)``, y upwards; or several by name, played together;
-            the first one sets the scale.
+        movements: Joints in metres, ``(T, J, 3)`` or ``(T, 3 J)``, y upwards; or several by name, played together
+            on one scale, which holds them all.
         parents: Index of each joint's parent, -1 for the root.
         fps: Frames per second.
         marks: Frames from which on the figures are drawn in the colour of what was generated: for each movement,
