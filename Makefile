@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help book test test-fast lab serve setup data contents lint types layers unit unit-fast notebooks site pages complete clean
+.PHONY: help book pdf test test-fast lab serve setup data contents lint types layers unit unit-fast notebooks site pages complete clean
 
 # Python 3.11 has exact versions (constraints.txt); any other from 3.10 on takes the newest that fit.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -53,6 +53,11 @@ book: $(STAMP) data ## the book: notebooks executed, pages in _build/book/html
 	@echo "== Book"
 	@DVAE_BUDGET=$${DVAE_BUDGET:-book} $(BIN)/python book/_tools/build.py _build/book
 	@echo "The book is built: open $(CURDIR)/_build/book/html/index.html, or run: make serve"
+
+pdf: $(STAMP) ## the whole book as one PDF, from the pages of `make book`
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
+		|| book/_tools/apt.sh "printing the pages" chromium
+	@$(BIN)/python book/_tools/pdf.py _build/book/html _build/book/book.pdf
 
 lab: $(STAMP) data ## JupyterLab with the notebooks
 	@$(BIN)/jupyter lab --notebook-dir=book

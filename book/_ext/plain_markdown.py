@@ -11,7 +11,8 @@ in the notebook                                        on the site
 ``<a id="sec-2-1"></a>`` (``fig-``, ``tab-`` ...)      a target for links
 ``Section 2.3``, ``Figures 2.1 and 2.2``                links, where the target exists
 ``**Figure 2.1.** Caption``                            a caption that belongs to the figure above it
-``> **Note.** Text``                                   an admonition
+``> **Note.** Text``                                   an admonition, if its name is one of `ADMONITION_CLASS`
+``> **Section 2.5** ... *Weight:* wording.``           an entry of the errata, with an anchor, by its weight
 ``[the next chapter](05_x.ipynb)``                     a link, or its text alone while that page is not written
 ``[Kingma and Welling (2014)](#cite-kingma2014)``      a link to the bibliography's entry
 ``dvae_lib.VAE`` as inline code                        a link to the API reference, where it is documented
@@ -70,7 +71,9 @@ ADMONITION_CLASS = {
     "Proof": "proof",
     "Derivation": "proof",
     "Important": "important",
+    "Notation": "note",
 }
+WEIGHT = re.compile(r"\*Weight:\*\s+(substance|wording|misprint)\b(?!, \w+ or)")
 
 
 @dataclass
@@ -235,15 +238,29 @@ class Enricher:
         return self.target(equation_label(tag[1]), indent) + equation
 
     def quote(self, block: str) -> str:
-        """A block quote; one that opens with a bold word becomes an admonition."""
+        """A block quote; one that opens with an admonition's name becomes an admonition."""
         inner = unquote(block)
+        if weight := WEIGHT.search(inner):
+            return self.erratum(inner, weight[1])
         opening = ADMONITION.match(inner)
-        if opening is None:
+        title = opening[1] if opening else ""
+        kind = next((ADMONITION_CLASS[word] for word in ADMONITION_CLASS if title.startswith(word)), None)
+        if opening is None or kind is None:
             return re.sub(r"^", "> ", self.text(inner), flags=re.MULTILINE)
-        title = opening[1]
-        kind = next((ADMONITION_CLASS[word] for word in ADMONITION_CLASS if title.startswith(word)), "note")
         content = self.text(inner[opening.end() :])
         return f"\n::::::{{admonition}} {self.inline(title)}\n:class: {kind}\n\n{content}\n::::::\n"
+
+    def erratum(self, entry: str, weight: str) -> str:
+        """An entry of the errata: named by its place, and counted where a place has several."""
+        place = entry.partition("**")[2].partition("**")[0]
+        number = re.search(NUMBER, place)
+        stem = f"erratum-{number[0] if number else 'place'}".lower().replace(".", "-")
+        name = next(
+            name for name in (stem, *(f"{stem}-{letter}" for letter in "bcdefghijklmno")) if name not in self.placed
+        )
+        self.placed.add(name)
+        link = f'<a class="headerlink" href="#{name}" title="Link to this erratum">#</a>'
+        return f"\n::::::{{div}} errata-entry weight-{weight}\n:name: {name}\n\n{self.text(entry)} {link}\n::::::\n"
 
     def prose(self, block: str) -> str:
         """Paragraphs, headings, lists and tables."""

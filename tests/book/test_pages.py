@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import reading_checks
 from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import sync_playwright
 
@@ -249,5 +250,12 @@ CHECKS = (
     icons_are_drawn,
     images_are_there_and_described,
     sound_has_a_duration,
+    *reading_checks.CHECKS,
     darkens_with_the_system,
 )
+
+
+def test_the_index_is_no_wider_than_a_phone(contexts, address):
+    visit = Visit(contexts["phone"], address, "genindex.html", "phone")
+    nothing_is_cut_off(visit)
+    visit.page.close()

@@ -184,7 +184,7 @@ def test_unnumbered_caption():
         ("Try it", "tip"),
         ("Warning", "warning"),
         ("Proof", "proof"),
-        ("Aside", "note"),
+        ("Notation", "note"),
     ],
 )
 def test_quotes_become_admonitions(title, kind):
@@ -192,6 +192,26 @@ def test_quotes_become_admonitions(title, kind):
     assert (
         f"::::::{{admonition}} {title}\n:class: {kind}\n\nBy {{ref}}`(2.1) <eq-2-1>`,\n\n- so\n- thus\n::::::" in text
     )
+
+
+@pytest.mark.parametrize(
+    "opening", ["**Section 2.5**, after (2.1): a", "**Two things.** A", "*Note.* A", "A **note.** A"]
+)
+def test_other_quotes_stay_quotes(opening):
+    text = enrich(f"> {opening} quote.")
+    assert "admonition" not in text
+    assert text.startswith("> ")
+
+
+def test_errata_are_entries_with_an_anchor_and_a_weight():
+    entry = "> **Section 2.5**{0}: prints\n> this. → That. *Seen by:* (2.1). *Weight:* {1}, as it is.\n"
+    places = (("", "substance"), (", after (2.1)", "wording"), ("", "misprint"))
+    text = enrich("\n".join(entry.format(*place) for place in places), "book/errata")
+    for name, weight in (("2-5", "substance"), ("2-5-b", "wording"), ("2-5-c", "misprint")):
+        assert f"{{div}} errata-entry weight-{weight}\n:name: erratum-{name}\n" in text
+        assert f'href="#erratum-{name}"' in text
+    assert "prints\nthis. → That. *Seen by:* {ref}`(2.1) <eq-2-1>`." in text
+    assert "admonition" not in text
 
 
 def test_equation_inside_an_admonition_is_a_target():

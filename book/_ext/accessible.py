@@ -1,0 +1,36 @@
+"""Mend what the theme and its extensions write that a screen reader stumbles over.
+
+- An entry of the bibliography has a role that ARIA gave up, inside a list that wants list items.
+- A table's corner is a heading without words.
+- A definition list without definitions.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from sphinx.application import Sphinx
+
+EMPTY_HEAD = re.compile(r"<th(?P<attributes>[^>]*)>\s*(?:<p>\s*</p>)?\s*</th>")
+EMPTY_LIST = re.compile(r"<dl[^>]*>\s*</dl>")
+
+
+def mended(body: str) -> str:
+    """A page's HTML with roles that hold, empty headings as cells, and no empty lists."""
+    body = body.replace('role="doc-biblioentry"', 'role="listitem"')
+    body = EMPTY_HEAD.sub(lambda head: f"<td{head['attributes']}></td>", body)
+    return EMPTY_LIST.sub("", body)
+
+
+def mend(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: object) -> None:
+    """The body of a page that is about to be written."""
+    if "body" in context:
+        context["body"] = mended(context["body"])
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Called by Sphinx."""
+    # Before the theme cuts the body into its parts (its own handlers have priority 500).
+    app.connect("html-page-context", mend, priority=400)
+    return {"version": "1.0", "parallel_read_safe": True, "parallel_write_safe": True}

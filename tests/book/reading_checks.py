@@ -1,0 +1,103 @@
+"""What `test_pages.py` asks of each page beyond its being whole: that it reads on a phone, by keyboard and on paper."""
+
+
+def code_in_tables_is_in_one_piece(visit):
+    if visit.view != "phone":
+        return
+    broken = visit.page.evaluate("""() => [...document.querySelectorAll(".bd-article table code.literal")]
+        .filter(code => code.getClientRects().length > 1).map(code => code.textContent)""")
+    assert broken == []
+
+
+def figures_open_at_their_own_size(visit):
+    """Tick labels are drawn at 8 points and more: at a figure's own size none is under 7 pixels."""
+    if visit.view != "phone":
+        return
+    buttons = visit.page.locator(".enlargeable > button")
+    images = visit.page.locator(".bd-article .cell_output img:not(.jupyter-widgets img)")
+    assert buttons.count() >= images.count()
+    for position in sorted({0, buttons.count() - 1} if buttons.count() else ()):
+        assert buttons.nth(position).evaluate("button => getComputedStyle(button).opacity") == "1"
+        buttons.nth(position).click()
+        shown = visit.page.locator("dialog.enlarged img")
+        shown.wait_for()
+        assert shown.evaluate("image => image.getBoundingClientRect().width >= image.naturalWidth - 1")
+        assert shown.evaluate("""image => {
+            const box = image.parentElement; box.scrollLeft = 1e6;
+            return image.getBoundingClientRect().right <= box.getBoundingClientRect().right + 1; }""")
+        visit.page.keyboard.press("Escape")
+        shown.wait_for(state="detached")
+
+
+def the_keyboard_stops_at_what_scrolls(visit):
+    stops = visit.page.evaluate("""() => {
+        const scrolls = e => e.checkVisibility() && e.scrollWidth > e.clientWidth + 1 &&
+            ["auto", "scroll"].includes(getComputedStyle(e).overflowX);
+        const boxes = ".bd-article :is(.pst-scrollable-table-container, div.math, .highlight pre)";
+        const all = selector => [...document.querySelectorAll(selector)];
+        return {
+            unreachable: all(boxes).filter(e => scrolls(e) && e.tabIndex < 0).map(e => e.textContent.slice(0, 60)),
+            formulas: all("mjx-container[tabindex]").filter(e => !scrolls(e)).length,
+            nameless: all("summary").filter(e => !e.textContent.trim() && !e.ariaLabel).length,
+        };
+    }""")
+    assert stops == {"unreachable": [], "formulas": 0, "nameless": 0}
+
+
+def buttons_show_without_a_mouse(visit):
+    if visit.view != "phone":
+        return
+    hidden = visit.page.evaluate("""() => [...document.querySelectorAll(".bd-article .highlight button.copybtn")]
+        .filter(button => button.checkVisibility() && getComputedStyle(button).opacity !== "1").length""")
+    assert hidden == 0
+    width = visit.page.evaluate("document.documentElement.clientWidth")
+    for link in visit.page.locator(".prev-next-area a").all():
+        box = link.bounding_box()
+        assert 0 <= box["x"] <= width - box["width"], link.inner_text()
+
+
+def folded_code_has_a_switch(visit):
+    folded = visit.page.locator(".bd-article .cell details.hide.above-input")
+    if visit.view != "desktop" or not folded.count():
+        return
+    opened = visit.page.locator(".bd-article .cell details.hide.above-input[open]")
+    switch = visit.page.locator(".code-switch")
+    assert opened.count() == 0
+    switch.click()
+    assert opened.count() == folded.count()
+    assert visit.page.evaluate("localStorage.getItem('show-all-code')") == "yes"
+    switch.click()
+    assert opened.count() == 0
+
+
+def it_prints(visit):
+    """On paper nothing scrolls, nothing is dark, and no control stands about."""
+    if visit.view == "phone":
+        return
+    visit.page.emulate_media(media="print")
+    found = visit.page.evaluate("""() => {
+        const seen = selector => [...document.querySelectorAll(selector)].filter(e => e.checkVisibility());
+        const light = colour => colour.match(/[\\d.]+/g).slice(0, 3).reduce((sum, part) => sum + Number(part), 0) / 3;
+        const paper = getComputedStyle(document.body).backgroundColor;
+        const text = document.querySelector(".bd-article p") || document.body;
+        return {
+            cut: seen(".bd-article :is(pre, .highlight)").filter(e => e.scrollWidth > e.clientWidth + 1)
+                .map(e => e.textContent.slice(0, 60)),
+            controls: seen(".bd-header-article, .copybtn, .code-switch, .enlargeable > button, audio")
+                .map(e => e.className || e.tagName),
+            dark: paper !== "rgba(0, 0, 0, 0)" && light(paper) < 250,
+            pale: light(getComputedStyle(text).color) > 100,
+        };
+    }""")
+    visit.page.emulate_media(media="screen")
+    assert found == {"cut": [], "controls": [], "dark": False, "pale": False}
+
+
+CHECKS = (
+    code_in_tables_is_in_one_piece,
+    figures_open_at_their_own_size,
+    the_keyboard_stops_at_what_scrolls,
+    buttons_show_without_a_mouse,
+    folded_code_has_a_switch,
+    it_prints,
+)
