@@ -7,9 +7,9 @@
 
   function enlarge(image) {
     const dialog = document.createElement("dialog"), close = document.createElement("button"), box = document.createElement("div");
-    const copy = image.cloneNode();
-    const room = document.documentElement.clientWidth * 0.95;
+    const copy = image.cloneNode(), room = document.documentElement.clientWidth * 0.95;
     copy.removeAttribute("id");
+    copy.loading = "eager";
     // On a large screen as large as fits, on a small one as large as it was drawn.
     copy.style.width = Math.max(image.naturalWidth, Math.min(room, 1.5 * image.naturalWidth)) + "px";
     copy.style.height = "auto";
@@ -38,8 +38,10 @@
       button.setAttribute("aria-label", "Enlarge the figure");
       image.replaceWith(frame);
       frame.append(image, button);
-      image.addEventListener("click", () => enlarge(image));
-      button.addEventListener("click", () => enlarge(image));
+      // A picture that waits for its reader has no size before it is there.
+      const open = () => image.decode().then(() => enlarge(image));
+      image.addEventListener("click", open);
+      button.addEventListener("click", open);
     });
   }
 
@@ -77,7 +79,7 @@
       const wide = box.scrollWidth > box.clientWidth + 1 && ["auto", "scroll"].includes(getComputedStyle(box).overflowX);
       if (wide) box.tabIndex = 0; else box.removeAttribute("tabindex");
       if (!box.matches(".pst-scrollable-table-container")) return;
-      if (wide) { box.setAttribute("role", "region"); box.setAttribute("aria-label", "table, scrolls sideways"); }
+      if (wide) { box.setAttribute("role", "group"); box.setAttribute("aria-label", "table, scrolls sideways"); }
       else { box.removeAttribute("role"); box.removeAttribute("aria-label"); }
       box.classList.toggle("scrolls", wide);
       // The first column names the rows: it stays in view, unless it would fill it.
@@ -92,6 +94,12 @@
     reach();
     document.querySelectorAll("summary").forEach((summary) => {
       if (!summary.textContent.trim() && !summary.ariaLabel) summary.setAttribute("aria-label", "Pages below");
+    });
+    // The theme's search field says "Search Ctrl+K" and is named "Search"; its sidebar is no landmark.
+    document.querySelectorAll(".search-button-field").forEach((button) => button.removeAttribute("aria-label"));
+    document.querySelectorAll(".bd-sidebar-primary").forEach((sidebar) => {
+      sidebar.setAttribute("role", "complementary");
+      sidebar.setAttribute("aria-label", "Book");
     });
     window.addEventListener("resize", reach);
     document.addEventListener("toggle", reach, true);
