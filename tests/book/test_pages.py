@@ -208,10 +208,6 @@ def wide_equations_scroll_in_their_box(visit):
     assert stuck == []
 
 
-def formulas_are_no_tab_stops(visit):
-    assert visit.page.evaluate("document.querySelectorAll('mjx-container[tabindex=\"0\"]').length") == 0
-
-
 def icons_are_drawn(visit):
     """The theme's icons are characters of a font, which holds those that the page shows."""
     assert visit.page.evaluate(MISSING_ICONS) == []
@@ -246,7 +242,6 @@ CHECKS = (
     mathematics_is_typeset,
     nothing_is_cut_off,
     wide_equations_scroll_in_their_box,
-    formulas_are_no_tab_stops,
     icons_are_drawn,
     images_are_there_and_described,
     sound_has_a_duration,
