@@ -28,6 +28,13 @@ class Support(NamedTuple):
         """Whether every real number is in it, so that data may be standardised."""
         return self == Support()
 
+    @property
+    def inside(self) -> float:
+        """A value in it, 0 where that is one."""
+        if self.low <= 0 <= self.high:
+            return 0.0
+        return min(max(0.0, self.low + 1), self.high) if math.isfinite(self.low) else self.high
+
     def holds(self, low: float, high: float, fraction: float = 0.0) -> bool:
         """Whether finite data between `low` and `high` lie in it; `fraction` is the largest distance to a whole one."""
         inside = self.low <= low and high <= self.high and math.isfinite(low) and math.isfinite(high)

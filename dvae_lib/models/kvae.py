@@ -20,6 +20,7 @@ from dvae_lib.models.base import DVAE, Context, Draws, Given, Inferred, Lengths,
 from dvae_lib.models.registry import register
 from dvae_lib.networks import MLP, GaussianHead, ObservationHead, shift
 from dvae_lib.objectives import VLB, Generated, Latent, frame_mask
+from dvae_lib.objectives.terms import frame_log_prob
 from dvae_lib.statespace import GaussianChain, LinearGaussianSSM, kalman_filter, kalman_smoother, log_likelihood
 from dvae_lib.statespace.series import Series, as_mask
 
@@ -275,7 +276,7 @@ class KVAE(DVAE):
         mask = frame_mask(lengths, x.shape[1])
         q_a = self._encoded(x)
         a = q_a.mean + q_a.stddev * noise(q_a.mean, "sample", generator)
-        frames = torch.stack([self._observation(a).log_prob(x).to(a.dtype), q_a.log_prob(a)])
+        frames = torch.stack([frame_log_prob(self._observation(a), x, mask).to(a.dtype), q_a.log_prob(a)])
         if mask is not None:
             frames = torch.where(mask, frames, 0.0)
         reconstruction, log_q = frames.sum(-1)

@@ -28,6 +28,7 @@ from dvae_lib.networks import (
     shift,
 )
 from dvae_lib.objectives import Generated, frame_mask
+from dvae_lib.objectives.terms import frame_log_prob
 
 __all__ = ["ImprovedVRNN"]
 
@@ -191,10 +192,10 @@ class ImprovedVRNN(DVAE):
         told = self.future_head(self.future_net(latents["z"]))
         # A recurrent network's state lies between -1 and 1, and so does the mean of its distribution.
         future = DiagonalGaussian(told.mean.tanh(), told.logvar).log_prob(b.detach())
-        backward = self.backward_head(b[:, 1:]).log_prob(x[:, :-1])
         mask = frame_mask(lengths, x.shape[1])
         if mask is not None:
-            future, backward = future.where(mask, 0.0), backward.where(mask[:, 1:], 0.0)
+            future = future.where(mask, 0.0)
+        backward = frame_log_prob(self.backward_head(b[:, 1:]), x[:, :-1], None if mask is None else mask[:, 1:])
         return {"future": self.future * future.sum(1), "backward": self.backward * backward.sum(1)}
 
     def _generate(

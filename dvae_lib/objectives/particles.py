@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from dvae_lib.objectives.importance import effective_sample_size
-from dvae_lib.objectives.terms import Bound, Latent, Lengths, check_counts, frame_mask
+from dvae_lib.objectives.terms import Bound, Latent, Lengths, check_counts, frame_log_prob, frame_mask
 
 __all__ = ["check_threshold", "particle", "systematic"]
 
@@ -60,7 +60,8 @@ def particle(
     for t in range(num_steps):
         x_t, u_t = x[:, t].repeat(k, 1), None if u is None else u[:, t].repeat(k, 1)
         proposal = model._proposal(state, context.at(t, k * batch_size), x_t, u_t, {}, "sample", generator)
-        increment = _ratio(proposal.latents, proposal.observation.log_prob(x_t)).view(k, batch_size)
+        seen = frame_log_prob(proposal.observation, x_t, None if mask is None else mask[:, t].repeat(k))
+        increment = _ratio(proposal.latents, seen).view(k, batch_size)
         weights = weights + (increment if mask is None else torch.where(mask[:, t], increment, 0.0))
         size = effective_sample_size(weights.detach())
         sizes.append(size)

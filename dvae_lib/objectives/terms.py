@@ -19,7 +19,7 @@ from torch.distributions import Distribution
 from torch.distributions import kl_divergence as torch_kl_divergence
 
 from dvae_lib.arrays import as_tensor
-from dvae_lib.distributions import FactorisedDistribution, kl_per_dim
+from dvae_lib.distributions import FactorisedDistribution, kl_per_dim, support_of
 
 __all__ = [
     "VLB",
@@ -32,6 +32,7 @@ __all__ = [
     "check_counts",
     "check_tensor",
     "check_weight",
+    "frame_log_prob",
     "frame_mask",
     "holds_integers",
     "log_weights",
@@ -174,6 +175,19 @@ def frame_mask(lengths: Int[Tensor, " batch"] | None, num_steps: int) -> Bool[Te
     return torch.arange(num_steps, device=lengths.device) < lengths[:, None]
 
 
+def frame_log_prob(
+    observation: Distribution, x: Float[Tensor, "*frames x_dim"], mask: Bool[Tensor, "*frames"] | None
+) -> Float[Tensor, "*frames"]:
+    """The log-probability of each frame, in nats; zero, with gradients of zero, in frames that are not there."""
+    if mask is None:
+        return observation.log_prob(x)
+    # Of what stands beyond the lengths a density may be infinite, of zeros too where it is one of positive numbers, and
+    # infinity has no gradient that a mask could undo.
+    x = torch.where(mask[..., None], x, support_of(type(observation)).inside)
+    log_prob: Tensor = observation.log_prob(x)
+    return torch.where(mask, log_prob, 0.0)
+
+
 def variational_lower_bound(
     output: DVAEOutput,
     x: Float[Tensor, "batch time x_dim"],
@@ -200,8 +214,7 @@ def variational_lower_bound(
     if kl not in ("analytic", "sampled"):
         raise ValueError(f"kl must be 'analytic' or 'sampled'; got {kl!r}")
     mask = frame_mask(lengths, x.shape[1])
-    # Of what stands beyond the lengths a density may be infinite, and infinity has no gradient that a mask could undo.
-    reconstruction = _sum_frames(output.observation.log_prob(_masked(x, mask)), mask)
+    reconstruction = frame_log_prob(output.observation, x, mask).sum(1)
     terms: dict[str, Tensor] = {}
     per_dim: dict[str, Tensor] = {}
     for name, latent in output.latents.items():
@@ -233,7 +246,7 @@ def log_weights(
     Latents with one value per sequence are counted in the first frame. Padded frames hold zero.
     """
     mask = frame_mask(lengths, x.shape[1])
-    weights = output.observation.log_prob(_masked(x, mask))
+    weights = frame_log_prob(output.observation, x, mask)
     for name, latent in output.latents.items():
         if latent.prior is None:
             raise ValueError(f"the output holds no prior of {name!r}; pass what `forward` returns")
@@ -266,7 +279,3 @@ def _masked(values: Float[Tensor, "batch *rest"], mask: Tensor | None) -> Tensor
     if mask is None:
         return values
     return torch.where(mask.reshape(mask.shape + (1,) * (values.ndim - 2)), values, values.new_zeros(()))
-
-
-def _sum_frames(values: Float[Tensor, "batch time"], mask: Tensor | None) -> Float[Tensor, " batch"]:
-    return _masked(values, mask).sum(1)

@@ -5,14 +5,24 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch.distributions import Independent, MultivariateNormal, Normal
+from torch.distributions import Independent, MultivariateNormal, Normal, constraints
 
-from dvae_lib.distributions import Bernoulli, DiagonalGaussian, standard_normal
+from dvae_lib import build_model
+from dvae_lib.distributions import (
+    OBSERVATIONS,
+    Bernoulli,
+    DiagonalGaussian,
+    FactorisedDistribution,
+    Support,
+    register_observation,
+    standard_normal,
+    support_of,
+)
 from dvae_lib.graphs import DependencySpec
 from dvae_lib.models.base import DVAE, Context, Inferred
 from dvae_lib.networks import GaussianHead, ObservationHead, Recurrence
-from dvae_lib.objectives import Generated
-from dvae_lib.testing import check_model
+from dvae_lib.objectives import Generated, importance_weighted, particle, vlb
+from dvae_lib.testing import LAWS, check_model
 
 
 def seeded(seed=0):
@@ -202,3 +212,63 @@ def test_a_spec_that_is_missing_is_missed_by_name():
 
     with pytest.raises(TypeError, match="Unsaid declares no spec: write spec = DependencySpec"):
         _ = Unsaid(3, 2).is_causal
+
+
+class LogNormal(FactorisedDistribution):
+    """Of positive numbers: its density has no logarithm at zero."""
+
+    outputs_per_dim, arg_constraints, support = 2, {}, constraints.independent(constraints.positive, 1)
+
+    def __init__(self, mean_of_log, log_scale):
+        self.mean_of_log, self.log_scale = mean_of_log, log_scale
+        super().__init__(mean_of_log)
+
+    @property
+    def parameters(self):
+        return self.mean_of_log, self.log_scale
+
+    @property
+    def mean(self):
+        return (self.mean_of_log + 0.5 * (2 * self.log_scale).exp()).exp()
+
+    def log_prob_per_dim(self, value):
+        white = (value.log() - self.mean_of_log) / self.log_scale.exp()
+        return -0.5 * white.square() - self.log_scale - value.log() - 0.5 * math.log(2 * math.pi)
+
+    def sample(self, sample_shape=(), *, generator=None):
+        noise = torch.randn(self.mean.shape, dtype=self.mean.dtype, generator=generator)
+        return (self.mean_of_log + self.log_scale.exp() * noise).exp().detach()
+
+
+class TestLikelihoodOfPositiveNumbers:
+    @pytest.fixture(autouse=True)
+    def _registered(self):
+        register_observation("log_normal", LogNormal)
+        yield
+        del OBSERVATIONS["log_normal"]
+
+    @pytest.mark.parametrize("name", ["srnn", "kvae", "vrnn-improved"])
+    def test_padded_frames_leave_gradients_finite(self, name):
+        torch.manual_seed(0)
+        model = build_model(name, x_dim=3, z_dim=2, observation="log_normal")
+        x = torch.rand(2, 4, 3, generator=seeded()) + 0.1
+        for objective in (vlb, importance_weighted, particle):
+            model.zero_grad()
+            padded = objective(model, x, lengths=[4, 2], generator=seeded()).value
+            padded.sum().backward()
+            assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+    def test_the_laws_hold(self):
+        model = build_model("vae", x_dim=3, z_dim=2, observation="log_normal", encoder=(4,), decoder=(4,))
+        laws = [law for law in LAWS if "padded" in law]
+        assert set(check_model(model, laws=laws).values()) == {"holds"}
+
+
+def test_a_value_inside_the_support():
+    for family, inside in (("gaussian", 0.0), ("gamma", 0.0), ("bernoulli", 0.0), (LogNormal, 1.0)):
+        support = support_of(family)
+        assert support.inside == pytest.approx(inside)
+        assert support.holds(support.inside, support.inside)
+    for low, high in ((2.0, 3.0), (-3.0, -2.0), (2.0, 2.5), (-math.inf, -1.0), (5.0, math.inf)):
+        support = Support(low, high)
+        assert support.holds(support.inside, support.inside)
