@@ -45,11 +45,16 @@ def listed_pages(root: Path = ROOT) -> list[str]:
 
 
 def names_of(entry: dict[str, str], root: Path) -> list[str]:
-    """The page of an entry, or the pages of its folder."""
-    if "pages" in entry:
-        folder = entry["pages"].removesuffix("*")
-        return sorted(name for name in written_pages(root) if name.startswith(folder))
-    return [entry["file"]]
+    """The page of an entry, and the pages of the folder below it."""
+    return [entry["file"], *pages_below(entry, root)]
+
+
+def pages_below(entry: dict[str, str], root: Path) -> list[str]:
+    """The pages of an entry's folder, in the order of their names; none where it has no folder."""
+    if "pages" not in entry:
+        return []
+    folder = entry["pages"].removesuffix("*")
+    return sorted(name for name in written_pages(root) if name.startswith(folder))
 
 
 def public_modules(root: Path = ROOT) -> list[str]:
@@ -67,9 +72,7 @@ def toc(root: Path = ROOT) -> str:
     first = plan["root"]["file"]
     parts = []
     for part in plan["parts"]:
-        chapters = []
-        for entry in part["pages"]:
-            chapters += [chapter(entry, name, root) for name in names_of(entry, root) if is_written(root, name)]
+        chapters = [chapter(entry, root) for entry in part["pages"] if is_written(root, entry["file"])]
         if chapters:
             parts.append({"caption": part["caption"], "chapters": chapters})
     text = yaml.safe_dump(
@@ -91,11 +94,28 @@ def published_pages(root: Path = ROOT) -> list[str]:
     return pages_in(yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8")))
 
 
-def chapter(entry: dict[str, str], name: str, root: Path) -> dict[str, Any]:
+def titles(root: Path = ROOT) -> dict[str, str]:
+    """The side bar's title of every page that `contents.yml` names."""
+    plan = contents(root)
+    return {entry["file"]: entry["title"] for part in plan["parts"] for entry in part["pages"]}
+
+
+def chapter(entry: dict[str, str], root: Path) -> dict[str, Any]:
     """One line of `_toc.yml`, with the pages below it."""
-    line: dict[str, Any] = {"file": f"book/{name}"}
+    line: dict[str, Any] = {"file": f"book/{entry['file']}", "title": entry["title"]}
+    named = titles(root)
+    below = [
+        # solutions/05_x.ipynb stands under the title of 05_x.ipynb
+        {"file": f"book/{name}", "title": named.get(name.rpartition("/")[2], name)}
+        for name in pages_below(entry, root)
+    ]
     if "modules" in entry:
-        line["sections"] = [{"file": f"book/generated/{entry['modules']}.{module}"} for module in public_modules(root)]
+        below += [
+            {"file": f"book/generated/{entry['modules']}.{module}", "title": f"{entry['modules']}.{module}"}
+            for module in public_modules(root)
+        ]
+    if below:
+        line["sections"] = below
     return line
 
 

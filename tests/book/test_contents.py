@@ -54,21 +54,46 @@ def small_book(tmp_path):
             {"caption": "B", "pages": [{"file": "03_z", "title": "Z"}]},
             {
                 "caption": "C",
-                "pages": [{"pages": "solutions/*"}, {"file": "api", "title": "API", "modules": "dvae_lib"}],
+                "pages": [
+                    {"file": "solutions", "title": "S", "pages": "solutions/*"},
+                    {"file": "api", "title": "API", "modules": "dvae_lib"},
+                ],
             },
         ],
     }
     (tmp_path / "book/contents.yml").write_text(yaml.safe_dump(plan))
-    for name in ("intro.md", "02_y.ipynb", "solutions/02_y.md", "api.md"):
+    for name in ("intro.md", "02_y.ipynb", "solutions.md", "solutions/02_y.md", "api.md"):
         (tmp_path / "book" / name).write_text("")
     return tmp_path
 
 
 def test_unwritten_pages_wait(small_book):
     published = contents.pages_in(yaml.safe_load(contents.toc(small_book)))
-    assert published == ["book/intro", "book/02_y", "book/solutions/02_y", "book/api", "book/generated/dvae_lib.one"]
+    assert published == [
+        "book/intro", "book/02_y", "book/solutions", "book/solutions/02_y", "book/api", "book/generated/dvae_lib.one",
+    ]  # fmt: skip
     (small_book / "book/01_x.md").write_text("")
     assert "book/01_x" in contents.pages_in(yaml.safe_load(contents.toc(small_book)))
+
+
+def test_the_side_bar_has_the_titles_of_the_plan_and_solutions_below_one_entry(small_book):
+    parts = yaml.safe_load(contents.toc(small_book))["parts"]
+    assert parts[0]["chapters"] == [{"file": "book/02_y", "title": "Y"}]
+    solutions = [{"file": "book/solutions/02_y", "title": "Y"}]
+    assert parts[1]["chapters"][0] == {"file": "book/solutions", "title": "S", "sections": solutions}
+
+
+def test_titles_of_the_side_bar_are_short_and_differ():
+    titles = list(contents.titles().values())
+    assert len(titles) == len(set(titles))
+    assert [title for title in titles if len(title) > 50] == []
+    chapters = [title.split()[0] for title in titles if title[0].isdigit() and " " in title]
+    assert len(chapters) == len(set(chapters)), "two pages of one chapter need a letter each"
+
+
+def test_solutions_stand_under_the_names_of_their_chapters():
+    named = contents.titles()
+    assert [n for n in contents.written_pages() if n.startswith("solutions/") and n[10:] not in named] == []
 
 
 def test_a_stray_page_is_refused(small_book):
