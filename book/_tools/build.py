@@ -84,10 +84,6 @@ def build_pages(output: Path, cache: Path) -> int:
     if status:
         print("The build failed; the warnings above say where.", file=sys.stderr)
         return 1
-    page = next(iter(sorted(html.glob("book/intro.html"))), html / "index.html")
-    (html / "index.html").write_text(
-        f'<!doctype html><meta http-equiv="refresh" content="0; url={page.relative_to(html).as_posix()}">\n'
-    )
     (html / ".nojekyll").touch()  # GitHub Pages would leave out folders that begin with an underscore
     publish(html, output / "html")
     complete.touch()

@@ -18,6 +18,16 @@ def test_the_first_page_installs_from_the_repository_of_the_launch_buttons():
     assert set(named) == {url}
 
 
+def test_the_first_page_opens_on_colab_the_book_of_the_launch_buttons():
+    repository = yaml.safe_load((BOOK.parent / "_config.yml").read_text(encoding="utf-8"))["repository"]
+    (opened,) = re.findall(
+        r"colab\.research\.google\.com/github/([^)]+)", (BOOK / "intro.md").read_text(encoding="utf-8")
+    )
+    start = f"{repository['url'].removeprefix('https://github.com/')}/blob/{repository['branch']}/"
+    assert opened.startswith(start)
+    assert (BOOK.parent / opened.removeprefix(start)).is_file()
+
+
 def test_the_first_page_names_the_budgets_that_there_are():
     rows = re.findall(r"^\| `([a-z]+)`", (BOOK / "intro.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert tuple(rows) == get_args(Budget)

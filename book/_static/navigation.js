@@ -1,0 +1,13 @@
+// On a phone the drawer with the chapters opens at the chapter that is being read. (The theme scrolls there when the
+// page loads, while the drawer is still hidden and cannot be scrolled.)
+(function () {
+  "use strict";
+  document.addEventListener("DOMContentLoaded", function () {
+    var bar = document.querySelector(".bd-sidebar-primary"), drawer = document.getElementById("pst-primary-sidebar-checkbox");
+    if (!bar || !drawer) { return; }
+    drawer.addEventListener("change", function () {
+      var entries = bar.querySelectorAll("li.current > a"), here = entries[entries.length - 1];
+      if (drawer.checked && here) { bar.scrollTop += here.getBoundingClientRect().top - bar.clientHeight / 3; }
+    });
+  });
+})();
