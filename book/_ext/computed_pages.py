@@ -200,8 +200,8 @@ def sounds(chapters: dict[str, str]) -> str:
     )
     least, most = made["gains"][0], made["gains"][-1]
     return (
-        f'<div class="sounds">\n{players}\n</div>\n\n*Sound.* A reader whom the model has never heard, in {made["noise"]} '
-        "noise, and the same after a recurrent VAE has been at work. The numbers are SI-SDR; of "
+        f'<div class="sounds">\n{players}\n</div>\n\n*Sound.* A reader whom the model has never heard, in '
+        f"{made['noise']} noise, and the same after a recurrent VAE has been at work. The numbers are SI-SDR; of "
         f"{len(made['gains'])} such readers this is the one who gains the median (all: {least:.1f} to {most:.1f} dB). "
         f"[Speech, and its enhancement](10b_speech_enhancement.ipynb) says how. {made['licence']}."
     )

@@ -207,7 +207,7 @@ def test_half_a_site_does_not_pass_as_the_book(small_site, error):
     fail()
     assert not (output / "html").exists()
     assert made_by(write_page) == 0
-    assert (output / "html/index.html").is_file()
+    assert (output / "html/book/intro.html").is_file()
     fail()
     assert (output / "html/book/intro.html").read_text() == "a page"  # the book of before is still there
     seen = []
