@@ -3,6 +3,7 @@
 - Each page says in one sentence what it is (its own first one), and how a preview of a link to it looks.
 - `sitemap.xml` lists the pages, `robots.txt` says where it is, `404.html` leads back, `index.html` to the first page.
 - Every page has one viewport, and the first page a title that does not say the same twice.
+- A page of text without a formula does not load what typesets formulas.
 - The button "Suggest edit" stands only where there is a file to edit, and the footer has licence, version and date.
 
 Extensions for each of these exist (sphinxext-opengraph, sphinx-sitemap, sphinx-notfound-page). They would be three
@@ -69,12 +70,22 @@ def add_tags(app: Sphinx, pagename: str, template: str, context: dict[str, Any],
     context["metatags"] = VIEWPORT.sub("", context.get("metatags", "")) + tags(page)
     if context.get("title") == context.get("docstitle"):
         context["docstitle"] = ""
+    if context.get("page_source_suffix") == ".md" and 'class="math' not in context.get("body", ""):
+        # MathJax is a megabyte; the theme's extensions put it on every page.
+        scripts = context.get("script_files", [])
+        context["script_files"] = [script for script in scripts if not serves_formulas(script)]
     source = Path(app.srcdir, f"{pagename}{context.get('page_source_suffix', '')}")
     if is_generated(source):
         for group in context.get("header_buttons", []):
             kept = [button for button in group.get("buttons", []) if button["label"] != "source-edit-button"]
             if "buttons" in group:
                 group["buttons"] = kept
+
+
+def serves_formulas(script: Any) -> bool:
+    """Whether a script, a name or Sphinx's object, is MathJax or its settings."""
+    attributes = getattr(script, "attributes", {})
+    return "mathjax" in str(getattr(script, "filename", script)).lower() or "MathJax" in str(attributes.get("body", ""))
 
 
 def is_generated(source: Path) -> bool:

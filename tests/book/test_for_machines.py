@@ -50,6 +50,22 @@ def test_an_edit_button_only_where_there_is_a_file_to_edit(tmp_path, folder, but
     assert context["docstitle"] == ""  # or the browser would say the title twice
 
 
+@pytest.mark.parametrize(
+    ("suffix", "body", "loads"),
+    [(".md", "text", False), (".md", '<span class="math notranslate">', True), (".ipynb", "text", True)],
+)
+def test_formulas_are_typeset_where_there_are_some(tmp_path, suffix, body, loads):
+    app = SimpleNamespace(srcdir=tmp_path, config=SimpleNamespace(project="Book", html_baseurl="https://x/"))
+    settings = SimpleNamespace(filename=None, attributes={"body": "window.MathJax = {}"})
+    context = page_context(
+        page_source_suffix=suffix, body=body, script_files=["a.js", "vendor/mathjax/tex.js", settings]
+    )
+    for_machines.add_tags(app, "book/page", "page.html", context, None)
+    assert ("vendor/mathjax/tex.js" in context["script_files"]) is loads
+    assert (settings in context["script_files"]) is loads
+    assert "a.js" in context["script_files"]
+
+
 def test_one_viewport_is_left(tmp_path):
     page = tmp_path / "a.html"
     page.write_text(
@@ -107,5 +123,6 @@ def test_the_first_page_is_light(html):
     own = set(re.findall(r'(?:src|href)="\.\./(_static/(?:family|front)/[^"]+)"', page))
     assert len(own) >= 10
     assert len(page) + sum((html / name).stat().st_size for name in own) < 600_000
+    assert "mathjax" not in page.lower()
     title = re.search(r"<title>(.*?)</title>", page)[1]
     assert title.count("Dynamical variational autoencoders") == 1
