@@ -56,7 +56,9 @@ def chapters(toc: dict[str, Any]) -> list[Chapter]:
     """The pages that `_toc.yml` names, in reading order, without the API reference."""
     found = [Chapter(toc["root"], "")]
     for part in toc["parts"]:
-        found += [Chapter(entry["file"], part["caption"]) for entry in part["chapters"]]
+        for entry in part["chapters"]:
+            below = [page["file"] for page in entry.get("sections", [])]  # solutions stand below one entry
+            found += [Chapter(name, part["caption"]) for name in [entry["file"], *below]]
     return [chapter for chapter in found if not chapter.name.startswith(LEFT_OUT)]
 
 

@@ -17,14 +17,26 @@ TOC = {
     "root": "intro",
     "parts": [
         {"caption": "The models", "chapters": [{"file": "book/05_b"}, {"file": "book/06_c"}]},
-        {"caption": "Back matter", "chapters": [{"file": "book/api"}, {"file": "book/generated/dvae_lib.models"}]},
+        {
+            "caption": "Back matter",
+            "chapters": [
+                {"file": "book/solutions", "sections": [{"file": "book/solutions/05_b"}]},
+                {"file": "book/api", "sections": [{"file": "book/generated/dvae_lib.models"}]},
+            ],
+        },
     ],
 }
 
 
 def test_chapters_in_reading_order_without_the_reference():
     found = [(chapter.name, chapter.part) for chapter in pdf.chapters(TOC)]
-    assert found == [("intro", ""), ("book/05_b", "The models"), ("book/06_c", "The models")]
+    assert found == [
+        ("intro", ""),
+        ("book/05_b", "The models"),
+        ("book/06_c", "The models"),
+        ("book/solutions", "Back matter"),
+        ("book/solutions/05_b", "Back matter"),
+    ]
 
 
 def test_the_contents_name_page_and_number():
