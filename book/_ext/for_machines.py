@@ -60,10 +60,10 @@ def tags(page: dict[str, str]) -> str:
 
 def add_tags(app: Sphinx, pagename: str, template: str, context: dict[str, Any], doctree: nodes.document) -> None:
     """Describe a page, and take away what it should not have."""
-    title = re.sub(r"<[^>]+>", "", context.get("title") or app.config.project)
+    title = re.sub(r"<[^>]+>", "", context.get("title") or app.config.html_title)
     base = app.config.html_baseurl
     page = {
-        "title": html.unescape(title), "site": app.config.project, "description": description(doctree),
+        "title": html.unescape(title), "site": app.config.html_title, "description": description(doctree),
         "url": f"{base}{pagename}.html", "image": f"{base}{PREVIEW}",
         "image_alt": "Graphs of dynamical variational autoencoders, side by side.",
     }  # fmt: skip
@@ -124,8 +124,8 @@ def finish(app: Sphinx, error: Exception | None) -> None:
     (folder / "sitemap.xml").write_text(sitemap(addresses), encoding="utf-8")
     (folder / "robots.txt").write_text(f"User-agent: *\nAllow: /\nSitemap: {base}sitemap.xml\n", encoding="utf-8")
     first = f"{app.config.root_doc}.html"
-    (folder / "index.html").write_text(redirect(app.config.project, base, first), encoding="utf-8")
-    (folder / "404.html").write_text(not_found(app.config.project, base, first), encoding="utf-8")
+    (folder / "index.html").write_text(redirect(app.config.html_title, base, first), encoding="utf-8")
+    (folder / "404.html").write_text(not_found(app.config.html_title, base, first), encoding="utf-8")
 
 
 def one_viewport(path: Path) -> None:

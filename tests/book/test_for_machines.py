@@ -40,7 +40,7 @@ def page_context(**more):
 
 @pytest.mark.parametrize(("folder", "buttons"), [("book", 2), ("book/generated", 1)])
 def test_an_edit_button_only_where_there_is_a_file_to_edit(tmp_path, folder, buttons):
-    config = SimpleNamespace(project="Book", html_baseurl="https://x/")
+    config = SimpleNamespace(html_title="Book", html_baseurl="https://x/")
     app = SimpleNamespace(srcdir=tmp_path, config=config)
     context = page_context(page_source_suffix=".md", docstitle="Title")
     for_machines.add_tags(app, f"{folder}/page", "page.html", context, None)
@@ -55,7 +55,7 @@ def test_an_edit_button_only_where_there_is_a_file_to_edit(tmp_path, folder, but
     [(".md", "text", False), (".md", '<span class="math notranslate">', True), (".ipynb", "text", True)],
 )
 def test_formulas_are_typeset_where_there_are_some(tmp_path, suffix, body, loads):
-    app = SimpleNamespace(srcdir=tmp_path, config=SimpleNamespace(project="Book", html_baseurl="https://x/"))
+    app = SimpleNamespace(srcdir=tmp_path, config=SimpleNamespace(html_title="Book", html_baseurl="https://x/"))
     settings = SimpleNamespace(filename=None, attributes={"body": "window.MathJax = {}"})
     context = page_context(
         page_source_suffix=suffix, body=body, script_files=["a.js", "vendor/mathjax/tex.js", settings]
@@ -115,6 +115,7 @@ def test_the_built_site_is_described(html):
         assert f'<link rel="canonical" href="{BASE}{name}" />' in head
         assert head.count('name="viewport"') == 1, name
         assert head.count('property="og:title"') == 1, name
+        assert f'"og:site_name" content="{CONFIG["title"]}"' in head, name
 
 
 def test_the_first_page_is_light(html):
