@@ -84,7 +84,8 @@ class GaussianChain(Distribution):
 
     Raises:
         TypeError: If a parameter is no floating-point tensor, or dtypes or devices differ.
-        ValueError: If shapes do not fit, a value is not finite, or a factor has no positive diagonal.
+        ValueError: If shapes do not fit, a value is not finite, or a factor is not lower-triangular with a positive
+            diagonal.
 
     Example:
         >>> one = torch.ones(3, 1)
@@ -121,6 +122,8 @@ class GaussianChain(Distribution):
         )
         if validate_args and not holds((D.detach().diagonal(dim1=-2, dim2=-1) > 0).all()):
             raise ValueError("factor must have a positive diagonal. From a covariance, take its Cholesky factor")
+        if validate_args and not holds((D.detach().triu(1) == 0).all()):
+            raise ValueError("factor must be lower-triangular. From a covariance, take its Cholesky factor")
         self._set(*within(F, b, D, layout, own), layout, own, method)
 
     def _set(
@@ -351,7 +354,9 @@ class GaussianChain(Distribution):
         shape = self._extended_shape(Size(sample_shape))
         if noise is None:
             noise = torch.randn(shape, dtype=self._b.dtype, device=self._b.device, generator=generator)
-        elif noise.shape != shape:
+        else:
+            check_types({"the chain": self._b, "noise": noise})
+        if noise.shape != shape:
             raise ValueError(f"noise must have shape {tuple(shape)}, got {tuple(noise.shape)}")
         columns = noise.reshape(-1, *self.batch_shape, *self.event_shape).movedim(0, -1)
         z = self._run(self._b + self._D @ self._layout.columns(columns))
@@ -373,7 +378,11 @@ class GaussianChain(Distribution):
         Returns:
             A distribution of batch shape `(*sample_shape, *batch, T)` and event shape `(L,)`, with a diagonal
             covariance where the chain's entries are independent.
+
+        Raises:
+            TypeError, ValueError: See `log_prob`.
         """
+        self._check_sequences("z", z)
         chain = self.expand(torch.broadcast_shapes(self.batch_shape, z.shape[:-2]))
         layout = chain._layout
         mean = layout.vector_back(chain._b + chain._F @ chain._before(chain._given(z)))
@@ -382,11 +391,17 @@ class GaussianChain(Distribution):
         return MultivariateNormal(mean, scale_tril=chain.factor, validate_args=False)
 
     def log_prob(self, value: Float[Tensor, "*own time z_dim"]) -> Float[Tensor, "*out"]:
-        """Log-density of whole sequences, in nats: the sum of `log_prob_per_frame`."""
+        """Log-density of whole sequences, in nats: the sum of `log_prob_per_frame`.
+
+        Raises:
+            TypeError: If the value is no floating-point tensor of the chain's dtype and device.
+            ValueError: If its last dimensions are not the T frames and L entries of the chain.
+        """
         return self.log_prob_per_frame(value).sum(-1)
 
     def log_prob_per_frame(self, value: Float[Tensor, "*own time z_dim"]) -> Float[Tensor, "*out time"]:
         """Log-density of each state given its neighbour, in nats; zero beyond a sequence's end."""
+        self._check_sequences("value", value)
         chain = self.expand(torch.broadcast_shapes(self.batch_shape, value.shape[:-2]))
         z = chain._given(value)
         residual = z - chain._b - chain._F @ chain._before(z)
@@ -503,8 +518,8 @@ class GaussianChain(Distribution):
                 boolean.
             ValueError: If shapes do not fit, a value is not finite, or a precision has a negative eigenvalue.
         """
-        diagonal = precision.ndim == information.ndim
         check_types({"the chain": self._b, "precision": precision, "information": information})
+        diagonal = precision.ndim == information.ndim
         check_potentials(precision, information, *self.event_shape)
         if mask is not None:
             there = frames_of(mask, information, diagonal=diagonal)
@@ -570,6 +585,15 @@ class GaussianChain(Distribution):
     def _before(self, z: Tensor) -> Tensor:
         """At each place of the chain the state before it there."""
         return torch.cat([torch.zeros_like(z[:1]), z[:-1]])
+
+    def _check_sequences(self, name: str, z: Tensor) -> None:
+        check_types({"the chain": self._b, name: z})
+        # One frame or one entry would be taken for all of them.
+        if z.shape[-2:] != self.event_shape:
+            raise ValueError(
+                f"{name} must have shape (*sample_shape, *batch, {', '.join(map(str, self.event_shape))}); got "
+                f"{tuple(z.shape)}"
+            )
 
     def _given(self, z: Tensor) -> Tensor:
         z = self._layout.vector(z.expand(*self.batch_shape, *self.event_shape))

@@ -731,3 +731,31 @@ def test_the_truths_used_here_agree_with_each_other():
     chain = GaussianChain.from_ssm(ssm, T)
     np.testing.assert_allclose(dense(chain).covariance_matrix.numpy(), truth.posterior_covariance.numpy(), atol=1e-9)
     torch.testing.assert_close(chain.mean, kalman_filter(ssm, torch.full((T, 2), torch.nan).double()).predicted_mean)
+
+
+def test_values_of_other_shapes_and_kinds_are_refused():
+    chain = GaussianChain(torch.zeros(3, 2, 2), torch.zeros(3, 2), torch.eye(2).expand(3, 2, 2))
+    for call in (chain.log_prob, chain.conditionals):
+        for shape in ((4, 2), (1, 2), (3, 1), (0, 2)):  # one frame is not every frame
+            with pytest.raises(ValueError, match=r"must have shape \(\*sample_shape, \*batch, 3, 2\)"):
+                call(torch.zeros(shape))
+        with pytest.raises(TypeError, match="convert one"):
+            call(torch.zeros(3, 2).double())
+    with pytest.raises(TypeError, match="convert one"):
+        chain.rsample(noise=torch.zeros(3, 2).double())
+    with pytest.raises(ValueError, match="factor must be lower-triangular"):
+        GaussianChain(torch.zeros(3, 2, 2), torch.zeros(3, 2), torch.ones(3, 2, 2))
+
+
+@pytest.mark.usefixtures("as_a_user")
+def test_what_is_no_tensor_is_refused():
+    chain = GaussianChain(torch.zeros(3, 2, 2), torch.zeros(3, 2), torch.eye(2).expand(3, 2, 2))
+    for call in (
+        lambda: chain.log_prob([1.0]),
+        lambda: chain.conditionals(None),
+        lambda: chain.rsample(noise=[1.0]),
+        lambda: chain.condition([1.0], torch.zeros(3, 2)),
+        lambda: chain.condition(torch.ones(3, 2), None),
+    ):
+        with pytest.raises(TypeError, match="must be a tensor of float32 or float64"):
+            call()
