@@ -123,7 +123,8 @@ pages: $(STAMP)
 	@echo "== Published pages in a browser"
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
 		|| book/_tools/apt.sh "the tests of the published pages" chromium
-	@BOOK_HTML=$(CURDIR)/_build/test/html $(PYTEST) -q -n $(JOBS) tests/book/test_pages.py tests/book/test_links.py tests/book/test_complete.py tests/book/test_weight.py
+	@BOOK_HTML=$(CURDIR)/_build/test/html $(PYTEST) -q -n $(JOBS) tests/book/test_pages.py tests/book/test_search.py tests/book/test_links.py \
+		tests/book/test_complete.py tests/book/test_weight.py
 	@echo "Screenshots: $(CURDIR)/_build/test/screenshots"
 
 complete: $(STAMP) ## whether the book of `make book` has every page, figure and table
