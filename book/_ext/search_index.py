@@ -179,8 +179,6 @@ def index_of(pages: dict[str, list[Section]], labels: dict[str, str], wanted: di
         labels: The page of each label such as `eq-9-10`.
         wanted: What `search_words.yml` says: `spellings`, `ignored`, `same`, `pages`.
     """
-    if unknown := set(wanted["pages"]) - set(pages):
-        raise ValueError(f"search_words.yml: no such page: {', '.join(sorted(unknown))}; take the names of _toc.yml")
     words = Words(wanted["spellings"], frozenset(wanted["ignored"]))
     postings: dict[str, dict[int, int]] = defaultdict(dict)
     files: dict[str, Any] = {}
