@@ -231,7 +231,8 @@ def write(app: Sphinx, exception: Exception | None) -> None:
     env = app.env
     wanted = yaml.safe_load((Path(app.srcdir) / "book/search_words.yml").read_text(encoding="utf-8"))
     targets = env.plain_markdown_index  # type: ignore[attr-defined]
-    pages = {docname: sections_of(env.get_doctree(docname)) for docname in reading_order(env)}
+    read = {docname: sections_of(env.get_doctree(docname)) for docname in reading_order(env)}
+    pages = {docname: sections for docname, sections in read.items() if sections}
     labels = {label: page for label, page in targets.targets.items() if page in pages}
     labels |= {f"sec-{number.lower()}": page for number, page in targets.chapters.items() if page in pages}
     folder = Path(app.outdir) / FOLDER
