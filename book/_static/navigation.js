@@ -3,11 +3,15 @@
 (function () {
   "use strict";
   document.addEventListener("DOMContentLoaded", function () {
-    var bar = document.querySelector(".bd-sidebar-primary"), drawer = document.getElementById("pst-primary-sidebar-checkbox");
-    if (!bar || !drawer) { return; }
-    drawer.addEventListener("change", function () {
-      var entries = bar.querySelectorAll("li.current > a"), here = entries[entries.length - 1];
-      if (drawer.checked && here) { bar.scrollTop += here.getBoundingClientRect().top - bar.clientHeight / 3; }
+    var bar = document.querySelector(".bd-sidebar-primary");
+    if (!bar) { return; }
+    document.querySelectorAll(".primary-toggle").forEach(function (button) {
+      button.addEventListener("click", function () {
+        setTimeout(function () {
+          var entries = bar.querySelectorAll("li.current > a"), here = entries[entries.length - 1];
+          if (here) { bar.scrollTop += here.getBoundingClientRect().top - window.innerHeight / 3; }
+        }, 300);
+      });
     });
   });
 })();
