@@ -26,16 +26,19 @@ from dvae_lib.statespace.chain_forms import ChainMoments, ChainPrecision, log_de
 from dvae_lib.statespace.chain_layout import (
     ChainLayout,
     Direction,
+    check_factor,
     check_finite,
     check_potentials,
     check_semidefinite,
+    check_sequences,
     check_types,
     frames_of,
     read,
+    wide,
     within,
 )
 from dvae_lib.statespace.information import information_ahead
-from dvae_lib.statespace.model import LinearGaussianSSM, covariance_factor, holds
+from dvae_lib.statespace.model import LinearGaussianSSM, covariance_factor
 from dvae_lib.statespace.recursions import Method, affine_recursion, check_method, lyapunov_differentiable
 from dvae_lib.statespace.tridiagonal import eliminate
 
@@ -84,8 +87,7 @@ class GaussianChain(Distribution):
 
     Raises:
         TypeError: If a parameter is no floating-point tensor, or dtypes or devices differ.
-        ValueError: If shapes do not fit, a value is not finite, or a factor is not lower-triangular with a positive
-            diagonal.
+        ValueError: If shapes do not fit, a value is not finite, or a factor is no Cholesky factor.
 
     Example:
         >>> one = torch.ones(3, 1)
@@ -120,10 +122,8 @@ class GaussianChain(Distribution):
             lengths=lengths,
             finite=validate_args,
         )
-        if validate_args and not holds((D.detach().diagonal(dim1=-2, dim2=-1) > 0).all()):
-            raise ValueError("factor must have a positive diagonal. From a covariance, take its Cholesky factor")
-        if validate_args and not holds((D.detach().triu(1) == 0).all()):
-            raise ValueError("factor must be lower-triangular. From a covariance, take its Cholesky factor")
+        if validate_args:
+            check_factor(D)
         self._set(*within(F, b, D, layout, own), layout, own, method)
 
     def _set(
@@ -212,7 +212,7 @@ class GaussianChain(Distribution):
             direction=direction,
             lengths=lengths,
         )
-        return cls._build(*forms.from_moments(*_wide(m, P, C)), layout, own, method, mean.dtype)
+        return cls._build(*forms.from_moments(*wide(m, P, C)), layout, own, method, mean.dtype)
 
     @classmethod
     def from_potentials(
@@ -254,7 +254,7 @@ class GaussianChain(Distribution):
             direction=direction,
             lengths=lengths,
         )
-        h, J, O = _wide(h, J, O)
+        h, J, O = wide(h, J, O)
         P = layout.unflat(eliminate(layout.flat(J), layout.flat(O), method))
         return cls._build(*forms.from_elimination(P, O, h, method), layout, own, method, information.dtype)
 
@@ -301,7 +301,7 @@ class GaussianChain(Distribution):
         )
         # `read` turns what couples z_t to z_{t-1} round for a backward chain; here it is given per direction.
         C = C if direction == "forward" else C.mT
-        return cls._build(*forms.from_bidiagonal_factor(*_wide(m, B, C)), layout, own, method, mean.dtype)
+        return cls._build(*forms.from_bidiagonal_factor(*wide(m, B, C)), layout, own, method, mean.dtype)
 
     # ---- what it is made of --------------------------------------------------------------------------------
 
@@ -378,11 +378,8 @@ class GaussianChain(Distribution):
         Returns:
             A distribution of batch shape `(*sample_shape, *batch, T)` and event shape `(L,)`, with a diagonal
             covariance where the chain's entries are independent.
-
-        Raises:
-            TypeError, ValueError: See `log_prob`.
         """
-        self._check_sequences("z", z)
+        check_sequences("z", z, self._b, self.event_shape)
         chain = self.expand(torch.broadcast_shapes(self.batch_shape, z.shape[:-2]))
         layout = chain._layout
         mean = layout.vector_back(chain._b + chain._F @ chain._before(chain._given(z)))
@@ -391,17 +388,12 @@ class GaussianChain(Distribution):
         return MultivariateNormal(mean, scale_tril=chain.factor, validate_args=False)
 
     def log_prob(self, value: Float[Tensor, "*own time z_dim"]) -> Float[Tensor, "*out"]:
-        """Log-density of whole sequences, in nats: the sum of `log_prob_per_frame`.
-
-        Raises:
-            TypeError: If the value is no floating-point tensor of the chain's dtype and device.
-            ValueError: If its last dimensions are not the T frames and L entries of the chain.
-        """
+        """Log-density of whole sequences, in nats: the sum of `log_prob_per_frame`; of other shapes, a ValueError."""
         return self.log_prob_per_frame(value).sum(-1)
 
     def log_prob_per_frame(self, value: Float[Tensor, "*own time z_dim"]) -> Float[Tensor, "*out time"]:
         """Log-density of each state given its neighbour, in nats; zero beyond a sequence's end."""
-        self._check_sequences("value", value)
+        check_sequences("value", value, self._b, self.event_shape)
         chain = self.expand(torch.broadcast_shapes(self.batch_shape, value.shape[:-2]))
         z = chain._given(value)
         residual = z - chain._b - chain._F @ chain._before(z)
@@ -537,7 +529,7 @@ class GaussianChain(Distribution):
         check_finite("precision", J)
         check_finite("information", h)
         check_semidefinite(J)
-        F, b, D, h, J = _wide(chain._F, chain._b, chain._D, h, J)
+        F, b, D, h, J = wide(chain._F, chain._b, chain._D, h, J)
         V = layout.unflat(information_ahead(layout.flat(F), layout.flat(D), layout.flat(J), self.method))
         F, b, D, log_z = forms.times_potentials(F, b, D, h, J, V, self.method)
         dtype = self._b.dtype
@@ -546,7 +538,7 @@ class GaussianChain(Distribution):
 
     def reversed(self) -> GaussianChain:
         """The same Gaussian as a chain in the other direction; its samples from given noise are others."""
-        F, b, D = _wide(self._F, self._b, self._D)
+        F, b, D = wide(self._F, self._b, self._D)
         m = affine_recursion(F[1:], b, self.method)
         own = None if self._own is None else self._own.flip(0)
         parameters = forms.reverse(F, m, D, self._lyapunov(F, D))
@@ -586,15 +578,6 @@ class GaussianChain(Distribution):
         """At each place of the chain the state before it there."""
         return torch.cat([torch.zeros_like(z[:1]), z[:-1]])
 
-    def _check_sequences(self, name: str, z: Tensor) -> None:
-        check_types({"the chain": self._b, name: z})
-        # One frame or one entry would be taken for all of them.
-        if z.shape[-2:] != self.event_shape:
-            raise ValueError(
-                f"{name} must have shape (*sample_shape, *batch, {', '.join(map(str, self.event_shape))}); got "
-                f"{tuple(z.shape)}"
-            )
-
     def _given(self, z: Tensor) -> Tensor:
         z = self._layout.vector(z.expand(*self.batch_shape, *self.event_shape))
         return z if self._own is None else torch.where(self._layout.mask(self._own), z, 0)
@@ -615,7 +598,3 @@ class GaussianChain(Distribution):
 
 
 register_kl(GaussianChain, GaussianChain)(GaussianChain.kl)
-
-
-def _wide(*values: Tensor) -> tuple[Tensor, ...]:
-    return tuple(value.double() for value in values)

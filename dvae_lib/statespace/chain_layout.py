@@ -17,12 +17,15 @@ from dvae_lib.statespace.model import holds
 __all__ = [
     "ChainLayout",
     "Direction",
+    "check_factor",
     "check_finite",
     "check_potentials",
     "check_semidefinite",
+    "check_sequences",
     "check_types",
     "frames_of",
     "read",
+    "wide",
     "within",
 ]
 
@@ -204,6 +207,28 @@ def check_types(given: dict[str, Tensor]) -> None:
                 f"{first_name} is {first.dtype} on {first.device}, {name} {value.dtype} on {value.device}: convert one "
                 "of them with .to(...)"
             )
+
+
+def check_sequences(name: str, z: Tensor, like: Tensor, event_shape: torch.Size) -> None:
+    """Refuses sequences that are not of a chain's kind, frames and entries; one frame is not every frame."""
+    check_types({"the chain": like, name: z})
+    if z.shape[-2:] != event_shape:
+        sizes = ", ".join(map(str, event_shape))
+        raise ValueError(f"{name} must have shape (*sample_shape, *batch, {sizes}); got {tuple(z.shape)}")
+
+
+def check_factor(D: Tensor) -> None:
+    """Refuses what is no Cholesky factor."""
+    D = D.detach()
+    if not holds((D.diagonal(dim1=-2, dim2=-1) > 0).all()):
+        raise ValueError("factor must have a positive diagonal. From a covariance, take its Cholesky factor")
+    if not holds((D.triu(1) == 0).all()):
+        raise ValueError("factor must be lower-triangular. From a covariance, take its Cholesky factor")
+
+
+def wide(*values: Tensor) -> tuple[Tensor, ...]:
+    """The values in double precision."""
+    return tuple(value.double() for value in values)
 
 
 def check_finite(name: str, value: Tensor) -> None:
