@@ -155,6 +155,16 @@ def test_files_are_rooms_not_halls():
     assert {name for name, count in lines.items() if count > 600} == set(LONGER_FOR_A_REASON)
 
 
+def test_no_class_has_the_name_of_another():
+    """One name, one thing: the pages of the reference could not tell two apart either."""
+    where: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "dvae_lib").rglob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                where.setdefault(node.name, []).append(path.relative_to(ROOT).as_posix())
+    assert {name: files for name, files in where.items() if len(files) > 1} == {}
+
+
 def test_the_wheel_has_30_megabytes_at_most_and_all_that_it_should(tmp_path):
     """All of data/, but the weights that are downloaded when they are asked for."""
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]

@@ -16,7 +16,7 @@ from torch.distributions import Distribution
 from dvae_lib.devices import Device, computed_on
 from dvae_lib.graphs import DependencySpec
 from dvae_lib.models import generating
-from dvae_lib.models.bounds import Bounds
+from dvae_lib.models.bounds import LikelihoodBounds
 from dvae_lib.models.checks import check_sequences, warn_of_raw_data
 from dvae_lib.models.draws import Context, Draw, Draws, Given, Inferred, Past, State, Values, noise
 from dvae_lib.models.equations import HOOKS, Equations, written
@@ -53,7 +53,7 @@ class StepOutput(NamedTuple):
     state: State
 
 
-class DVAE(Bounds):
+class DVAE(LikelihoodBounds):
     r"""A generative model of sequences with latent variables, and an inference model, trained together.
 
     A subclass declares its `spec` (who depends on whom) and writes what the equations say:

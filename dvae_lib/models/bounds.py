@@ -11,11 +11,11 @@ from dvae_lib.models.proposing import Proposing
 from dvae_lib.objectives import VLB, importance_weighted, particle, variational_lower_bound, vlb
 from dvae_lib.objectives.terms import Lengths, as_lengths
 
-__all__ = ["Bounds"]
+__all__ = ["LikelihoodBounds"]
 
 
-class Bounds(Proposing):
-    """Bounds of the log-likelihood; see `DVAE`."""
+class LikelihoodBounds(Proposing):
+    """LikelihoodBounds of the log-likelihood; see `DVAE`."""
 
     def vlb(
         self,

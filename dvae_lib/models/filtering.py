@@ -13,7 +13,7 @@ from dvae_lib.objectives.importance import effective_sample_size
 from dvae_lib.objectives.particles import check_threshold, systematic
 from dvae_lib.objectives.terms import check_counts
 
-__all__ = ["Filter", "Filtered", "Moments"]
+__all__ = ["Filter", "FilterOutput", "Moments"]
 
 
 class Moments(NamedTuple):
@@ -23,7 +23,7 @@ class Moments(NamedTuple):
     variance: Float[Tensor, "batch dim"]
 
 
-class Filtered(NamedTuple):
+class FilterOutput(NamedTuple):
     r"""What a filter makes of one frame.
 
     Attributes:
@@ -88,7 +88,9 @@ class Filter:
         self._of_sequence = {name: self.state[name] for name in model.sequence_latents}
 
     @torch.no_grad()
-    def update(self, x_t: Float[Tensor, "batch x_dim"], u_t: Float[Tensor, "batch u_dim"] | None = None) -> Filtered:
+    def update(
+        self, x_t: Float[Tensor, "batch x_dim"], u_t: Float[Tensor, "batch u_dim"] | None = None
+    ) -> FilterOutput:
         """Take in one frame.
 
         Arguments:
@@ -124,7 +126,7 @@ class Filter:
         latents |= {name: self._moments(*value) for name, value in model._filtered(proposal.state).items()}
         size = effective_sample_size(self.weights)
         self._resample(proposal.state, size)
-        return Filtered(latents, prediction, -evidence, size)
+        return FilterOutput(latents, prediction, -evidence, size)
 
     def _prediction(self, u_k: Tensor | None) -> Moments:
         """What is expected of the next frame: the particles' observation models, at latents drawn from the priors."""

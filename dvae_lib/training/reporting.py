@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dvae_lib.training.schedules import Number
-from dvae_lib.training.state import Progress
+from dvae_lib.training.state import RunProgress
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -38,7 +38,7 @@ class Reporter:
         *,
         epochs: int,
         steps: int,
-        progress: Progress,
+        progress: RunProgress,
         bar: bool | None = None,
         tensorboard: Path | None = None,
     ) -> None:
@@ -69,7 +69,7 @@ class Reporter:
         """One was made."""
         self.bar.update()
 
-    def end_epoch(self, record: Mapping[str, Number], value: float, progress: Progress) -> None:
+    def end_epoch(self, record: Mapping[str, Number], value: float, progress: RunProgress) -> None:
         """With its record, and the value that early stopping looks at."""
         best = f"{progress.best_value:.4g}"
         self.bar.set_postfix({"vlb/frame": f"{value:.4g}", "best": f"{best} in {progress.best_epoch}"}, refresh=False)

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from dvae_lib.training.checkpoints import CheckpointError
 from dvae_lib.training.schedules import Number
 
-__all__ = ["Progress", "RunState", "copied_weights"]
+__all__ = ["RunProgress", "RunState", "copied_weights"]
 
 
 @dataclass
-class Progress:
+class RunProgress:
     """How far a run has come.
 
     Attributes:
@@ -58,7 +58,7 @@ class RunState:
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    progress: Progress = field(default_factory=Progress)
+    progress: RunProgress = field(default_factory=RunProgress)
     best_weights: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
