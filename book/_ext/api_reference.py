@@ -55,7 +55,7 @@ def resolve(app: Sphinx, env: BuildEnvironment, node: nodes.Element, text: nodes
 def defining_name(name: str) -> str:
     """Where a public name is defined: ``dvae_lib.models.vae.VAE`` for ``dvae_lib.VAE``; the name if unknown.
 
-    A method is found in the class that defines it: ``dvae_lib.models.bounds.LikelihoodBounds.vlb`` for ``dvae_lib.VAE.vlb``.
+    A method is found in the class that defines it, ``dvae_lib.VAE.vlb`` in ``dvae_lib.models.bounds``.
     """
     parts = name.split(".")
     if parts[0] != "dvae_lib":
