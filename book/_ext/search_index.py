@@ -32,7 +32,7 @@ FOLDER = "_static/search"
 WORD = re.compile(r"[^\W_]+(?:[-_][^\W_]+)*")
 HUMP = re.compile(r"([a-z0-9])([A-Z])")
 TITLE_WEIGHT, HINT_WEIGHT = 6, 10  # a word in a title counts as so many in the text; a hint of search_words.yml
-TEXT_BLOCK = 1500  # characters of running text in one file
+TEXT_BLOCK, TEXT_MOST = 1500, 4000  # characters of running text in one file; of one section, for excerpts
 LETTERS = str.maketrans("aehijklmnoprstuvx0123456789", "ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ₀₁₂₃₄₅₆₇₈₉")
 FONT = re.compile(r"\\(?:mathbf|boldsymbol|bm|mathrm|mathcal|bs|vec)\b|[{}\s]")
 NOT_PROSE = (
@@ -199,7 +199,7 @@ def index_of(pages: dict[str, list[Section]], labels: dict[str, str], wanted: di
             entries.append(packed(section, sections[position - 1].anchor if position else "", length))
             if not block:
                 blocks.append(number)
-            block.append(section.text)
+            block.append(section.text[:TEXT_MOST])
             size += len(section.text)
             number += 1
             if size > TEXT_BLOCK:
