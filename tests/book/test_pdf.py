@@ -64,7 +64,7 @@ def test_three_pages_become_one_document(tmp_path, monkeypatch):
     (root / "_toc.yml").write_text(pdf.yaml.safe_dump(TOC))
     (root / "_config.yml").write_text("{title: Book, author: A, repository: {url: 'https://example.org'}}")
     monkeypatch.setattr(pdf, "ROOT", root)
-    assert pdf.make(site, tmp_path / "book.pdf") == 2 + 3 * 2
+    assert pdf.make(site, tmp_path / "book.pdf", ["intro", "05_b", "06_c"]) == 2 + 3 * 2
 
     document = pypdf.PdfReader(io.BytesIO((tmp_path / "book.pdf").read_bytes()))
     texts = [page.extract_text() for page in document.pages]

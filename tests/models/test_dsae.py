@@ -614,7 +614,7 @@ def test_options():
         ({"v_dim": 0}, "v_dim must be an integer of at least 1; got 0"),
         ({"head_rnn": -1}, "head_rnn must be an integer of at least 0; got -1"),
         ({"cell": "elman"}, "cell must be one of rnn, gru, lstm; got 'elman'"),
-        ({"observation": "laplace"}, "observation must be one of"),
+        ({"observation": "weibull"}, "observation must be one of"),
         ({"u_dim": -1}, "u_dim must be an integer of at least 0; got -1"),
         ({"h_dim": 0}, "h_dim must be at least 1; got 0"),
     ):

@@ -33,7 +33,7 @@ print(build_model("short-memory", x_dim=3, z_dim=2).filter().num_particles)
 
 def test_a_new_model_is_one_file(tmp_path):
     """Sixty lines: its spec, its networks, its equations. All laws hold, it filters, and the registry builds it."""
-    source = Path(__file__).with_name("new_model.py")
+    source = Path(__file__).with_name("new_model.txt")
     assert len(source.read_text(encoding="utf-8").splitlines()) <= 60
     shutil.copy(source, tmp_path / "short_memory.py")
     done = subprocess.run([sys.executable, "-c", ADDED, str(tmp_path)], capture_output=True, text=True, check=False)

@@ -498,7 +498,7 @@ def test_options():
         ({"inference_model": "oracle"}, "inference_model must be one of smoother, filter; got 'oracle'"),
         ({"generation_model": "instantaneous", "inference_model": "filter"}, "needs x_t alone: there is no filter"),
         ({"cell": "elman"}, "cell must be one of rnn, gru, lstm; got 'elman'"),
-        ({"observation": "laplace"}, "observation must be one of"),
+        ({"observation": "weibull"}, "observation must be one of"),
         ({"u_dim": -1}, "u_dim must be an integer of at least 0; got -1"),
         ({"h_dim": 0}, "h_dim must be at least 1; got 0"),
     ):
