@@ -30,6 +30,8 @@
   }
   function offerEnlarging() {
     document.querySelectorAll(".bd-article :is(.cell_output, figure) img").forEach((image) => {
+      const toItself = image.closest("a.image-reference");  // Sphinx's, round a picture of a given size
+      if (toItself) toItself.replaceWith(image);
       if (image.closest(".jupyter-widgets, a, .enlargeable")) return;
       const frame = document.createElement("span"), button = document.createElement("button");
       frame.className = "enlargeable";
