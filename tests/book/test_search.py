@@ -116,7 +116,7 @@ def search(page, address, query):
 def is_right(found, wanted):
     """Whether an address is that of a page, or of one of several, or of a number's target."""
     url = urlsplit(found)
-    name = url.path.partition("/book/")[2].removesuffix(".html")
+    name = url.path.rpartition("/book/")[2].removesuffix(".html")
     pages = [wanted] if isinstance(wanted, str) else wanted
     return any(page == name or ("#" in page and page == f"{name}#{url.fragment}") for page in pages)
 
