@@ -12,7 +12,22 @@ from dvae_lib.distributions import DiagonalGaussian
 from dvae_lib.networks import InternalState, Recurrence, shift
 from dvae_lib.objectives import Latent
 
-__all__ = ["Context", "Draw", "Draws", "Given", "Inferred", "Past", "Proposed", "State", "noise", "Values", "sample"]
+__all__ = [
+    "Context",
+    "Draw",
+    "Draws",
+    "Given",
+    "Inferred",
+    "Past",
+    "Proposed",
+    "State",
+    "Values",
+    "drawn",
+    "merged_state",
+    "noise",
+    "sample",
+    "split_state",
+]
 
 State = dict[str, Tensor]
 """What is carried from one frame to the next, by name; every tensor has the batch first."""
@@ -47,6 +62,28 @@ def sample(distribution: Distribution, generator: Generator | None) -> Tensor:
     return draw(generator=generator)  # type: ignore[no-any-return]
 
 
+def drawn(distribution: Distribution, how: Draw, generator: Generator | None) -> Tensor:
+    """A value of a distribution: its mean, or a sample, reparameterised where the family allows it."""
+    if isinstance(distribution, DiagonalGaussian):  # one formula for both, so that both are laid out alike in memory
+        return distribution.mean + distribution.stddev * noise(distribution.mean, how, generator)
+    return distribution.mean if how == "mean" else sample(distribution, generator)
+
+
+MEMORY, LAST = "q.", "q.x"
+
+
+def merged_state(state: State, memory: State, x_t: Tensor) -> State:
+    """One state of generator, inference model and last frame: tensors by name, so that particles are picked alike."""
+    return {**state, **{MEMORY + name: value for name, value in memory.items()}, LAST: x_t}
+
+
+def split_state(state: State) -> tuple[State, State, Tensor]:
+    """The states of generator and inference model, and the last frame, that were merged."""
+    generator = {name: value for name, value in state.items() if not name.startswith(MEMORY)}
+    memory = {name.removeprefix(MEMORY): v for name, v in state.items() if name.startswith(MEMORY) and name != LAST}
+    return generator, memory, state[LAST]
+
+
 class Draws:
     """Values of latent variables at inference: given, or drawn from their posteriors.
 
@@ -68,17 +105,8 @@ class Draws:
         """
         value = self.given.get(name)
         if value is None:
-            value = self.draw(posterior)
+            value = drawn(posterior, self.how, self.generator)
         return Latent(value, posterior)
-
-    def draw(self, posterior: Any) -> Tensor:
-        """A value where none is given."""
-        value: Tensor
-        if isinstance(posterior, DiagonalGaussian):
-            value = posterior.mean + posterior.stddev * self.noise(posterior.mean)
-        else:
-            value = posterior.mean if self.how == "mean" else sample(posterior, self.generator)
-        return value
 
     def noise(self, like: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Standard normal noise, or zeros where the mean is wanted."""
@@ -153,8 +181,7 @@ class Proposed(Given):
 
     def draw(self, name: str, prior: Distribution, known: Mapping[str, Tensor]) -> Tensor:
         """A value from the posterior."""
-        q = self.posterior[name]
-        return q.mean if self.how == "mean" else sample(q, self.generator)
+        return drawn(self.posterior[name], self.how, self.generator)
 
 
 class Inferred(NamedTuple):

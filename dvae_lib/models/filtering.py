@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 from torch.distributions import Distribution
 
-from dvae_lib.models.draws import Draws, Given, Past, sample
+from dvae_lib.models.draws import Draws, Given, Past, sample, split_state
 from dvae_lib.objectives.importance import effective_sample_size
-from dvae_lib.objectives.particles import check_threshold, systematic
+from dvae_lib.objectives.particles import check_threshold, surviving_rows
 from dvae_lib.objectives.terms import check_counts
 
 __all__ = ["Filter", "FilterOutput", "Moments"]
@@ -114,8 +114,7 @@ class Filter:
         context = model._context(x_1[:, None], None if u_1 is None else u_1[:, None], None, draws, self.past)
         proposal = model._proposal(self.state, context.at(0, len(x_k)), x_k, u_k, {}, "sample", self.generator)
         increment = proposal.observation.log_prob(x_k)
-        for latent in proposal.latents.values():
-            increment = increment + latent.prior.log_prob(latent.sample) - latent.posterior.log_prob(latent.sample)
+        increment = sum((latent.log_ratio for latent in proposal.latents.values()), increment)
         weights = self.weights + increment.view(k, -1)
         evidence = weights.logsumexp(0)
         self.weights = weights - evidence
@@ -131,9 +130,9 @@ class Filter:
     def _prediction(self, u_k: Tensor | None) -> Moments:
         """What is expected of the next frame: the particles' observation models, at latents drawn from the priors."""
         draws = Given({}, self.generator)
-        generator = {name: value for name, value in self.state.items() if not name.startswith("q.")}
+        state, _, x_prev = split_state(self.state)
         observation: Distribution
-        observation, _ = self.model._filter_step(generator, self.state["q.x"], u_k, draws)
+        observation, _ = self.model._filter_step(state, x_prev, u_k, draws)
         try:
             return self._moments(observation.mean, observation.variance)
         except NotImplementedError:  # a family that does not say its variance; its samples do
@@ -151,12 +150,9 @@ class Filter:
         return Moments(centre, (weights * spread).sum(0))
 
     def _resample(self, state: dict[str, Tensor], size: Tensor) -> None:
-        k, batch_size = self.weights.shape
-        poor = size < self.threshold * k
-        ancestors = systematic(self.weights.exp(), self.generator)
-        ancestors = torch.where(poor, ancestors, torch.arange(k, device=poor.device)[:, None])
-        rows = (ancestors * batch_size + torch.arange(batch_size, device=poor.device)).reshape(-1)
+        poor = size < self.threshold * self.num_particles
+        rows = surviving_rows(self.weights.exp(), poor, self.generator)
         self.state = {name: value[rows] for name, value in state.items()}
-        self.weights = torch.where(poor, -math.log(k), self.weights)
+        self.weights = torch.where(poor, -math.log(self.num_particles), self.weights)
         if self._of_sequence:  # then the context carries over what is the particle's own
             self.past.pick(rows)

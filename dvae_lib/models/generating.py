@@ -9,7 +9,19 @@ from torch import Generator, Tensor
 from torch.distributions import Distribution
 from torch.nn import functional as F
 
-from dvae_lib.models.draws import Context, Draws, Given, Inferred, Past, Proposed, State, Values, sample
+from dvae_lib.models.draws import (
+    Context,
+    Draws,
+    Given,
+    Inferred,
+    Past,
+    Proposed,
+    State,
+    Values,
+    merged_state,
+    sample,
+    split_state,
+)
 from dvae_lib.objectives import Generated, Latent
 
 __all__ = ["Sample"]
@@ -272,8 +284,9 @@ def whole_sequences(
     latents = model._assigned(model._infer(x, u, lengths, Draws(generator=generator)).latents)
     of_sequence = {name: latents[name] for name in model.sequence_latents}
     state, prior = model._begin(len(x), {name: latent.sample for name, latent in of_sequence.items()}, generator)
-    history = {f"q.history {name}": torch.zeros_like(latents[name].sample) for name in model.frame_latents}
-    history |= {f"q.history {name}": latent.sample for name, latent in of_sequence.items()}
+    state, _, x_prev = split_state(state)
+    history = {f"history {name}": torch.zeros_like(latents[name].sample) for name in model.frame_latents}
+    history |= {f"history {name}": latent.sample for name, latent in of_sequence.items()}
     num_steps = x.shape[1]
     counted = torch.arange(num_steps, device=x.device).expand(len(x), -1)
     frames = {"frame": counted, "x": x[:, None].expand(-1, num_steps, -1, -1)}
@@ -282,7 +295,7 @@ def whole_sequences(
     if lengths is not None:
         frames["lengths"] = lengths[:, None].expand(-1, num_steps)
     context = Context(frames, {name: latent._replace(prior=prior[name]) for name, latent in of_sequence.items()})
-    return context, {**state, **history, "q.frame": counted[:, 0]}
+    return context, merged_state(state, {**history, "frame": counted[:, 0]}, x_prev)
 
 
 def posterior_from_history(

@@ -356,7 +356,7 @@ class KVAE(DVAE):
             a = draws("a", MultivariateNormal(expected, spread, validate_args=False))
             gain = torch.linalg.solve(spread, C @ covariance).mT
             mean = mean + (gain @ (a - expected)[..., None]).squeeze(-1)
-            left = torch.eye(self.z_dim).to(gain) - gain @ C
+            left = torch.eye(self.z_dim, dtype=gain.dtype, device=gain.device) - gain @ C
             covariance = left @ covariance @ left.mT + gain @ Sigma @ gain.mT
         if following:
             following["a"] = a

@@ -9,7 +9,7 @@ from torch.distributions import Distribution
 
 from dvae_lib.models import generating
 from dvae_lib.models.admission import Admission
-from dvae_lib.models.draws import Context, Draw, Draws, Given, Past, Proposed, State
+from dvae_lib.models.draws import LAST, Context, Draw, Draws, Given, Past, Proposed, State, merged_state, split_state
 from dvae_lib.models.filtering import Filter
 from dvae_lib.objectives import Latent
 from dvae_lib.objectives.importance import repeat
@@ -135,7 +135,7 @@ class Proposing(Admission):
         how: Draw,
         generator: Generator | None,
     ) -> Proposal:
-        generators, memory, x_prev = _split(state)
+        generators, memory, x_prev = split_state(state)
 
         own = self.has_proposal
 
@@ -149,7 +149,7 @@ class Proposing(Admission):
         remember = self._remember if own else generating.remember_history
         memory = remember(memory, draws.latents, u_t)
         found = {name: Latent(z, draws.posterior[name], draws.prior[name]) for name, z in draws.latents.items()}
-        return Proposal(found, observation, _merged(following, memory, x_t))
+        return Proposal(found, observation, merged_state(following, memory, x_t))
 
     def filter(
         self,
@@ -185,18 +185,4 @@ class Proposing(Admission):
         draws = Given(values, generator)
         state = self._filter_initial_state(batch_size, draws)
         blank = next(self.parameters()).new_zeros(batch_size, self.x_dim)
-        return _merged(state, self._initial_memory(batch_size), blank), draws.prior
-
-
-MEMORY, LAST = "q.", "q.x"
-
-
-def _merged(state: State, memory: State, x_t: Tensor) -> State:
-    """One state of generator, inference model and last frame: tensors by name, so that particles are picked alike."""
-    return {**state, **{MEMORY + name: value for name, value in memory.items()}, LAST: x_t}
-
-
-def _split(state: State) -> tuple[State, State, Tensor]:
-    generator = {name: value for name, value in state.items() if not name.startswith(MEMORY)}
-    memory = {name.removeprefix(MEMORY): v for name, v in state.items() if name.startswith(MEMORY) and name != LAST}
-    return generator, memory, state[LAST]
+        return merged_state(state, self._initial_memory(batch_size), blank), draws.prior

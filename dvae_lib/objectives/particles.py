@@ -4,13 +4,13 @@ import math
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from dvae_lib.objectives.importance import effective_sample_size
-from dvae_lib.objectives.terms import Bound, Latent, Lengths, check_counts, frame_log_prob, frame_mask
+from dvae_lib.objectives.terms import Bound, Lengths, check_counts, frame_log_prob, frame_mask
 
-__all__ = ["check_threshold", "particle", "systematic"]
+__all__ = ["check_threshold", "particle", "surviving_rows"]
 
 
 def particle(
@@ -55,22 +55,22 @@ def particle(
     batch_size, num_steps = x.shape[:2]
     k, mask = num_particles, frame_mask(inside, num_steps)
     context, state = model.begin_proposals(x, u, lengths=inside, num_particles=k, generator=generator)
-    weights = _ratio(context.latents, x.new_zeros(k * batch_size)).view(k, batch_size)
+    weights = x.new_zeros(k, batch_size)
+    for latent in context.latents.values():
+        weights = weights + latent.log_ratio.view(k, batch_size)
     evidence, sizes = x.new_zeros(batch_size), []
     for t in range(num_steps):
         x_t, u_t = x[:, t].repeat(k, 1), None if u is None else u[:, t].repeat(k, 1)
         proposal = model._proposal(state, context.at(t, k * batch_size), x_t, u_t, {}, "sample", generator)
         seen = frame_log_prob(proposal.observation, x_t, None if mask is None else mask[:, t].repeat(k))
-        increment = _ratio(proposal.latents, seen).view(k, batch_size)
+        increment = sum((latent.log_ratio for latent in proposal.latents.values()), seen).view(k, batch_size)
         weights = weights + (increment if mask is None else torch.where(mask[:, t], increment, 0.0))
         size = effective_sample_size(weights.detach())
         sizes.append(size)
         poor = size < threshold * k
         evidence = torch.where(poor, evidence + weights.logsumexp(0) - math.log(k), evidence)
-        ancestors = systematic(weights.detach().softmax(0), generator)
-        ancestors = torch.where(poor, ancestors, torch.arange(k, device=x.device)[:, None])
+        rows = surviving_rows(weights.detach().softmax(0), poor, generator)
         weights = torch.where(poor, 0.0, weights)
-        rows = (ancestors * batch_size + torch.arange(batch_size, device=x.device)).reshape(-1)
         state = {name: value[rows] for name, value in proposal.state.items()}
     return Bound(evidence + weights.logsumexp(0) - math.log(k), torch.stack(sizes, 1))
 
@@ -81,15 +81,20 @@ def check_threshold(threshold: float) -> None:
         raise ValueError(f"threshold must lie between 0 and 1; got {threshold}")
 
 
-def _ratio(latents: dict[str, Latent], start: Tensor) -> Tensor:
-    """What latents add to the log-weights: the log-ratios of their priors and posteriors."""
-    for latent in latents.values():
-        assert latent.prior is not None
-        start = start + latent.prior.log_prob(latent.sample) - latent.posterior.log_prob(latent.sample)
-    return start
+def surviving_rows(
+    weights: Float[Tensor, "particles batch"], poor: Bool[Tensor, " batch"], generator: Generator | None
+) -> Int[Tensor, " rows"]:
+    """The rows of a state that go on: drawn anew for the sequences whose particles are poor, as they are for others.
+
+    Rows stand particle by particle, each with the whole batch.
+    """
+    k, batch_size = weights.shape
+    ancestors = _systematic(weights, generator)
+    ancestors = torch.where(poor, ancestors, torch.arange(k, device=weights.device)[:, None])
+    return (ancestors * batch_size + torch.arange(batch_size, device=weights.device)).reshape(-1)
 
 
-def systematic(weights: Float[Tensor, "particles batch"], generator: Generator | None) -> Tensor:
+def _systematic(weights: Float[Tensor, "particles batch"], generator: Generator | None) -> Tensor:
     """Indices of the particles that go on, drawn in proportion to their weights with one uniform per sequence."""
     k, batch_size = weights.shape
     offset = torch.rand(batch_size, dtype=weights.dtype, device=weights.device, generator=generator)

@@ -55,6 +55,13 @@ class Latent(NamedTuple):
     prior: Distribution | None = None
     per: Literal["frame", "sequence"] = "frame"
 
+    @property
+    def log_ratio(self) -> Tensor:
+        r"""What it adds to the log importance weight: :math:`\log p - \log q` at the sample, in nats."""
+        assert self.prior is not None
+        ratio: Tensor = self.prior.log_prob(self.sample) - self.posterior.log_prob(self.sample)
+        return ratio
+
 
 class Generated(NamedTuple):
     """What the generative model says of whole sequences: the latents' priors and p(x_t | .)."""
@@ -250,7 +257,7 @@ def log_weights(
     for name, latent in output.latents.items():
         if latent.prior is None:
             raise ValueError(f"the output holds no prior of {name!r}; pass what `forward` returns")
-        term = latent.prior.log_prob(latent.sample) - latent.posterior.log_prob(latent.sample)
+        term = latent.log_ratio
         if latent.per == "sequence":
             term = torch.nn.functional.pad(term[:, None], (0, x.shape[1] - 1))
         weights = weights + term
