@@ -19,7 +19,7 @@ from dvae_lib.experiments.protocol import Protocol, Run
 from dvae_lib.experiments.records import RECORD, RECORD_FORMAT, Record, read_records, write_records
 from dvae_lib.experiments.report import Report
 from dvae_lib.experiments.scores import evaluate_model
-from dvae_lib.experiments.trainings import Interrupted, describe_training
+from dvae_lib.experiments.trainings import Interrupted, describe_training, starting_model
 from dvae_lib.files import write_atomically
 from dvae_lib.locks import lock
 from dvae_lib.models.base import DVAE
@@ -271,12 +271,8 @@ def _trained(job: Job, root: str | Path, fabric: Fabric, progress: bool | None) 
                     "Choose another folder for this benchmark"
                 )
         return found
-    torch.manual_seed(run.seed)  # the initial weights
-    if job.starts_from is None:
-        model = protocol.build(run, corpus.train.x_dim)
-    else:
-        model = DVAE.from_pretrained(job.starts_from.folder(root) / MODEL)
-        model.metadata.clear()
+    trained = None if job.starts_from is None else job.starts_from.folder(root) / MODEL
+    model = starting_model(run.seed, lambda: protocol.build(run, corpus.train.x_dim), trained)
     on_gpu = fabric.device.type == "cuda"
     train, validation = (data.to(fabric.device) if on_gpu else data for data in (corpus.train, corpus.validation))
     if on_gpu:

@@ -1,5 +1,6 @@
 """A training of an experiment, which goes on where it was interrupted, and what is kept with its model."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,30 @@ from dvae_lib.models.base import DVAE
 from dvae_lib.training import TrainingConfig, TrainingResult, fit
 from dvae_lib.training.schedules import Number
 
-__all__ = ["Interrupted", "describe_training", "facts_of_training", "print_epoch", "shelf", "train"]
+__all__ = ["Interrupted", "describe_training", "facts_of_training", "print_epoch", "shelf", "starting_model", "train"]
 
 
 class Interrupted(Exception):  # noqa: N818 - an event
     """The training was asked to stop, and has saved its state."""
+
+
+def starting_model(seed: int, build: Callable[[], DVAE], trained: Path | None = None) -> DVAE:
+    """The model that a training starts from: a new one, or one that was trained before.
+
+    Arguments:
+        seed: Seed of the initial weights.
+        build: Makes a new model.
+        trained: Folder of a trained model, whose weights are taken, and not what is said of their training.
+
+    Raises:
+        FileNotFoundError: That model is not there.
+    """
+    torch.manual_seed(seed)
+    if trained is None:
+        return build()
+    model = DVAE.from_pretrained(trained)
+    model.metadata.clear()
+    return model
 
 
 def train(

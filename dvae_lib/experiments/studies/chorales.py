@@ -21,8 +21,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dvae_lib.data.music import load_chorales
 from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.data.splits import Splits
@@ -30,10 +28,10 @@ from dvae_lib.evaluation import bounds_per_frame
 from dvae_lib.experiments.corpora import data_facts
 from dvae_lib.experiments.protocol import SCHEDULED, SCHEDULED_ENDING, falling
 from dvae_lib.experiments.records import Record
-from dvae_lib.experiments.results import ResultFile, Task, complete
+from dvae_lib.experiments.results import Task
 from dvae_lib.experiments.scores import bounds_record
-from dvae_lib.experiments.studies.command import DATA, RESULTS, RUNS, model_folders, parser, select, stopped
-from dvae_lib.experiments.trainings import Interrupted, describe_training, facts_of_training, shelf, train
+from dvae_lib.experiments.studies.command import RESULTS, select, train_or_test, training_parser
+from dvae_lib.experiments.trainings import describe_training, facts_of_training, starting_model, train
 from dvae_lib.models import DKF, DSAE, DVAE, RVAE, SRNN, STORN, VAE, VRNN, ImprovedVRNN
 from dvae_lib.models.rnn import GRNN
 from dvae_lib.training import TrainingConfig
@@ -173,12 +171,8 @@ def train_chorales(
     """
     protocol = ChoraleProtocol() if protocol is None else protocol
     data = protocol.load() if data is None else data
-    if name.endswith(SCHEDULED_ENDING):
-        model = DVAE.from_pretrained(Path(models) / name.removesuffix(SCHEDULED_ENDING))
-        model.metadata.clear()
-    else:
-        torch.manual_seed(seed)
-        model = ARCHITECTURES[name]()
+    first = name.removesuffix(SCHEDULED_ENDING)
+    model = starting_model(seed, lambda: ARCHITECTURES[name](), None if name == first else Path(models) / first)
     config = protocol.config(name, seed)
     result = train(model, data.train, data.validation, config, Path(runs) / f"{name}-seed-{seed}")
     describe_training(
@@ -221,30 +215,16 @@ def evaluation_task(folder: str | Path, test: SequenceDataset, protocol: Chorale
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
-    options = parser(__doc__)
-    options.add_argument("what", choices=["train", "test"])
-    options.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
-    options.add_argument("--seed", type=int, default=0, help="of a training")
-    options.add_argument("--models", type=Path, nargs="+", help="folders of trained models; a training takes the first")
-    options.add_argument("--runs", type=Path, default=RUNS, help="where interrupted trainings are kept")
-    options.add_argument("--output", type=Path, default=RESULTS / "chorales.json")
-    options.add_argument("--again", action="store_true", help="test also what is in the file already")
+    options = training_parser(__doc__, NAMES, RESULTS / "chorales.json")
     chosen = options.parse_args(arguments)
     names = select(options, chosen.names, NAMES)
     protocol = ChoraleProtocol()
     data = protocol.load()
-    if chosen.what == "test":
-        folders = [folder for name in names for folder in model_folders(name, chosen.models)]
-        tasks = (evaluation_task(folder, data.test, protocol) for folder in folders)
-        complete(ResultFile(chosen.output, KEY, ordered=True), tasks, again=chosen.again)
-        return 0
-    try:
-        for name in names:
-            models = chosen.models[0] if chosen.models else shelf(name, DATA)
-            print(train_chorales(name, chosen.seed, models, chosen.runs, data=data, protocol=protocol))
-    except Interrupted as error:
-        return stopped(error)
-    return 0
+
+    def training(name: str, models: Path) -> Path:
+        return train_chorales(name, chosen.seed, models, chosen.runs, data=data, protocol=protocol)
+
+    return train_or_test(chosen, names, KEY, training, lambda folder: evaluation_task(folder, data.test, protocol))
 
 
 if __name__ == "__main__":

@@ -2,13 +2,24 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dvae_lib.data.pretrained import pretrained_folder
-from dvae_lib.experiments.trainings import Interrupted
+from dvae_lib.experiments.results import ResultFile, Task, complete
+from dvae_lib.experiments.trainings import Interrupted, shelf
 
-__all__ = ["DATA", "RESULTS", "RUNS", "model_folders", "parser", "select", "stopped"]
+__all__ = [
+    "DATA",
+    "RESULTS",
+    "RUNS",
+    "model_folders",
+    "parser",
+    "select",
+    "stopped",
+    "train_or_test",
+    "training_parser",
+]
 
 # In the project's root, from which the commands are run.
 DATA, RESULTS, RUNS = Path("data"), Path("data/results"), Path("runs")
@@ -42,6 +53,53 @@ def model_folders(name: str, parents: Sequence[Path] | None) -> list[Path]:
     """
     found = [pretrained_folder(name)] if parents is None else [parent / name for parent in parents]
     return [folder for folder in found if folder is not None and folder.is_dir()]
+
+
+def training_parser(description: str | None, names: Sequence[str], output: Path) -> argparse.ArgumentParser:
+    """The command line of a study that trains models and tests them; see `train_or_test`.
+
+    Arguments:
+        description: The module's docstring.
+        names: The models.
+        output: Where results of tests go.
+    """
+    options = parser(description)
+    options.add_argument("what", choices=["train", "test"])
+    options.add_argument("names", nargs="*", metavar="NAME", help=", ".join(names))
+    options.add_argument("--seed", type=int, default=0, help="of a training")
+    options.add_argument("--models", type=Path, nargs="+", help="folders of trained models; a training takes the first")
+    options.add_argument("--runs", type=Path, default=RUNS, help="where interrupted trainings are kept")
+    options.add_argument("--output", type=Path, default=output)
+    options.add_argument("--again", action="store_true", help="test also what is in the file already")
+    return options
+
+
+def train_or_test(
+    chosen: argparse.Namespace,
+    names: Sequence[str],
+    key: Sequence[str],
+    training: Callable[[str, Path], Path],
+    test: Callable[[Path], Task],
+) -> int:
+    """Do what was asked for on a `training_parser`'s command line; the exit status.
+
+    Arguments:
+        chosen: What was asked for.
+        names: The models.
+        key: What tells records apart.
+        training: Trains a model of that name into a folder of models, and says where it is.
+        test: The test of the model in a folder.
+    """
+    if chosen.what == "test":
+        folders = [folder for name in names for folder in model_folders(name, chosen.models)]
+        complete(ResultFile(chosen.output, key, ordered=True), map(test, folders), again=chosen.again)
+        return 0
+    try:
+        for name in names:
+            print(training(name, chosen.models[0] if chosen.models else shelf(name, DATA)))
+    except Interrupted as error:
+        return stopped(error)
+    return 0
 
 
 def stopped(error: Interrupted) -> int:

@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Generator
 
 from dvae_lib.data import SpeechCorpus, load_corpus
@@ -30,10 +29,10 @@ from dvae_lib.evaluation import analysis_resynthesis, bounds_per_frame
 from dvae_lib.experiments.corpora import data_facts, evenly
 from dvae_lib.experiments.protocol import SCHEDULED, SCHEDULED_ENDING, falling
 from dvae_lib.experiments.records import Record
-from dvae_lib.experiments.results import ResultFile, Task, complete, rounded
+from dvae_lib.experiments.results import Task, rounded
 from dvae_lib.experiments.scores import bounds_record, modes
-from dvae_lib.experiments.studies.command import DATA, RESULTS, RUNS, model_folders, parser, select, stopped
-from dvae_lib.experiments.trainings import Interrupted, describe_training, facts_of_training, shelf, train
+from dvae_lib.experiments.studies.command import RESULTS, select, train_or_test, training_parser
+from dvae_lib.experiments.trainings import describe_training, facts_of_training, starting_model, train
 from dvae_lib.models import DVAE, build_model
 from dvae_lib.training import TrainingConfig
 from dvae_lib.training.schedules import Schedule
@@ -149,12 +148,7 @@ def train_speech(
     """
     protocol, first = SpeechProtocol() if protocol is None else protocol, name.removesuffix(SCHEDULED_ENDING)
     corpus = load_corpus(ARCHITECTURES[first].corpus, progress=False) if corpus is None else corpus
-    if name != first:
-        model = DVAE.from_pretrained(Path(models) / first)
-        model.metadata.clear()
-    else:
-        torch.manual_seed(seed)
-        model = ARCHITECTURES[name].build()
+    model = starting_model(seed, lambda: ARCHITECTURES[name].build(), None if name == first else Path(models) / first)
     config = protocol.config(name, seed)
     result = train(model, corpus.train, corpus.validation, config, Path(runs) / f"{name}-seed-{seed}")
     describe_training(
@@ -214,30 +208,16 @@ def _scores(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
-    options = parser(__doc__)
-    options.add_argument("what", choices=["train", "test"])
-    options.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
-    options.add_argument("--seed", type=int, default=0, help="of a training")
-    options.add_argument("--models", type=Path, nargs="+", help="folders of trained models; a training takes the first")
-    options.add_argument("--runs", type=Path, default=RUNS, help="where interrupted trainings are kept")
+    options = training_parser(__doc__, NAMES, RESULTS / "speech.json")
     options.add_argument("--max-utterances", type=int, default=SpeechProtocol.max_utterances, help="of a test")
-    options.add_argument("--output", type=Path, default=RESULTS / "speech.json")
-    options.add_argument("--again", action="store_true", help="test also what is in the file already")
     chosen = options.parse_args(arguments)
     names = select(options, chosen.names, NAMES)
     protocol = SpeechProtocol(max_utterances=chosen.max_utterances)
-    if chosen.what == "test":
-        folders = [folder for name in names for folder in model_folders(name, chosen.models)]
-        tasks = (evaluation_task(folder, protocol=protocol) for folder in folders)
-        complete(ResultFile(chosen.output, KEY, ordered=True), tasks, again=chosen.again)
-        return 0
-    try:
-        for name in names:
-            models = chosen.models[0] if chosen.models else shelf(name, DATA)
-            print(train_speech(name, chosen.seed, models, chosen.runs, protocol=protocol))
-    except Interrupted as error:
-        return stopped(error)
-    return 0
+
+    def training(name: str, models: Path) -> Path:
+        return train_speech(name, chosen.seed, models, chosen.runs, protocol=protocol)
+
+    return train_or_test(chosen, names, KEY, training, lambda folder: evaluation_task(folder, protocol=protocol))
 
 
 if __name__ == "__main__":
