@@ -28,7 +28,7 @@ from sphinx.application import Sphinx
 from dvae_lib import DVAE, MODELS, __version__
 from dvae_lib.architecture import count_weights
 from dvae_lib.graphs import DependencySpec
-from dvae_lib.graphs.links import links
+from dvae_lib.graphs.links import links, runs_online
 from dvae_lib.models import PRESETS, build_model
 
 MARK = re.compile(r"^<!-- computed: ([a-z-]+) -->$", re.MULTILINE)
@@ -70,22 +70,14 @@ def chapter_page(name: str, chapters: dict[str, str]) -> str | None:
     return page and page.removeprefix("book/")
 
 
-def is_online(spec: DependencySpec) -> bool:
-    """Whether inference, at every frame, needs no later one."""
-    parents = spec.compact("inference")
-    looks_ahead = any("T" in p or "t+" in p for key, found in parents.items() if "_" in key for p in found)
-    whole = any("_" not in key for key in parents)  # a latent of the whole sequence waits for its end
-    return not looks_ahead and not whole
-
-
 def online_variants(name: str) -> list[str]:
     """Which inference models of a causal model run online; the default one is called "default"."""
     entry = MODELS[name]
     if not links(model(name).spec).causal:
         return []
-    found = ["default"] if is_online(model(name).spec) else []
+    found = ["default"] if runs_online(model(name).spec) else []
     for options in entry.variants:
-        if set(options) == {"inference_model"} and is_online(entry.cls(4, 2, **{**entry.options, **options}).spec):
+        if set(options) == {"inference_model"} and runs_online(entry.cls(4, 2, **{**entry.options, **options}).spec):
             found.append(options["inference_model"])
     return found[:1] if found[:1] == ["default"] else found
 

@@ -7,8 +7,7 @@
 - The button "Suggest edit" stands only where there is a file to edit, and the footer has licence, version and date.
 
 Extensions for each of these exist (sphinxext-opengraph, sphinx-sitemap, sphinx-notfound-page). They would be three
-dependencies for what is written down here in a few lines, and the current map of the site asks git for the date of
-every page, of which a shallow clone, such as the one that publishes the book, knows nothing.
+dependencies for what is written down here in a few lines.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import networkx as nx
 from dvae_lib.graphs.ranges import Node
 from dvae_lib.graphs.spec import DependencySpec
 
-__all__ = ["Links", "links"]
+__all__ = ["Links", "links", "looks_ahead", "runs_online"]
 
 
 class Links(NamedTuple):
@@ -63,3 +63,26 @@ def links(spec: DependencySpec) -> Links:
         predictive=any(kinds[parent] == "observed" and past(parent) for parent, _ in arrows),
         causal=all(a[1] is None or b[1] is None or a[1] <= b[1] for a, b in graph.edges),
     )
+
+
+def looks_ahead(spec: DependencySpec) -> bool:
+    """Whether the posterior of some frame's latent depends on a later frame.
+
+    Example:
+        >>> looks_ahead(DependencySpec("z_t ~ z_{t-1}" "\\n" "x_t ~ z_t", "z_t ~ z_{t-1}, x_{t:T}"))
+        True
+    """
+    return any(
+        parent[1] is not None and child[1] is not None and parent[1] > child[1]
+        for parent, child in spec.unroll(5, "inference", "compact").edges
+    )
+
+
+def runs_online(spec: DependencySpec) -> bool:
+    """Whether inference can keep up with a stream: no latent needs a later frame, or the end of the sequence.
+
+    Example:
+        >>> runs_online(DependencySpec("z_t ~ z_{t-1}" "\\n" "x_t ~ z_t", "z_t ~ z_{t-1}, x_t"))
+        True
+    """
+    return not looks_ahead(spec) and all(map(spec.is_framewise, spec.latents))

@@ -3,7 +3,7 @@
 import pytest
 import review_specs as review
 
-from dvae_lib.graphs.links import Links, links
+from dvae_lib.graphs.links import Links, links, looks_ahead, runs_online
 
 #                          decoding temporal driving predictive causal
 KNOWN = {
@@ -31,3 +31,22 @@ def test_links(name):
     found = links(getattr(review, name))
     assert found == Links(*KNOWN[name])
     assert found.is_dvae == (name not in ("VAE", "PREDICTIVE_GRNN", "VRAE"))
+
+
+@pytest.mark.parametrize(
+    ("name", "ahead", "online"),
+    [
+        ("VAE", False, True),
+        ("DKF", True, False),
+        ("STORN", False, True),
+        ("VRNN", False, True),
+        ("SRNN", True, False),
+        ("SRNN_FILTER", False, True),
+        ("RVAE_CAUSAL", True, False),
+        ("DSAE_FULL", True, False),
+        ("DSAE_FACTORISED", False, False),  # v waits for the sequence's end
+    ],
+)
+def test_which_inference_runs_online(name, ahead, online):
+    spec = getattr(review, name)
+    assert (looks_ahead(spec), runs_online(spec)) == (ahead, online)
