@@ -18,6 +18,7 @@ import json
 import math
 import os
 import re
+import string
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -64,9 +65,16 @@ def model(name: str) -> DVAE:
 
 
 def chapter_page(name: str, chapters: dict[str, str]) -> str | None:
-    """The page of a model's chapter, without folder and ending; None for a model that the book does not tell of."""
+    """The page of a model's chapter, without folder and ending; None for a model that the book does not tell of.
+
+    The digit after the point is the page's letter where a chapter has several: 12.3 stands on page 12c.
+    """
     chapter = MODELS[name].chapter
-    page = None if math.isinf(chapter) else chapters.get(str(int(chapter)))
+    if math.isinf(chapter):
+        return None
+    number, section = int(chapter), round(10 * (chapter % 1))
+    page = chapters.get(f"{number}{string.ascii_lowercase[section - 1]}") if section else None
+    page = page or chapters.get(str(number))
     return page and page.removeprefix("book/")
 
 

@@ -78,7 +78,7 @@ WEIGHT = re.compile(r"\*Weight:\*\s+(substance|wording|misprint)\b(?!, \w+ or)")
 
 @dataclass
 class Index:
-    """Where every target of the book stands: label -> page, and chapter number -> its first page.
+    """Where every target of the book stands: label -> page, and number -> page (``3``: its first; ``3b``: its own).
 
     ``unwritten`` are the pages that the table of contents announces and nobody has written yet.
     """
@@ -98,6 +98,7 @@ class Index:
             chapter = chapter_number(docname)
             if chapter is not None:
                 index.chapters.setdefault(chapter, docname)
+                index.chapters.setdefault(page_number(docname), docname)
             for label in labels_in(pages[docname]):
                 home = index.targets.get(label)
                 own = label.split("-")[1:2] == [(chapter or "").lower()]
@@ -106,10 +107,19 @@ class Index:
         return index
 
 
+CHAPTER_PAGE = re.compile(r"(?:.*/)?book/(\d\d|[A-C])([a-z]?)_\w+")
+
+
 def chapter_number(docname: str) -> str | None:
     """``3`` for ``book/03a_recurrent_neural_networks``, ``A`` for ``book/A_marginalisation``; else None."""
-    match = re.fullmatch(r"(?:.*/)?book/(\d\d|[A-C])[a-z]?_\w+", "/" + docname)
+    match = CHAPTER_PAGE.fullmatch("/" + docname)
     return match and match[1].lstrip("0")
+
+
+def page_number(docname: str) -> str:
+    """``3a`` for ``book/03a_recurrent_neural_networks``: a chapter's number with the letter of its page."""
+    match = CHAPTER_PAGE.fullmatch("/" + docname)
+    return "".join(match.groups()).lstrip("0") if match else ""
 
 
 def equation_label(tag: str) -> str:

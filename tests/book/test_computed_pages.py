@@ -8,7 +8,8 @@ import computed_pages
 import pytest
 import yaml
 
-from dvae_lib import MODELS
+from dvae_lib import MODELS, VAE
+from dvae_lib.models.registry import register
 
 BOOK = Path(__file__).parents[2] / "book"
 CHAPTERS = {str(number): f"book/{number:02}_x" for number in range(1, 14)}
@@ -40,6 +41,21 @@ def test_the_family_leads_to_the_chapters():
     assert re.findall(r'href="(\w+)\.html"><img [^>]*family/vrnn\.svg', html) == ["08_x"]
     alts = re.findall(r'alt="([^"]+)"', html)
     assert len(alts) == len(set(alts)) == html.count("<img")
+
+
+def test_a_section_has_the_page_of_its_letter_where_there_is_one():
+    pages = {"8": "book/08_x", "12": "book/12_x", "12c": "book/12c_x"}
+    assert computed_pages.chapter_page("vrnn-improved", pages) == "08_x"  # Section 8.4, in Chapter 8
+
+    @register("in-a-section", chapter=12.3)
+    class InASection(VAE):
+        pass
+
+    try:
+        assert computed_pages.chapter_page("in-a-section", pages) == "12c_x"
+        assert computed_pages.chapter_page("in-a-section", CHAPTERS) == "12_x"
+    finally:
+        del MODELS["in-a-section"]
 
 
 def test_every_mark_is_computed_and_every_computation_shown():
