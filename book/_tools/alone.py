@@ -74,7 +74,7 @@ def run_nbval(python: Path, paths: list[Path], folder: Path, jobs: int) -> dict[
         own.mkdir(parents=True)
         copies[path] = Path(shutil.copy(path, own))
     options = ["--nbval-lax", "--nbval-current-env", f"--nbval-cell-timeout={CELL_TIMEOUT}"]
-    options += ["--nbval-kernel-startup-timeout=180", "-q"]
+    options += ["--nbval-kernel-startup-timeout=120", "-q"]
     options += ["-n", str(jobs), "--dist", "loadfile"] if jobs > 1 else []
     command = [str(python), "-m", "pytest", *options, *map(str, copies.values())]
     subprocess.run(command, env=clean_environment(), cwd=folder, check=False, stdin=subprocess.DEVNULL)

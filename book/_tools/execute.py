@@ -39,7 +39,9 @@ def execute(path: Path, alone: bool) -> tuple[str, str, float]:
 
         def __init__(self, **options: Any):
             own = KernelSpecManager(kernel_dirs=[], ensure_native_kernel=True)
-            super().__init__(**options, kernel_spec_manager=own)
+            # Sockets in the kernel's own folder: the numbers of TCP sockets can be taken by another kernel.
+            transport = "ipc" if os.name == "posix" else "tcp"
+            super().__init__(**options, kernel_spec_manager=own, transport=transport)
 
     notebook = nbformat.read(path, as_version=4)
     started = time.monotonic()

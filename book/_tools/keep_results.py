@@ -7,18 +7,57 @@ have run without an error.
 
 from __future__ import annotations
 
+import os
+import sys
+import tempfile
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import nbval.kernel
 import pytest
+from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionComplete
 
 ENDING = ".executed"
 PATIENCE = 120.0  # seconds that nbval waits for a cell's output after its end; five are too few on a busy machine
+STARTS = 3  # how often a kernel is started that does not answer; no cell has run by then
+
+
+class KernelBehindFiles(KernelManager):
+    """A kernel that is spoken to through sockets in a folder of its own.
+
+    Numbers of TCP sockets are looked up free, let go, and taken seconds later, when another kernel may have them:
+    one of two is then never heard of.
+    """
+
+    def __init__(self, **options: Any):
+        if os.name == "posix":
+            self.own_folder = tempfile.TemporaryDirectory(prefix="kernel-")
+            options |= {"transport": "ipc", "connection_file": f"{self.own_folder.name}/kernel.json"}
+        super().__init__(**options)
+
+
+def start_again(start: Callable[..., Any]) -> Callable[..., Any]:
+    """Starts a kernel, and another one in place of one that does not answer."""
+
+    def start_patiently(*arguments: Any, **options: Any) -> Any:
+        for attempt in range(1, STARTS):
+            try:
+                return start(*arguments, **options)
+            except RuntimeError as silence:
+                print(f"Kernel {attempt} of {STARTS}: {silence}", file=sys.stderr)
+        return start(*arguments, **options)
+
+    return start_patiently
+
+
+nbval.kernel.KernelManager = KernelBehindFiles
+nbval.kernel.start_new_kernel = start_again(nbval.kernel.start_new_kernel)
 
 
 class Recording:

@@ -1,8 +1,10 @@
 """Notebooks as nbval runs them: judged and kept in one execution."""
 
+import os
 import sys
 
 import alone
+import keep_results
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
@@ -67,6 +69,34 @@ def test_each_notebook_is_executed_once_judged_and_kept(run, tmp_path, capfd):
     assert "ZeroDivisionError" in printed
     assert "1 skipped" in printed  # what follows a failure
     assert "good: " in printed  # its seconds
+
+
+def test_kernels_share_no_numbers_of_sockets(run):
+    connection = (
+        "from ipykernel.connect import get_connection_info\nprint(get_connection_info(unpack=True)['transport'])"
+    )
+    results = run(asking=[new_code_cell(connection)])
+    assert results["asking"].cells[0].outputs[0].text == ("ipc\n" if os.name == "posix" else "tcp\n")
+
+
+@pytest.mark.parametrize(("silent", "comes"), [(0, True), (2, True), (3, False)])
+def test_a_kernel_that_does_not_answer_is_replaced(silent, comes, capsys):
+    asked = []
+
+    def start(**options):
+        asked.append(options)
+        if len(asked) <= silent:
+            raise RuntimeError("no answer")
+        return "kernel"
+
+    patient = keep_results.start_again(start)
+    if comes:
+        assert patient(cwd="here") == "kernel"
+    else:
+        with pytest.raises(RuntimeError, match="no answer"):
+            patient(cwd="here")
+    assert asked == [{"cwd": "here"}] * min(silent + 1, 3)
+    assert capsys.readouterr().err.count("no answer") == min(silent, 2)
 
 
 def test_the_environment_variables_lead_to_no_other_packages(monkeypatch):
