@@ -41,6 +41,17 @@ class Case(NamedTuple):
         inside = torch.arange(value.shape[1]) < self.lengths[:, None]
         return torch.where(inside[..., None], value, filling)
 
+    @property
+    def observed(self) -> Tensor:
+        """What was observed: all of a sequence, the first frames of one, and entries or frames here and there."""
+        seen = torch.rand(self.x.shape, generator=_seeded(1)) > 0.4
+        if not self.model._entries_apart:
+            seen = seen[..., :1].expand(seen.shape).clone()
+        seen[0], seen[1] = True, (torch.arange(self.x.shape[1]) < 3)[:, None]
+        seen[2, 0] = True
+        seen[3, 2], seen[3, 3] = True, False
+        return seen
+
     def latents(self, **options: Any) -> dict[str, Tensor]:
         """Samples of the posterior."""
         found = self.model.inference(self.x, self.u, generator=_seeded(), **options)
@@ -356,6 +367,89 @@ def _(case: Case) -> None:
     assert model.reconstruct(x, u).mean.shape == x.shape
 
 
+# ---------------------------------------------------------------- gaps
+
+
+@law("what stands where nothing was observed changes neither the bound nor a gradient")
+def _(case: Case) -> None:
+    model, x, u, seen, results = *case, case.observed, []
+    for filling in (math.nan, math.inf, 1e20, 0.0):
+        model.zero_grad()
+        hidden = torch.where(seen, x, filling)
+        try:
+            bound = model.vlb(hidden, u, observed=seen, lengths=case.lengths, generator=_seeded())
+        except NotImplementedError as error:
+            raise NotApplicableError(str(error)) from None
+        bound.value.sum().backward()
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters()]
+        mean = model.reconstruct(hidden, u, observed=seen, latents="mean").mean
+        results.append([bound.value.detach(), *gradients, mean.detach()])
+    for first, *others in zip(*results, strict=True):
+        assert torch.isfinite(first).all(), "a bound or a gradient is not finite"
+        assert all(torch.equal(first, other) for other in others), "what is not observed is looked at"
+
+
+@law("without gaps a mask changes nothing, and a gap nothing before it")
+def _(case: Case) -> None:
+    model, x, u, seen = *case, case.observed
+    try:
+        masked = model.vlb(x, u, observed=torch.ones_like(seen), generator=_seeded())
+    except NotImplementedError as error:
+        raise NotApplicableError(str(error)) from None
+    assert torch.equal(masked.value, model.vlb(x, u, generator=_seeded()).value), "all observed is another bound"
+    output = model(torch.where(seen, x, math.nan), u, observed=seen, generator=_seeded())
+    latents = {name: latent.sample for name, latent in output.latents.items()}
+    whole = model.generation(x, latents, u)
+    complete = seen.all(-1).cumprod(1).bool()
+    same = torch.cat([torch.ones_like(complete[:, :1]), complete[:, :-1]], 1)  # frame t looks back on those before
+    if not model.links.predictive:
+        same = torch.ones_like(same)
+    assert_close(output.observation.log_prob(x)[same], whole.observation.log_prob(x)[same])
+
+
+@law("the bound counts what was observed, and nothing else")
+def _(case: Case) -> None:
+    model, x, u, seen = *case, case.observed
+    try:
+        bound = model.vlb(x, u, observed=seen, kl="sampled", generator=_seeded())
+    except NotImplementedError as error:
+        raise NotApplicableError(str(error)) from None
+    output = model(x, u, observed=seen, generator=_seeded())
+    if set(bound.kl) != set(output.latents):
+        raise NotApplicableError("its bound integrates a latent out")
+    if hasattr(output.observation, "log_prob_per_dim"):
+        counted = torch.where(seen, output.observation.log_prob_per_dim(x), 0.0).flatten(1).sum(1)
+        assert_close(bound.reconstruction, counted)
+    assert_close(log_weights(output, x, observed=seen).sum(1), _without_auxiliary(bound))
+
+
+@law("a filter predicts through a gap")
+def _(case: Case) -> None:
+    model, x, u = case
+    if not model.has_proposal:
+        raise NotApplicableError("it has no proposal per frame")
+    watch = model.filter(len(x), num_particles=5, generator=_seeded())
+    nothing = torch.zeros(len(x), dtype=torch.bool)
+    for t in range(4):
+        before, gap = watch.log_likelihood, t in (1, 2)
+        x_t, u_t = torch.full_like(x[:, t], math.nan) if gap else x[:, t], None if u is None else u[:, t]
+        found = watch.update(x_t, u_t, observed=nothing if gap else ~nothing)
+        assert torch.isfinite(found.prediction.mean).all()
+        if gap:
+            assert_close(found.score, torch.zeros_like(found.score))
+            assert_close(watch.log_likelihood, before)
+
+
+@law("what is filled in is the model's, and what was observed stays")
+def _(case: Case) -> None:
+    model, x, u, seen = *case, case.observed
+    filled = model.impute(torch.where(seen, x, math.nan), seen, u, num_samples=3, generator=_seeded())
+    for value in (filled.mean, *filled.samples):
+        assert torch.isfinite(value).all()
+        assert torch.equal(value[seen], x[seen]), "what was observed is another"
+    assert not torch.equal(filled.samples[0], filled.samples[1]), "the samples are the same"
+
+
 # ---------------------------------------------------------------- use
 
 
@@ -413,6 +507,11 @@ def _(case: Case) -> None:
     refused(lambda: model.generation(spoiled, latents, u), "x with a NaN (generation)")
     refused(lambda: model.vlb(spoiled, u), "x with a NaN (vlb)")
     refused(lambda: model.inference(x[..., :-1], u), "x of another size (inference)")
+    seen = case.observed
+    refused(lambda: model.vlb(spoiled, u, observed=torch.ones_like(seen)), "x with a NaN at an observed place")
+    refused(lambda: model.vlb(x, u, observed=seen[:, :-1]), "observed of another shape")
+    refused(lambda: model.vlb(x, u, observed=seen.double()), "observed of another dtype")
+    refused(lambda: model.vlb(x, u, observed=seen & (seen[..., :1] < 0)), "sequences without an observed value")
     refused(lambda: model.inference(x, u, draw="mode"), "draw='mode'")  # type: ignore[arg-type]
     unknown: Mapping[str, Tensor] = {"nothing": x}
     refused(lambda: model.inference(x, u, latents=unknown), "an unknown latent (inference)")

@@ -6,7 +6,7 @@ import torch
 from dvae_lib import DSAE, SRNN, VAE, VRNN
 from dvae_lib.models.base import Inferred
 from dvae_lib.networks import shift
-from dvae_lib.objectives import Generated, Latent
+from dvae_lib.objectives import Generated, Latent, variational_lower_bound
 from dvae_lib.testing import LAWS, check_model
 
 SMALL = {"feature_x": (4,), "h_dim": 4, "prior": (4,), "decoder": (4,), "encoder": (4,), "g_dim": 4, "head": (4,)}
@@ -58,6 +58,29 @@ class ConstantKL(VAE):
         return Generated({"z": prior["z"].expand(prior["z"].batch_shape)}, observation[:, :1].expand(x.shape[:2]))
 
 
+class ReadsWhatIsHidden(VAE):
+    def admit(self, x, u=None, lengths=None, feedback=0.0, observed=None):
+        super().admit(x, u, lengths, feedback, observed)
+        return x.nan_to_num(3.0), u, lengths
+
+
+class CountsWhatIsHidden(VAE):
+    def single_sample_bound(self, x, u=None, *, observed=None, lengths=None, kl="analytic", **options):
+        output = self(x, u, observed=observed, lengths=lengths, generator=options["generator"])
+        return variational_lower_bound(output, x, lengths=lengths, kl=kl)
+
+
+class FiltersWhatIsHidden(VRNN):
+    def _admit_frame(self, x_t, u_t, observed):
+        return super()._admit_frame(x_t, u_t, observed)[0], None
+
+
+class MakesUpWhatWasObserved(VAE):
+    def _imputed(self, *known):
+        mean, draw, weight = super()._imputed(*known)
+        return mean, draw + 1, weight
+
+
 BROKEN = [
     (LooksAhead, SMALL, "the code depends on what the spec says"),
     (LooksAhead, SMALL, "steps are what the pass over whole sequences says"),
@@ -68,6 +91,10 @@ BROKEN = [
     (ReadsPadding, SMALL, "a padded batch gives what each sequence gives alone"),
     (IgnoresWhatIsGiven, {}, "a frame's posterior, drawn in turn"),
     (ConstantKL, {}, "the code depends on what the spec says"),
+    (ReadsWhatIsHidden, {}, "what stands where nothing was observed"),
+    (CountsWhatIsHidden, {}, "the bound counts what was observed"),
+    (FiltersWhatIsHidden, {"h_dim": 4}, "a filter predicts through a gap"),
+    (MakesUpWhatWasObserved, {}, "what is filled in is the model's"),
 ]
 
 

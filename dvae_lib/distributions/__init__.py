@@ -10,7 +10,13 @@ from dvae_lib.distributions.base import FactorisedDistribution
 from dvae_lib.distributions.bernoulli import Bernoulli
 from dvae_lib.distributions.categorical import OneHotCategorical
 from dvae_lib.distributions.counts import NegativeBinomial, Poisson
-from dvae_lib.distributions.families import OBSERVATIONS, observation_family, register_observation, support_of
+from dvae_lib.distributions.families import (
+    OBSERVATIONS,
+    neutral_of,
+    observation_family,
+    register_observation,
+    support_of,
+)
 from dvae_lib.distributions.gamma import Gamma, itakura_saito
 from dvae_lib.distributions.gaussian import (
     CentimetreGaussian,
@@ -41,6 +47,7 @@ __all__ = [
     "itakura_saito",
     "kl_divergence",
     "kl_per_dim",
+    "neutral_of",
     "observation_family",
     "register_observation",
     "standard_normal",

@@ -25,6 +25,13 @@ class FactorisedDistribution(Distribution):
     outputs_per_dim: ClassVar[int]
     """How many numbers a network puts out for each entry of the vector."""
 
+    neutral: ClassVar[float | None] = None
+    """What networks read in place of a value that was not observed; None for a value of the support, 0 where that is
+    one: what a layer's weighted sum leaves out, and the mean of standardised data."""
+
+    entries_apart: ClassVar[bool] = True
+    """Whether entries are variables of their own, of which some may be observed and others not."""
+
     def __init__(self, parameter: Float[Tensor, "*batch dim"]) -> None:
         # The arguments are checked by the models' doors; torch's own validation would cost a pass per call.
         super().__init__(parameter.shape[:-1], parameter.shape[-1:], validate_args=False)

@@ -27,6 +27,7 @@ class Bernoulli(FactorisedDistribution):
     arg_constraints = {"logits": constraints.real_vector}
     support = constraints.independent(constraints.boolean, 1)
     outputs_per_dim: ClassVar[int] = 1
+    neutral: ClassVar[float | None] = 0.5  # log-odds of 0; a 0 would say that it was off
 
     def __init__(self, logits: Float[Tensor, "*batch dim"]) -> None:
         self.logits = logits

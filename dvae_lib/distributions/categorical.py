@@ -41,6 +41,7 @@ class OneHotCategorical(FactorisedDistribution):
     arg_constraints = {"logits": constraints.real_vector}
     support = constraints.one_hot
     outputs_per_dim: ClassVar[int] = 1
+    entries_apart: ClassVar[bool] = False
 
     def __init__(self, logits: Float[Tensor, "*batch dim"]) -> None:
         self.logits = logits

@@ -31,6 +31,7 @@ class Poisson(FactorisedDistribution):
     arg_constraints = {"lograte": constraints.real_vector}
     support = constraints.independent(constraints.nonnegative_integer, 1)
     outputs_per_dim: ClassVar[int] = 1
+    neutral: ClassVar[float | None] = 0.5  # no count, by which a network can tell a gap from a zero
 
     def __init__(self, lograte: Float[Tensor, "*batch dim"]) -> None:
         self.lograte = lograte
@@ -88,6 +89,7 @@ class NegativeBinomial(FactorisedDistribution):
     arg_constraints = {"logmean": constraints.real_vector, "logdispersion": constraints.real_vector}
     support = constraints.independent(constraints.nonnegative_integer, 1)
     outputs_per_dim: ClassVar[int] = 2
+    neutral: ClassVar[float | None] = 0.5  # see `Poisson`
 
     def __init__(self, logmean: Float[Tensor, "*batch dim"], logdispersion: Float[Tensor, "*batch dim"]) -> None:
         self.logmean, self.logdispersion = logmean, logdispersion

@@ -15,7 +15,7 @@ from dvae_lib.distributions.gaussian import CentimetreGaussian, DiagonalGaussian
 from dvae_lib.distributions.heavy_tails import Laplace, StudentT
 from dvae_lib.distributions.support import Support
 
-__all__ = ["OBSERVATIONS", "observation_family", "register_observation", "support_of"]
+__all__ = ["OBSERVATIONS", "neutral_of", "observation_family", "register_observation", "support_of"]
 
 
 OBSERVATIONS: dict[str, type[FactorisedDistribution]] = {
@@ -111,6 +111,26 @@ def observation_family(observation: str) -> type[FactorisedDistribution]:
         raise ValueError(
             f"observation {observation!r} cannot be made out ({error}); options are written 'gaussian(scale=0.01)'"
         ) from error
+
+
+def neutral_of(family: "str | type[Distribution]") -> float:
+    """What networks read in place of a value that was not observed.
+
+    For data that are standardised their mean, 0, which adds nothing to a layer's sums; for powers 1, 0 on a logarithmic
+    scale; for zeros and ones 0.5, even odds; for counts 0.5, which none of them is, and for classes a vector of zeros,
+    so that a network can tell a gap from data. A family says it in its `neutral`.
+
+    Arguments:
+        family: A name in `OBSERVATIONS`, or a class of distributions.
+
+    Example:
+        >>> neutral_of("gamma")
+        1.0
+    """
+    if isinstance(family, str):
+        family = observation_family(family) if family.partition("(")[0] in OBSERVATIONS else Distribution
+    declared: float | None = getattr(family, "neutral", None)
+    return support_of(family).inside if declared is None else declared
 
 
 def support_of(family: "str | type[Distribution]") -> Support:

@@ -35,6 +35,7 @@ class Gamma(FactorisedDistribution):
     support = constraints.independent(constraints.nonnegative, 1)
     has_rsample = True
     outputs_per_dim: ClassVar[int] = 1
+    neutral: ClassVar[float | None] = 1.0  # 0 on the logarithmic scale, where a power of 0 is infinitely far
 
     def __init__(self, logvar: Float[Tensor, "*batch dim"]) -> None:
         self.logvar = logvar

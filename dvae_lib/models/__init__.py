@@ -7,6 +7,7 @@ from dvae_lib.models.base import DVAE, Proposal, Sample, State, StepOutput
 from dvae_lib.models.dkf import DKF
 from dvae_lib.models.dsae import DSAE
 from dvae_lib.models.filtering import Filter, FilterOutput
+from dvae_lib.models.imputing import Imputation
 from dvae_lib.models.kvae import KVAE
 from dvae_lib.models.registry import MODELS, PRESETS, ModelEntry, Preset, build_model, register
 from dvae_lib.models.rnn import GRNN, RNN
@@ -24,6 +25,7 @@ __all__ = [
     "Filter",
     "FilterOutput",
     "GRNN",
+    "Imputation",
     "KVAE",
     "MODELS",
     "PRESETS",

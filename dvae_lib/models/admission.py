@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from dvae_lib.distributions import Support, neutral_of, observation_family, support_of
+from dvae_lib.distributions.families import OBSERVATIONS
 from dvae_lib.models.checks import (
     check_latents,
     check_lengths,
@@ -14,6 +16,7 @@ from dvae_lib.models.checks import (
 )
 from dvae_lib.models.equations import Equations
 from dvae_lib.objectives import frame_mask
+from dvae_lib.objectives.missing import Observed, as_observed, check_observed, check_whole_frames
 from dvae_lib.objectives.terms import Lengths, as_lengths, check_tensor
 
 __all__ = ["Admission"]
@@ -60,24 +63,45 @@ class Admission(Equations):
             self.check_feedback()
 
     def admit(
-        self, x: Tensor, u: Tensor | None = None, lengths: Lengths | None = None, feedback: float = 0.0
+        self,
+        x: Tensor,
+        u: Tensor | None = None,
+        lengths: Lengths | None = None,
+        feedback: float = 0.0,
+        observed: Observed | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """What the model is run on: checked, `lengths` as a tensor, and zeros in the frames beyond them.
 
         What stands there, such as the 1e20 of a masked array, would overflow in a layer or a density, and infinity
-        times the mask's zero is no gradient.
+        times the mask's zero is no gradient. In place of what was not observed stands the neutral value of the
+        observation model's family (`dvae_lib.distributions.neutral_of`), whatever stood there before, NaN too.
 
         Raises:
-            ValueError, TypeError: See `check`.
+            ValueError, TypeError: See `check`; also for a mask that is not boolean or of another shape, and a sequence
+                of which nothing was observed.
         """
         lengths = as_lengths(lengths, x)
-        self.check(x, u, lengths, feedback)
+        seen = as_observed(observed, x)
+        self.check(x if seen is None else torch.where(seen, x, self._support.inside), u, lengths, feedback)
         inside = frame_mask(lengths, x.shape[1])
+        if seen is not None:
+            check_observed(seen, inside, apart=self._entries_apart)
+            x = torch.where(seen, x, neutral_of(self.observation))
         if inside is None:
             return x, u, None
         zero = x.new_zeros(())
         blanked = None if u is None else torch.where(inside[..., None], u, zero)
         return torch.where(inside[..., None], x, zero), blanked, lengths
+
+    @property
+    def _support(self) -> Support:
+        return support_of(self.observation)
+
+    @property
+    def _entries_apart(self) -> bool:
+        """Whether the entries of a frame are variables of their own."""
+        known = self.observation.partition("(")[0] in OBSERVATIONS
+        return not known or observation_family(self.observation).entries_apart
 
     def check_feedback(self) -> None:
         """Refuse a model without a predictive link.
@@ -90,6 +114,23 @@ class Admission(Equations):
                 f"{type(self).__name__} does not generate from past observations: it has no predictive link, so "
                 "nothing can be fed back, and there is no scheduled sampling; use feedback=0"
             )
+
+    def _admit_frame(self, x_t: Tensor, u_t: Tensor | None, observed: Observed | None) -> tuple[Tensor, Tensor | None]:
+        """Single frames, checked, with the neutral value in place of what was not observed; and what was, if not all.
+
+        Raises:
+            ValueError, TypeError: See `admit`; but of a frame nothing at all may have been observed.
+        """
+        check_tensor(x_t, "x_t")
+        seen = as_observed(observed, x_t, of="x_t") if x_t.ndim == 2 else None
+        self._check_frame(
+            x_t if seen is None else torch.where(seen, x_t, self._support.inside), u_t, "x_t", observed=True
+        )
+        if seen is None:
+            return x_t, None
+        if not self._entries_apart:
+            check_whole_frames(seen)
+        return torch.where(seen, x_t, neutral_of(self.observation)), seen
 
     def _check_frame(self, x_t: Tensor, u_t: Tensor | None, name: str, *, observed: bool = False) -> None:
         """Refuse single frames that the model cannot be run on; observed ones need a probability."""

@@ -14,15 +14,17 @@ from torch import Generator, Tensor
 from torch.distributions import Distribution
 
 from dvae_lib.devices import Device, computed_on
+from dvae_lib.distributions import neutral_of
 from dvae_lib.graphs import DependencySpec
 from dvae_lib.models import generating
-from dvae_lib.models.bounds import LikelihoodBounds
 from dvae_lib.models.checks import check_sequences, warn_of_raw_data
 from dvae_lib.models.draws import Context, Draw, Draws, Given, Inferred, Past, State, Values, noise
 from dvae_lib.models.equations import HOOKS, Equations, written
-from dvae_lib.models.generating import Sample
+from dvae_lib.models.generating import Gaps, Sample
+from dvae_lib.models.imputing import Imputation, Imputing
 from dvae_lib.models.proposing import Proposal
 from dvae_lib.objectives import DVAEOutput, Generated, Latent
+from dvae_lib.objectives.missing import Observed, as_observed, check_observed
 from dvae_lib.objectives.terms import Lengths, check_counts, check_tensor
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "Draw",
     "Draws",
     "Given",
+    "Imputation",
     "Inferred",
     "Lengths",
     "Past",
@@ -53,7 +56,7 @@ class StepOutput(NamedTuple):
     state: State
 
 
-class DVAE(LikelihoodBounds):
+class DVAE(Imputing):
     r"""A generative model of sequences with latent variables, and an inference model, trained together.
 
     A subclass declares its `spec` (who depends on whom) and writes what the equations say:
@@ -101,6 +104,7 @@ class DVAE(LikelihoodBounds):
         u: Float[Tensor, "batch time u_dim"] | None = None,
         *,
         lengths: Lengths | None = None,
+        observed: Observed | None = None,
         latents: Mapping[str, Tensor] | None = None,
         draw: Draw = "sample",
         generator: Generator | None = None,
@@ -111,6 +115,8 @@ class DVAE(LikelihoodBounds):
             x: The observed sequences.
             u: The input sequences of a driven model.
             lengths: The sequences' lengths in a padded batch.
+            observed: What was observed, by frame (B, T) or by entry (B, T, x_dim). In place of the rest the networks
+                read a neutral value: what stands there is not looked at.
             latents: Values to condition on; those not given are drawn. A partial dictionary is fine.
             draw: "sample" draws each latent from its posterior, "mean" takes the posterior's mean.
             generator: Source of randomness.
@@ -121,10 +127,11 @@ class DVAE(LikelihoodBounds):
         Raises:
             ValueError, TypeError: See `check`; also for unknown latents, and values of another shape or not finite.
         """
-        x, u, lengths = self.admit(x, u, lengths)
+        x, u, lengths = self.admit(x, u, lengths, 0.0, observed)
         latents = self._check_latents(latents, self.latent_shapes(*x.shape[:2]))
         _check_draw(draw, "draw")
-        return self._assigned(written(self, "_infer")(self, x, u, lengths, Draws(latents, draw, generator)).latents)
+        draws = Draws(latents, draw, generator, as_observed(observed, x))
+        return self._assigned(written(self, "_infer")(self, x, u, lengths, draws).latents)
 
     def generation(
         self,
@@ -133,6 +140,7 @@ class DVAE(LikelihoodBounds):
         u: Float[Tensor, "batch time u_dim"] | None = None,
         *,
         lengths: Lengths | None = None,
+        observed: Observed | None = None,
         feedback: float = 0.0,
         generator: Generator | None = None,
     ) -> Generated:
@@ -143,6 +151,8 @@ class DVAE(LikelihoodBounds):
             latents: Values of all latent variables.
             u: The input sequences of a driven model.
             lengths: The sequences' lengths in a padded batch.
+            observed: What was observed, by frame or by entry. What is missing of :math:`\mathbf{x}_{t-1}` is a sample
+                of the model's own :math:`p(\mathbf{x}_{t-1} | \cdot)`: see `dvae_lib.objectives.missing`.
             feedback: Probability, per sequence and frame, that :math:`\mathbf{x}_{t-1}` is replaced by the mean of
                 the model's own :math:`p(\mathbf{x}_{t-1} | \cdot)`, with gradients through it: generation mode, or
                 scheduled sampling (Section 4.4.1).
@@ -151,10 +161,12 @@ class DVAE(LikelihoodBounds):
         Raises:
             ValueError, TypeError: See `check`; also for latents unknown, missing, of another shape or not finite.
         """
-        x, u, lengths = self.admit(x, u, lengths, feedback)
+        x, u, lengths = self.admit(x, u, lengths, feedback, observed)
         latents = self._check_latents(latents, self.latent_shapes(*x.shape[:2]), complete=True)
-        if feedback:
-            return generating.rollout(self, x, latents, u, feedback, generator)
+        seen = as_observed(observed, x)
+        if feedback or (seen is not None and self.links.predictive):
+            gaps = None if seen is None else Gaps(seen, "sample", generator)
+            return generating.rollout(self, x, latents, u, feedback, generator, gaps)
         generated: Generated = written(self, "_generate")(self, x, latents, u, lengths, {})
         return generated
 
@@ -164,6 +176,7 @@ class DVAE(LikelihoodBounds):
         latents: Mapping[str, Tensor] | None = None,
         u: Float[Tensor, "batch time u_dim"] | None = None,
         *,
+        observed: Observed | None = None,
         feedback: float = 1.0,
         generator: Generator | None = None,
     ) -> Generated:
@@ -171,7 +184,7 @@ class DVAE(LikelihoodBounds):
 
         The arguments are those of `generation`. It goes by `step`, also where a class writes `generation` itself.
         """
-        return DVAE.generation(self, x, latents, u, feedback=feedback, generator=generator)
+        return DVAE.generation(self, x, latents, u, observed=observed, feedback=feedback, generator=generator)
 
     def forward(
         self,
@@ -179,17 +192,24 @@ class DVAE(LikelihoodBounds):
         u: Float[Tensor, "batch time u_dim"] | None = None,
         *,
         lengths: Lengths | None = None,
+        observed: Observed | None = None,
         feedback: float = 0.0,
         draw: Draw = "sample",
         generator: Generator | None = None,
     ) -> DVAEOutput:
-        """Infer the latents, then generate from them: what the training objectives are computed from."""
-        x, u, lengths = self.admit(x, u, lengths, feedback)
+        """Infer the latents, then generate from them: what the training objectives are computed from.
+
+        Missing values that later frames look back on are drawn as the latents are: see `dvae_lib.objectives.missing`.
+        """
+        x, u, lengths = self.admit(x, u, lengths, feedback, observed)
+        seen = as_observed(observed, x)
         _check_draw(draw, "draw")
-        latents, states = self._infer(x, u, lengths, Draws({}, draw, generator))
+        latents, states = self._infer(x, u, lengths, Draws({}, draw, generator, seen))
+        states = states if seen is None else {**states, "observed": seen}
         values = {name: latent.sample for name, latent in latents.items()}
-        if feedback:
-            generated = generating.rollout(self, x, values, u, feedback, generator)
+        if feedback or (seen is not None and self.links.predictive):
+            gaps = None if seen is None else Gaps(seen, draw, generator)
+            generated = generating.rollout(self, x, values, u, feedback, generator, gaps)
         else:
             generated = self._generate(x, values, u, lengths, states)
         both = {
@@ -259,6 +279,7 @@ class DVAE(LikelihoodBounds):
         u: Float[Tensor, "batch time u_dim"] | None = None,
         *,
         lengths: Lengths | None = None,
+        observed: Observed | None = None,
         feedback: float = 0.0,
         latents: Draw = "sample",
         generator: Generator | None = None,
@@ -269,13 +290,15 @@ class DVAE(LikelihoodBounds):
             x: The observed sequences.
             u: The input sequences of a driven model.
             lengths: The sequences' lengths in a padded batch.
+            observed: As in `vlb`.
             feedback: As in `vlb`.
             latents: Condition on a sample of the posterior, or on its mean (drawn frame by frame where the
                 posterior is recursive).
             generator: Source of randomness.
         """
         _check_draw(latents, "latents")
-        output: DVAEOutput = self(x, u, lengths=lengths, feedback=feedback, draw=latents, generator=generator)
+        gaps = {} if observed is None else {"observed": observed}
+        output: DVAEOutput = self(x, u, lengths=lengths, **gaps, feedback=feedback, draw=latents, generator=generator)
         return output.observation
 
     @torch.no_grad()
@@ -285,6 +308,7 @@ class DVAE(LikelihoodBounds):
         batch_size: int = 1,
         *,
         prefix: Float[Tensor, "batch start x_dim"] | None = None,
+        observed: Observed | None = None,
         u: Float[Tensor, "batch time u_dim"] | None = None,
         emission: Literal["sample", "mean"] = "sample",
         generator: Generator | None = None,
@@ -297,6 +321,8 @@ class DVAE(LikelihoodBounds):
             batch_size: Number of sequences; with `prefix`, that of the prefix.
             prefix: Sequences to continue: their latents are inferred, then generation goes on alone. The
                 returned frames are those after the prefix.
+            observed: What was observed of the prefix, by frame (B, start) or by entry. What is missing of it, and is
+                looked back on, is the model's own output.
             u: The inputs of a driven model, over the prefix (if any) and the new frames.
             emission: What x_t is, and what is fed back: a sample of p(x_t | .) or its mean.
             generator: Source of randomness.
@@ -311,12 +337,21 @@ class DVAE(LikelihoodBounds):
         _check_draw(emission, "emission")
         if device is not None:
             options: dict[str, Any] = {"prefix": prefix, "u": u, "emission": emission, "generator": generator}
+            options |= {} if observed is None else {"observed": observed}
             return computed_on(device, type(self).generate, self, num_steps, batch_size, **options)
         parameter = next(self.parameters())
-        start = 0
+        start, seen = 0, None
+        if observed is not None and prefix is None:
+            raise ValueError("observed says what was observed of a prefix, and there is none")
         if prefix is not None:
-            extremes = check_sequences(prefix, "prefix", self.x_dim, parameter, observation=self.observation)
-            warn_of_raw_data(prefix, "prefix", extremes, self, "standardizer")
+            check_tensor(prefix, "prefix")
+            seen = as_observed(observed, prefix, of="prefix")
+            known = prefix if seen is None else torch.where(seen, prefix, self._support.inside)
+            extremes = check_sequences(known, "prefix", self.x_dim, parameter, observation=self.observation)
+            warn_of_raw_data(known, "prefix", extremes, self, "standardizer")
+            if seen is not None:
+                check_observed(seen, None, apart=self._entries_apart)
+                prefix = torch.where(seen, prefix, neutral_of(self.observation))
             batch_size, start = prefix.shape[:2]
         wanted = (batch_size, start + num_steps, self.u_dim) if self.u_dim else None
         if u is not None:
@@ -331,10 +366,10 @@ class DVAE(LikelihoodBounds):
         inferred: dict[str, Tensor] = {}
         if prefix is not None:
             before = None if u is None else u[:, :start]
-            latents = self._infer(prefix, before, None, Draws(generator=generator)).latents
+            latents = self._infer(prefix, before, None, Draws(generator=generator, observed=seen)).latents
             inferred = {name: latent.sample for name, latent in latents.items()}
         make = generating.frame_by_frame if self.is_causal else generating.all_at_once
-        return make(self, num_steps, batch_size, prefix, inferred, u, emission, generator)
+        return make(self, num_steps, batch_size, prefix, inferred, u, emission, generator, seen)
 
     def fed_back_recursion(self, *known: Tensor) -> tuple[Tensor, ...]:
         """The loop of generation mode: the parameters of all priors, then of all observation models."""

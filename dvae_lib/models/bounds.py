@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 from dvae_lib.devices import Device, computed_on
 from dvae_lib.models.proposing import Proposing
 from dvae_lib.objectives import VLB, importance_weighted, particle, variational_lower_bound, vlb
+from dvae_lib.objectives.missing import Observed
 from dvae_lib.objectives.terms import Lengths, as_lengths
 
 __all__ = ["LikelihoodBounds"]
@@ -23,6 +24,7 @@ class LikelihoodBounds(Proposing):
         u: Float[Tensor, "batch time u_dim"] | None = None,
         *,
         lengths: Lengths | None = None,
+        observed: Observed | None = None,
         beta: float = 1.0,
         num_samples: int = 1,
         feedback: float = 0.0,
@@ -35,14 +37,17 @@ class LikelihoodBounds(Proposing):
             x: The observed sequences.
             u: The input sequences of a driven model.
             lengths: The sequences' lengths in a padded batch.
+            observed: What was observed, by frame (B, T) or by entry (B, T, x_dim); the bound is that of these values. A
+                predictive model is fed its own draws in place of the others, frame by frame: see
+                `dvae_lib.objectives.missing`.
             beta: Weight of the KL terms.
             num_samples: Number R of samples that the expectation is estimated with.
             feedback: Probability that the generative model is fed its own output instead of the true past.
             kl: "analytic" (closed form where there is one) or "sampled".
             generator: Source of randomness.
         """
-        options: dict[str, Any] = {"lengths": lengths, "beta": beta, "feedback": feedback, "generator": generator}
-        return vlb(self, x, u, num_samples=num_samples, kl=kl, **options)
+        options: dict[str, Any] = {"lengths": lengths, "observed": observed, "beta": beta, "feedback": feedback}
+        return vlb(self, x, u, num_samples=num_samples, kl=kl, generator=generator, **options)
 
     def single_sample_bound(
         self,
@@ -50,6 +55,7 @@ class LikelihoodBounds(Proposing):
         u: Float[Tensor, "batch time u_dim"] | None = None,
         *,
         lengths: Lengths | None = None,
+        observed: Observed | None = None,
         beta: float = 1.0,
         feedback: float = 0.0,
         kl: Literal["analytic", "sampled"] = "analytic",
@@ -57,8 +63,9 @@ class LikelihoodBounds(Proposing):
     ) -> VLB:
         """`vlb` with one sample: what a model with a bound of its own writes anew."""
         lengths = as_lengths(lengths, x)
-        output = self(x, u, lengths=lengths, feedback=feedback, generator=generator)
-        return variational_lower_bound(output, x, lengths=lengths, beta=beta, kl=kl)
+        gaps = {} if observed is None else {"observed": observed}
+        output = self(x, u, lengths=lengths, **gaps, feedback=feedback, generator=generator)
+        return variational_lower_bound(output, x, lengths=lengths, **gaps, beta=beta, kl=kl)
 
     @torch.no_grad()
     def importance_weighted_bound(
@@ -67,6 +74,7 @@ class LikelihoodBounds(Proposing):
         u: Float[Tensor, "batch time u_dim"] | None = None,
         *,
         lengths: Lengths | None = None,
+        observed: Observed | None = None,
         num_samples: int = 100,
         chunk_size: int = 10,
         feedback: float = 0.0,
@@ -81,6 +89,7 @@ class LikelihoodBounds(Proposing):
             x: The observed sequences.
             u: The input sequences of a driven model.
             lengths: The sequences' lengths in a padded batch.
+            observed: As in `vlb`.
             num_samples: Number K of samples; in expectation the bound rises with it.
             chunk_size: How many samples are held in memory at once.
             feedback: As in `vlb`: 0 bounds the likelihood of the model under teacher forcing, 1 that of the model in
@@ -92,7 +101,7 @@ class LikelihoodBounds(Proposing):
         Source: Burda, Grosse and Salakhutdinov (2016), "Importance weighted autoencoders".
         """
         options: dict[str, Any] = {"num_samples": num_samples, "chunk_size": chunk_size, "feedback": feedback}
-        options |= {"lengths": lengths, "generator": generator}
+        options |= {"lengths": lengths, "observed": observed, "generator": generator}
         if device is not None:
             return computed_on(device, type(self).importance_weighted_bound, self, x, u, **options)
         return importance_weighted(self, x, u, **options).value
@@ -104,6 +113,7 @@ class LikelihoodBounds(Proposing):
         u: Float[Tensor, "batch time u_dim"] | None = None,
         *,
         lengths: Lengths | None = None,
+        observed: Observed | None = None,
         num_particles: int = 100,
         threshold: float = 0.5,
         generator: Generator | None = None,
@@ -120,6 +130,7 @@ class LikelihoodBounds(Proposing):
             x: The observed sequences.
             u: The input sequences of a driven model.
             lengths: The sequences' lengths in a padded batch.
+            observed: As in `vlb`.
             num_particles: Number of particles.
             threshold: Resample where the effective sample size falls below this fraction of the particles.
             generator: Source of randomness.
@@ -131,7 +142,7 @@ class LikelihoodBounds(Proposing):
         Source: Maddison et al. (2017), "Filtering variational objectives"; Naesseth et al. (2018); Le et al. (2018).
         """
         options: dict[str, Any] = {"num_particles": num_particles, "threshold": threshold}
-        options |= {"lengths": lengths, "generator": generator}
+        options |= {"lengths": lengths, "observed": observed, "generator": generator}
         if device is not None:
             return computed_on(device, type(self).smc_bound, self, x, u, **options)
         return particle(self, x, u, **options).value

@@ -91,12 +91,18 @@ class Draws:
         given: Values to condition on, by name.
         how: "sample" draws from the posterior, "mean" takes its mean.
         generator: Source of randomness.
+        observed: The entries of x that were observed, (B, T, x_dim); None where all were. What is missing has the
+            neutral value already: this is for an inference model that does better than to read that.
     """
 
     def __init__(
-        self, given: Mapping[str, Tensor] | None = None, how: Draw = "sample", generator: Generator | None = None
+        self,
+        given: Mapping[str, Tensor] | None = None,
+        how: Draw = "sample",
+        generator: Generator | None = None,
+        observed: Tensor | None = None,
     ) -> None:
-        self.given, self.how, self.generator = dict(given or {}), how, generator
+        self.given, self.how, self.generator, self.observed = dict(given or {}), how, generator, observed
 
     def __call__(self, name: str, posterior: Any) -> Latent:
         """The variable at its given value, or drawn from its posterior: reparameterised, Eq. (2.24), where possible.
@@ -158,6 +164,9 @@ class Proposed(Given):
         values: See `Given`.
         how: "sample" draws from the posterior, "mean" takes its mean.
         generator: Source of randomness.
+        unseen: The rows of which nothing was observed.
+        informed: The variables whose posterior knows something all the same, of later frames; the others are drawn from
+            their priors in these rows.
 
     Attributes:
         posterior: The posteriors drawn from, by name.
@@ -169,9 +178,11 @@ class Proposed(Given):
         values: Mapping[str, Tensor] | None = None,
         how: Draw = "sample",
         generator: Generator | None = None,
+        unseen: Tensor | None = None,
+        informed: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__(values, generator)
-        self.propose, self.how = propose, how
+        self.propose, self.how, self._unseen, self.informed = propose, how, unseen, informed
         self.posterior: dict[str, Distribution] = {}
 
     def __call__(self, name: str, prior: Distribution, **known: Tensor) -> Tensor:
@@ -180,8 +191,13 @@ class Proposed(Given):
         return super().__call__(name, prior, **known)
 
     def draw(self, name: str, prior: Distribution, known: Mapping[str, Tensor]) -> Tensor:
-        """A value from the posterior."""
-        return drawn(self.posterior[name], self.how, self.generator)
+        """A value from the posterior; where nothing was observed, from the prior."""
+        value, unseen = drawn(self.posterior[name], self.how, self.generator), self.unseen(name)
+        return value if unseen is None else torch.where(unseen[:, None], drawn(prior, self.how, self.generator), value)
+
+    def unseen(self, name: str) -> Tensor | None:
+        """The rows in which a variable is drawn from its prior; None where there are none."""
+        return None if name in self.informed or name in self.values else self._unseen
 
 
 class Inferred(NamedTuple):

@@ -146,7 +146,10 @@ class Equations(Pretrained):
         return {}
 
     def _auxiliary(self, x: Tensor, latents: Values, lengths: Tensor | None, states: Values) -> dict[str, Tensor]:
-        """Training terms beside the bound, each of shape (B,)."""
+        """Training terms beside the bound, each of shape (B,).
+
+        Where something is missing, ``states["observed"]`` says what was observed, (B, T, x_dim).
+        """
         return {}
 
     def recursion(self, *known: Any) -> tuple[Tensor, ...]:

@@ -10,8 +10,9 @@ from torch.distributions import Distribution
 
 from dvae_lib.models.draws import Draws, Given, Past, sample, split_state
 from dvae_lib.objectives.importance import effective_sample_size
+from dvae_lib.objectives.missing import Observed
 from dvae_lib.objectives.particles import check_threshold, surviving_rows
-from dvae_lib.objectives.terms import check_counts
+from dvae_lib.objectives.terms import check_counts, frame_log_prob
 
 __all__ = ["Filter", "FilterOutput", "Moments"]
 
@@ -46,6 +47,9 @@ class Filter:
     An inference network that looks ahead is run as if the sequence ended at the present frame. The particles' weights
     correct what it proposes. Latents of the whole sequence are drawn from their priors, one for each particle, at the
     start. What it holds does not grow with the number of frames.
+
+    Of a frame a part may be missing, or all: then the latents come from their priors, no weight changes, the score is
+    zero, and what later frames look back on is each particle's own draw. So it predicts through a gap.
 
     Arguments:
         model: A causal `DVAE` with a proposal per frame.
@@ -89,13 +93,18 @@ class Filter:
 
     @torch.no_grad()
     def update(
-        self, x_t: Float[Tensor, "batch x_dim"], u_t: Float[Tensor, "batch u_dim"] | None = None
+        self,
+        x_t: Float[Tensor, "batch x_dim"],
+        u_t: Float[Tensor, "batch u_dim"] | None = None,
+        *,
+        observed: Observed | None = None,
     ) -> FilterOutput:
         """Take in one frame.
 
         Arguments:
             x_t: The frame, in the values that the model was trained on.
             u_t: The input of this frame, for a driven model.
+            observed: What was observed of it, (B,) or (B, x_dim). What stands elsewhere is not looked at.
 
         Raises:
             ValueError: A frame or an input of another shape, not finite, or without a probability under the observation
@@ -103,17 +112,20 @@ class Filter:
             TypeError: What is no tensor, or of another dtype or device.
         """
         model, k = self.model, self.num_particles
-        model._check_frame(x_t, u_t, "x_t", observed=True)
+        x_t, seen = model._admit_frame(x_t, u_t, observed)
         if len(x_t) != self.batch_size:
             raise ValueError(f"expected a frame of {self.batch_size} sequences; got {tuple(x_t.shape)}")
         x_k, u_k = x_t.repeat(k, 1), None if u_t is None else u_t.repeat(k, 1)
         prediction = self._prediction(u_k)
         given = {name: self.state[name] for name in self._of_sequence}
         x_1, u_1 = (x_k, u_k) if given else (x_t, u_t)  # a context is the particle's only where it has latents in it
-        draws = Draws(given, "sample", self.generator)
+        seen_1 = seen if seen is None or not given else seen.repeat(k, 1)
+        draws = Draws(given, "sample", self.generator, None if seen_1 is None else seen_1[:, None])
         context = model._context(x_1[:, None], None if u_1 is None else u_1[:, None], None, draws, self.past)
-        proposal = model._proposal(self.state, context.at(0, len(x_k)), x_k, u_k, {}, "sample", self.generator)
-        increment = proposal.observation.log_prob(x_k)
+        seen_k = None if seen is None else seen.repeat(k, 1)
+        known: Any = (self.state, context.at(0, len(x_k)), x_k, u_k, {}, "sample", self.generator, seen_k)
+        proposal = model._proposal(*known, ahead=False)
+        increment = frame_log_prob(proposal.observation, x_k, None, seen_k)
         increment = sum((latent.log_ratio for latent in proposal.latents.values()), increment)
         weights = self.weights + increment.view(k, -1)
         evidence = weights.logsumexp(0)

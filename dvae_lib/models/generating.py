@@ -49,8 +49,12 @@ def frame_by_frame(
     u: Tensor | None,
     emission: Emission,
     generator: Generator | None,
+    seen: Tensor | None = None,
 ) -> Sample:
-    """`generate` of a causal model: frame by frame, first over the prefix with its latents, then alone."""
+    """`generate` of a causal model: frame by frame, first over the prefix with its latents, then alone.
+
+    What is missing in the prefix is the model's own output.
+    """
     start = 0 if prefix is None else prefix.shape[1]
     of_sequence = {name: inferred[name] for name in model.sequence_latents if name in inferred}
     draws = Given(of_sequence, generator)
@@ -63,6 +67,8 @@ def frame_by_frame(
         observation, state = model._step(state, x_prev, None if u is None else u[:, t], draws)
         if prefix is not None and t < start:
             x_prev = prefix[:, t]
+            if seen is not None and model.links.predictive:
+                x_prev = torch.where(seen[:, t], x_prev, _emit(observation, emission, generator))
             continue
         x_prev = _emit(observation, emission, generator)
         frames.append(x_prev)
@@ -82,6 +88,7 @@ def all_at_once(
     u: Tensor | None,
     emission: Emission,
     generator: Generator | None,
+    seen: Tensor | None = None,
 ) -> Sample:
     """`generate` of a model that decodes all frames at once: first every latent vector, then the frames.
 
@@ -131,15 +138,19 @@ def rollout(
     u: Tensor | None,
     feedback: float,
     generator: Generator | None,
+    gaps: "Gaps | None" = None,
 ) -> Generated:
-    """`generation` of a causal model that is fed its own output; gradients flow through what is fed back."""
+    """`generation` of a causal model that is fed its own output; gradients flow through what is fed back.
+
+    What was not observed is the model's own output, too: see `dvae_lib.objectives.missing`.
+    """
     own = torch.rand(x.shape[:2], generator=generator, device=x.device) < feedback
     known = [x, own, *([] if u is None else [u]), *(latents[name] for name in model.spec.latents)]
     of_sequence = Given({name: latents[name] for name in model.sequence_latents})
     if of_sequence.values:
         model._initial_state(len(x), of_sequence)
-    if model.replay is None:
-        priors, observations = _rolled_out(model, *known)
+    if model.replay is None or gaps is not None:
+        priors, observations = _rolled_out(model, *known, gaps=gaps)
         return Generated(
             {**of_sequence.prior, **{name: stack(steps) for name, steps in priors.items()}}, stack(observations)
         )
@@ -158,8 +169,35 @@ def rollout_parameters(model: Any, *known: Tensor) -> tuple[Tensor, ...]:
     return tuple(p for steps in (*priors.values(), observations) for p in _parameters(stack(steps)))
 
 
+class Gaps:
+    """What is missing, and is made from the distribution of its frame where later ones look back on it.
+
+    Arguments:
+        seen: What was observed, (B, T, x_dim).
+        how: "sample" draws what is missing, "mean" takes the mean.
+        generator: Source of randomness.
+
+    Attributes:
+        filled: The frames so far, without gaps.
+    """
+
+    def __init__(self, seen: Tensor, how: Emission = "sample", generator: Generator | None = None) -> None:
+        self.seen, self.how, self.generator = seen, how, generator
+        self.filled: list[Tensor] = []
+        self.incomplete: list[bool] = (~seen).any(2).any(0).tolist()
+
+    def fill(self, x_t: Tensor, observation: Distribution) -> Tensor:
+        """The next frame, without gaps; gradients flow through what is made where the family allows it."""
+        t = len(self.filled)
+        if self.incomplete[t]:
+            own = observation.mean if self.how == "mean" else sample(observation, self.generator)
+            x_t = torch.where(self.seen[:, t], x_t, own)
+        self.filled.append(x_t)
+        return x_t
+
+
 def _rolled_out(
-    model: Any, x: Tensor, own: Tensor, *others: Tensor
+    model: Any, x: Tensor, own: Tensor, *others: Tensor, gaps: Gaps | None = None
 ) -> tuple[dict[str, list[Distribution]], list[Distribution]]:
     """Frame by frame, where `own` says so after the model's own last output. Others: u if driven, the latents."""
     u, values = (others[0], others[1:]) if model.u_dim else (None, others)
@@ -176,7 +214,8 @@ def _rolled_out(
         for name, prior in draws.prior.items():
             priors[name].append(prior)
         observations.append(observation)
-        x_prev = torch.where(own[:, t, None], observation.mean, x[:, t])
+        x_t = x[:, t] if gaps is None else gaps.fill(x[:, t], observation)
+        x_prev = torch.where(own[:, t, None], observation.mean, x_t)
     return priors, observations
 
 

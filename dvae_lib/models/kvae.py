@@ -20,11 +20,12 @@ from dvae_lib.models.base import DVAE, Context, Draws, Given, Inferred, Lengths,
 from dvae_lib.models.registry import register
 from dvae_lib.networks import MLP, GaussianHead, ObservationHead, shift
 from dvae_lib.objectives import VLB, Generated, Latent, frame_mask
+from dvae_lib.objectives.missing import Observed, as_observed
 from dvae_lib.objectives.terms import frame_log_prob
 from dvae_lib.statespace import GaussianChain, LinearGaussianSSM, kalman_filter, kalman_smoother, log_likelihood
 from dvae_lib.statespace.series import Series, as_mask
 
-__all__ = ["KVAE", "Imputation"]
+__all__ = ["KVAE", "Interpolation"]
 
 SPECS = {
     "time-invariant": DependencySpec(
@@ -54,7 +55,7 @@ SPECS = {
 }
 
 
-class Imputation(NamedTuple):
+class Interpolation(NamedTuple):
     """Films with their gaps filled: p(x_t | a_t) at the estimated features, and those features."""
 
     observation: Distribution
@@ -92,7 +93,7 @@ class KVAE(DVAE):
         >>> model = KVAE(x_dim=256, z_dim=4, a_dim=2, observation="bernoulli")
         >>> film = (torch.rand(3, 20, 256) > 0.9).float()
         >>> seen = torch.arange(20) % 5 < 3
-        >>> model.impute(film, seen.expand(3, 20)).observation.mean.shape
+        >>> model.interpolate(film, seen.expand(3, 20)).observation.mean.shape
         torch.Size([3, 20, 256])
     """
 
@@ -212,21 +213,33 @@ class KVAE(DVAE):
 
         The latter is given in the order of the chain rule, as
         :math:`p(\mathbf{z}_t | \mathbf{z}_{t-1}, \mathbf{a}_{t:T}, \mathbf{u}_{t:T})`.
+
+        Of a frame of which nothing was observed the features are unknown to the smoother, and come from the state, by
+        (6.4). With a mixture, whose matrices need all features, they are what the encoder makes of the neutral value.
         """
         given = Draws(
             {name: value.to(self._precision) for name, value in draws.given.items()}, draws.how, draws.generator
         )
         a = given("a", self._encoded(x))
+        known = self._known(draws.observed)
         with self._in_full():
-            smoothed = kalman_smoother(
-                self.state_space(a.sample), a.sample, self._full(u), mask=frame_mask(lengths, x.shape[1])
-            )
+            ssm, mask = self.state_space(a.sample), _both(frame_mask(lengths, x.shape[1]), known)
+            smoothed = kalman_smoother(ssm, a.sample, self._full(u), mask=mask)
             chain = GaussianChain.from_moments(*smoothed)
             z = given.given.get("z")
             if z is None:
                 z = chain.rsample(noise=draws.noise(smoothed.mean))
             q_z = chain.conditionals(z)
+            if known is not None:
+                p_a = self._features((ssm.stepwise("C") @ z[..., None]).squeeze(-1))
+                parameters = zip(a.posterior.parameters, p_a.parameters, strict=True)  # type: ignore[attr-defined]
+                q_a = DiagonalGaussian(*(torch.where(known[..., None], q, p) for q, p in parameters))
+                a = Latent(torch.where(known[..., None], a.sample, given("a", p_a).sample), q_a)
         return Inferred({"a": a, "z": Latent(z, q_z)})
+
+    def _known(self, observed: Tensor | None) -> Tensor | None:
+        """The frames whose features the state-space model is told; None where it is told all."""
+        return None if observed is None or self.mixture > 1 else observed.any(-1)
 
     def _generate(
         self, x: Tensor, latents: Values, u: Tensor | None, lengths: Tensor | None, states: Values
@@ -258,6 +271,7 @@ class KVAE(DVAE):
         u: Float[Tensor, "batch time u_dim"] | None = None,
         *,
         lengths: Lengths | None = None,
+        observed: Observed | None = None,
         beta: float = 1.0,
         feedback: float = 0.0,
         kl: Literal["analytic", "sampled"] = "analytic",
@@ -270,13 +284,15 @@ class KVAE(DVAE):
             - \log q_\phi(\mathbf{a} | \mathbf{x}) + \log p(\mathbf{a} | \mathbf{u})\big]
 
         Features and state share one KL term, ``kl["a, z"]`` of shape ``(B,)``. With one sample it may be
-        negative. "analytic" and "sampled" are the same: the features are sampled, the state never.
+        negative. "analytic" and "sampled" are the same: the features are sampled, the state never. Features of frames
+        of which nothing was observed are integrated out with it, but for a mixture.
         """
-        x, u, lengths = self.admit(x, u, lengths, feedback)
-        mask = frame_mask(lengths, x.shape[1])
+        x, u, lengths = self.admit(x, u, lengths, feedback, observed)
+        mask, seen = frame_mask(lengths, x.shape[1]), as_observed(observed, x)
         q_a = self._encoded(x)
         a = q_a.mean + q_a.stddev * noise(q_a.mean, "sample", generator)
-        frames = torch.stack([frame_log_prob(self._observation(a), x, mask).to(a.dtype), q_a.log_prob(a)])
+        frames = torch.stack([frame_log_prob(self._observation(a), x, mask, seen).to(a.dtype), q_a.log_prob(a)])
+        mask = _both(mask, self._known(seen))
         if mask is not None:
             frames = torch.where(mask, frames, 0.0)
         reconstruction, log_q = frames.sum(-1)
@@ -369,15 +385,17 @@ class KVAE(DVAE):
     # ---------------------------------------------------------------- what the model was made for
 
     @torch.no_grad()
-    def impute(
+    def interpolate(
         self,
         x: Float[Tensor, "batch time x_dim"],
         observed: Series,
         u: Float[Tensor, "batch time u_dim"] | None = None,
         *,
         method: Literal["smooth", "filter"] = "smooth",
-    ) -> Imputation:
-        """Fill in missing frames from what the dynamics say of their features.
+    ) -> Interpolation:
+        """Fill in missing frames from what the dynamics say of their features, without a random draw.
+
+        For samples of what is missing, and for frames of which a part was observed, see `impute`.
 
         Arguments:
             x: The sequences; what stands in missing frames is not looked at.
@@ -409,12 +427,17 @@ class KVAE(DVAE):
             a = self._filled(a, observed, filtered.mean)
         estimate = kalman_filter if method == "filter" else kalman_smoother
         a = self._filled(a, observed, estimate(self.state_space(a), a, u, mask=observed).mean)
-        return Imputation(self._observation(a), a)
+        return Interpolation(self._observation(a), a)
 
     def _filled(self, a: Tensor, observed: Tensor, z: Tensor) -> Tensor:
         """The features, with what the states say of the missing ones."""
         estimated = (self.state_space(a).stepwise("C") @ z[..., None]).squeeze(-1)
         return torch.where(observed[..., None], a, estimated)
+
+
+def _both(mask: Tensor | None, other: Tensor | None) -> Tensor | None:
+    """Where both masks say so; None says so everywhere."""
+    return other if mask is None else mask if other is None else mask & other
 
 
 def _longest_gap(observed: Tensor) -> int:

@@ -1,18 +1,34 @@
 """Inference beside generation, frame by frame: proposals, and the filter that stands on them."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 from torch.distributions import Distribution
 
+from dvae_lib.graphs import DependencySpec
 from dvae_lib.models import generating
 from dvae_lib.models.admission import Admission
-from dvae_lib.models.draws import LAST, Context, Draw, Draws, Given, Past, Proposed, State, merged_state, split_state
+from dvae_lib.models.draws import (
+    LAST,
+    Context,
+    Draw,
+    Draws,
+    Given,
+    Past,
+    Proposed,
+    State,
+    merged_state,
+    sample,
+    split_state,
+)
 from dvae_lib.models.filtering import Filter
 from dvae_lib.objectives import Latent
 from dvae_lib.objectives.importance import repeat
+from dvae_lib.objectives.missing import Observed, as_observed
 from dvae_lib.objectives.terms import Lengths, check_counts
 
 __all__ = ["Proposal", "Proposing"]
@@ -35,6 +51,7 @@ class Proposing(Admission):
         u: Float[Tensor, "batch time u_dim"] | None = None,
         *,
         lengths: Lengths | None = None,
+        observed: Observed | None = None,
         latents: Mapping[str, Tensor] | None = None,
         generator: Generator | None = None,
     ) -> Context:
@@ -46,9 +63,10 @@ class Proposing(Admission):
             NotImplementedError: Of a model that writes `_infer` as a whole.
             ValueError, TypeError: See `inference`.
         """
-        x, u, lengths = self.admit(x, u, lengths)
+        x, u, lengths = self.admit(x, u, lengths, 0.0, observed)
         latents = self._check_latents(latents, self.latent_shapes(*x.shape[:2]))
-        found = self._context(x, u, lengths, Draws(latents, "sample", generator), Past())
+        draws = Draws(latents, "sample", generator, as_observed(observed, x))
+        found = self._context(x, u, lengths, draws, Past())
         return found._replace(latents=self._assigned(found.latents))
 
     def begin_proposals(
@@ -57,6 +75,7 @@ class Proposing(Admission):
         u: Float[Tensor, "batch time u_dim"] | None = None,
         *,
         lengths: Lengths | None = None,
+        observed: Observed | None = None,
         num_particles: int = 1,
         generator: Generator | None = None,
     ) -> tuple[Context, State]:
@@ -74,13 +93,14 @@ class Proposing(Admission):
         if not self.is_causal:
             raise NotImplementedError(f"{type(self).__name__} does not generate frame by frame: there are no proposals")
         check_counts(num_particles=num_particles)
-        x, u, lengths = self.admit(x, u, lengths)
-        rows = num_particles * len(x)
+        x, u, lengths = self.admit(x, u, lengths, 0.0, observed)
+        rows, entries = num_particles * len(x), as_observed(observed, x)
         if self.sequence_latents or not self.has_proposal:
             x, u, lengths = x.repeat(num_particles, 1, 1), repeat(u, num_particles), repeat(lengths, num_particles)
+            entries = repeat(entries, num_particles)
         if not self.has_proposal:
             return generating.whole_sequences(self, x, u, lengths, generator)
-        context = self._context(x, u, lengths, Draws(generator=generator), Past())
+        context = self._context(x, u, lengths, Draws(generator=generator, observed=entries), Past())
         context = context._replace(latents=self._assigned(context.latents))
         values = {name: latent.sample for name, latent in context.latents.items()}
         state, prior = self._begin(rows, values, generator)
@@ -94,6 +114,7 @@ class Proposing(Admission):
         x_t: Float[Tensor, "batch x_dim"],
         u_t: Float[Tensor, "batch u_dim"] | None = None,
         *,
+        observed: Observed | None = None,
         generator: Generator | None = None,
         **latents: Float[Tensor, "batch _"],
     ) -> Proposal:
@@ -104,6 +125,8 @@ class Proposing(Admission):
             context_t: `Context.at` this frame.
             x_t: The frame, which predictive models look back on in the next one.
             u_t: The input of this frame, for a driven model.
+            observed: What was observed of the frame, (B,) or (B, x_dim). What later frames look back on is drawn; a
+                latent of a frame of which nothing was observed comes from its prior, unless its posterior looks ahead.
             generator: Source of randomness.
             latents: Values by name and frame, such as ``z_t=...``; those not given are drawn from their posteriors.
 
@@ -111,7 +134,7 @@ class Proposing(Admission):
             ValueError, TypeError: Frames, inputs or latents of other shapes, unknown or not finite; a state or a
                 context that is not of as many sequences as the frame.
         """
-        self._check_frame(x_t, u_t, "x_t", observed=True)
+        x_t, entries = self._admit_frame(x_t, u_t, observed)
         self._check_state(state, len(x_t), "begin_proposals or the proposal before")
         if LAST not in state:
             raise ValueError("state holds no frame before: take it from begin_proposals or the proposal before")
@@ -123,7 +146,7 @@ class Proposing(Admission):
                 )
         given = {name.removesuffix("_t"): value for name, value in latents.items()}
         self._check_latents(given, {name: (len(x_t), self.latent_dim(name)) for name in self.frame_latents})
-        return self._proposal(state, context_t, x_t, u_t, given, "sample", generator)
+        return self._proposal(state, context_t, x_t, u_t, given, "sample", generator, entries)
 
     def _proposal(
         self,
@@ -134,21 +157,32 @@ class Proposing(Admission):
         given: Mapping[str, Tensor],
         how: Draw,
         generator: Generator | None,
+        observed: Tensor | None = None,
+        *,
+        ahead: bool = True,
     ) -> Proposal:
+        """`propose`, after the doors. `ahead` says whether the context has seen later frames."""
         generators, memory, x_prev = split_state(state)
 
         own = self.has_proposal
+        unseen = None if observed is None or not own else ~observed.any(-1)
+        informed = _informed(self.spec) if ahead else frozenset[str]()
 
         def posterior(name: str, known: Mapping[str, Tensor]) -> Distribution:
             if own:
                 return self._propose(name, context_t, {**memory, **known})
             return generating.posterior_from_history(self, name, memory, draws.latents, context_t)
 
-        draws = Proposed(posterior, given, how, generator)
+        draws = Proposed(posterior, given, how, generator, unseen, informed)
         observation, following = self._filter_step(generators, x_prev, u_t, draws)
         remember = self._remember if own else generating.remember_history
         memory = remember(memory, draws.latents, u_t)
-        found = {name: Latent(z, draws.posterior[name], draws.prior[name]) for name, z in draws.latents.items()}
+        found = {
+            name: Latent(z, draws.posterior[name], draws.prior[name], unseen=draws.unseen(name))
+            for name, z in draws.latents.items()
+        }
+        if observed is not None and self.links.predictive:
+            x_t = torch.where(observed, x_t, sample(observation, generator) if how == "sample" else observation.mean)
         return Proposal(found, observation, merged_state(following, memory, x_t))
 
     def filter(
@@ -186,3 +220,11 @@ class Proposing(Admission):
         state = self._filter_initial_state(batch_size, draws)
         blank = next(self.parameters()).new_zeros(batch_size, self.x_dim)
         return merged_state(state, self._initial_memory(batch_size), blank), draws.prior
+
+
+@lru_cache(maxsize=128)
+def _informed(spec: DependencySpec) -> frozenset[str]:
+    """The latents whose posterior knows something of a frame that was not observed: from later ones."""
+    edges = spec.unroll(5, "inference", "compact").edges
+    later = ((a, b) for a, b in edges if a[1] is not None and b[1] is not None and a[1] > b[1])
+    return frozenset(child[0] for _, child in later)

@@ -195,7 +195,13 @@ class ImprovedVRNN(DVAE):
         mask = frame_mask(lengths, x.shape[1])
         if mask is not None:
             future = future.where(mask, 0.0)
-        backward = frame_log_prob(self.backward_head(b[:, 1:]), x[:, :-1], None if mask is None else mask[:, 1:])
+        seen = states.get("observed")
+        backward = frame_log_prob(
+            self.backward_head(b[:, 1:]),
+            x[:, :-1],
+            None if mask is None else mask[:, 1:],
+            None if seen is None else seen[:, :-1],
+        )
         return {"future": self.future * future.sum(1), "backward": self.backward * backward.sum(1)}
 
     def _generate(

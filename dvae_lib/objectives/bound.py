@@ -1,5 +1,6 @@
 """The variational lower bound as an objective, and what is done to its KL terms while a model is trained."""
 
+import inspect
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -7,6 +8,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from dvae_lib.objectives.importance import repeat
+from dvae_lib.objectives.missing import Observed, as_observed
 from dvae_lib.objectives.terms import VLB, Lengths, as_lengths, check_counts, check_weight, frame_mask
 
 __all__ = ["free_bits", "vlb"]
@@ -18,6 +20,7 @@ def vlb(
     u: Float[Tensor, "batch time u_dim"] | None = None,
     *,
     lengths: Lengths | None = None,
+    observed: Observed | None = None,
     beta: float = 1.0,
     num_samples: int = 1,
     feedback: float = 0.0,
@@ -31,6 +34,8 @@ def vlb(
         x: The observed sequences.
         u: The input sequences of a driven model.
         lengths: The sequences' lengths in a padded batch.
+        observed: What was observed, by frame (B, T) or by entry (B, T, x_dim); the bound is that of these values. See
+            `dvae_lib.objectives.missing`.
         beta: Weight of the KL terms.
         num_samples: Number R of samples that the expectation is estimated with.
         feedback: Probability that the generative model is fed its own output instead of the true past.
@@ -45,11 +50,13 @@ def vlb(
     check_weight(beta, "beta")
     if kl not in ("analytic", "sampled"):
         raise ValueError(f"kl must be 'analytic' or 'sampled'; got {kl!r}")
+    gaps = _gaps(model, observed)
     if num_samples > 1:
-        x, u, inside = model.admit(x, u, lengths, feedback)
+        x, u, inside = model.admit(x, u, lengths, feedback, **gaps)
+        gaps = {name: repeat(as_observed(mask, x), num_samples) for name, mask in gaps.items()}
         x, u, lengths = x.repeat(num_samples, 1, 1), repeat(u, num_samples), repeat(inside, num_samples)
     bound: VLB = model.single_sample_bound(
-        x, u, lengths=lengths, beta=beta, feedback=feedback, kl=kl, generator=generator
+        x, u, lengths=lengths, **gaps, beta=beta, feedback=feedback, kl=kl, generator=generator
     )
     if num_samples == 1:
         return bound
@@ -73,6 +80,7 @@ def free_bits(
     u: Float[Tensor, "batch time u_dim"] | None = None,
     *,
     lengths: Lengths | None = None,
+    observed: Observed | None = None,
     nats: float = 0.1,
     per: Literal["entry", "frame", "sequence"] = "entry",
     beta: float = 1.0,
@@ -90,6 +98,7 @@ def free_bits(
         x: The observed sequences.
         u: The input sequences of a driven model.
         lengths: The sequences' lengths in a padded batch.
+        observed: As in `vlb`.
         nats: What is free in each term, :math:`\lambda`.
         per: What a term is: each entry of each latent vector, each vector, or each sequence as a whole.
         beta: Weight of the KL terms.
@@ -110,7 +119,7 @@ def free_bits(
     check_weight(nats, "nats")
     if per not in ("entry", "frame", "sequence"):
         raise ValueError(f"per must be 'entry', 'frame' or 'sequence'; got {per!r}")
-    bound = vlb(model, x, u, lengths=lengths, beta=beta, feedback=feedback, generator=generator)
+    bound = vlb(model, x, u, lengths=lengths, observed=observed, beta=beta, feedback=feedback, generator=generator)
     lengths = as_lengths(lengths, x)
     price = bound.value.new_zeros(len(x))
     for name, term in bound.kl.items():
@@ -126,3 +135,14 @@ def free_bits(
             paid = paid.where(mask.reshape(mask.shape + (1,) * (paid.ndim - 2)), 0.0)
         price = price + (paid.flatten(1).sum(1) if paid.ndim > 1 else paid)
     return replace(bound, value=bound.value + beta * (bound.total_kl - price))
+
+
+def _gaps(model: Any, observed: Observed | None) -> dict[str, Any]:
+    """The argument `observed` for a bound that a model may have written itself, before there was one."""
+    if observed is None:
+        return {}
+    if "observed" not in inspect.signature(model.single_sample_bound).parameters:
+        raise NotImplementedError(
+            f"{type(model).__name__} writes single_sample_bound without `observed`: its bound knows no missing values"
+        )
+    return {"observed": observed}

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dvae_lib.objectives.missing import Observed, as_observed
 from dvae_lib.objectives.terms import Bound, Lengths, check_counts, log_weights
 
 __all__ = ["importance_weighted", "importance_weighted_bound"]
@@ -18,6 +19,7 @@ def importance_weighted(
     u: Float[Tensor, "batch time u_dim"] | None = None,
     *,
     lengths: Lengths | None = None,
+    observed: Observed | None = None,
     num_samples: int = 5,
     chunk_size: int | None = None,
     feedback: float = 0.0,
@@ -32,6 +34,7 @@ def importance_weighted(
         x: The observed sequences.
         u: The input sequences of a driven model.
         lengths: The sequences' lengths in a padded batch.
+        observed: As in `vlb`.
         num_samples: Number K of samples; one gives the VLB with a sampled KL.
         chunk_size: How many samples are computed at once; by default all.
         feedback: As in `vlb`.
@@ -47,13 +50,15 @@ def importance_weighted(
     """
     chunk_size = num_samples if chunk_size is None else chunk_size
     check_counts(num_samples=num_samples, chunk_size=chunk_size)
-    x, u, inside = model.admit(x, u, lengths, feedback)
+    x, u, inside = model.admit(x, u, lengths, feedback, observed)
+    seen = as_observed(observed, x)
     chunks = []
     for start in range(0, num_samples, chunk_size):
         repeats = min(chunk_size, num_samples - start)
         x_r, u_r, lengths_r = x.repeat(repeats, 1, 1), repeat(u, repeats), repeat(inside, repeats)
-        output = model(x_r, u_r, lengths=lengths_r, feedback=feedback, generator=generator)
-        frames = log_weights(output, x_r, lengths=lengths_r).reshape(repeats, *x.shape[:2])
+        gaps = {} if seen is None else {"observed": repeat(seen, repeats)}
+        output = model(x_r, u_r, lengths=lengths_r, **gaps, feedback=feedback, generator=generator)
+        frames = log_weights(output, x_r, lengths=lengths_r, **gaps).reshape(repeats, *x.shape[:2])
         chunks.append(frames if model.frames_are_independent else frames.sum(-1, keepdim=True))
     weights = torch.cat(chunks)
     size = effective_sample_size(weights.detach()).amin(-1)

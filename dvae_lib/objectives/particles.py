@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from dvae_lib.objectives.importance import effective_sample_size
+from dvae_lib.objectives.missing import Observed, as_observed
 from dvae_lib.objectives.terms import Bound, Lengths, check_counts, frame_log_prob, frame_mask
 
 __all__ = ["check_threshold", "particle", "surviving_rows"]
@@ -19,6 +20,7 @@ def particle(
     u: Float[Tensor, "batch time u_dim"] | None = None,
     *,
     lengths: Lengths | None = None,
+    observed: Observed | None = None,
     num_particles: int = 5,
     threshold: float = 0.5,
     generator: Generator | None = None,
@@ -36,6 +38,7 @@ def particle(
         x: The observed sequences.
         u: The input sequences of a driven model.
         lengths: The sequences' lengths in a padded batch.
+        observed: As in `vlb`. What is missing of a frame that later ones look back on is each particle's own draw.
         num_particles: Number of particles.
         threshold: Resample where the effective sample size falls below this fraction of the particles; 0 never does,
             which makes it the importance-weighted bound.
@@ -51,18 +54,21 @@ def particle(
     check_threshold(threshold)
     if not model.is_causal:
         raise NotImplementedError(f"{type(model).__name__} does not generate frame by frame: no particle filter")
-    x, u, inside = model.admit(x, u, lengths)
+    x, u, inside = model.admit(x, u, lengths, 0.0, observed)
+    entries = as_observed(observed, x)
     batch_size, num_steps = x.shape[:2]
     k, mask = num_particles, frame_mask(inside, num_steps)
-    context, state = model.begin_proposals(x, u, lengths=inside, num_particles=k, generator=generator)
+    options = {"lengths": inside, "num_particles": k, "generator": generator}
+    context, state = model.begin_proposals(x, u, **options, **({} if entries is None else {"observed": entries}))
     weights = x.new_zeros(k, batch_size)
     for latent in context.latents.values():
         weights = weights + latent.log_ratio.view(k, batch_size)
     evidence, sizes = x.new_zeros(batch_size), []
     for t in range(num_steps):
         x_t, u_t = x[:, t].repeat(k, 1), None if u is None else u[:, t].repeat(k, 1)
-        proposal = model._proposal(state, context.at(t, k * batch_size), x_t, u_t, {}, "sample", generator)
-        seen = frame_log_prob(proposal.observation, x_t, None if mask is None else mask[:, t].repeat(k))
+        e_t = None if entries is None else entries[:, t].repeat(k, 1)
+        proposal = model._proposal(state, context.at(t, k * batch_size), x_t, u_t, {}, "sample", generator, e_t)
+        seen = frame_log_prob(proposal.observation, x_t, None if mask is None else mask[:, t].repeat(k), e_t)
         increment = sum((latent.log_ratio for latent in proposal.latents.values()), seen).view(k, batch_size)
         weights = weights + (increment if mask is None else torch.where(mask[:, t], increment, 0.0))
         size = effective_sample_size(weights.detach())

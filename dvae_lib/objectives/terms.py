@@ -20,6 +20,7 @@ from torch.distributions import kl_divergence as torch_kl_divergence
 
 from dvae_lib.arrays import as_tensor
 from dvae_lib.distributions import FactorisedDistribution, kl_per_dim, support_of
+from dvae_lib.objectives.missing import Observed, as_observed, observed_log_prob
 
 __all__ = [
     "VLB",
@@ -47,20 +48,22 @@ class Latent(NamedTuple):
     """One latent variable as inferred: a sample of its posterior, and its prior where it is known.
 
     `posterior` and `prior` are the conditionals that the spec declares, at the sampled parents. `per` says what has one
-    such vector: each frame, or the sequence as a whole.
+    such vector: each frame, or the sequence as a whole. `unseen` says for which sequences the sample is one of the
+    prior, as a filter draws where nothing was observed.
     """
 
     sample: Tensor
     posterior: Distribution
     prior: Distribution | None = None
     per: Literal["frame", "sequence"] = "frame"
+    unseen: Tensor | None = None
 
     @property
     def log_ratio(self) -> Tensor:
         r"""What it adds to the log importance weight: :math:`\log p - \log q` at the sample, in nats."""
         assert self.prior is not None
         ratio: Tensor = self.prior.log_prob(self.sample) - self.posterior.log_prob(self.sample)
-        return ratio
+        return ratio if self.unseen is None else torch.where(self.unseen, 0.0, ratio)
 
 
 class Generated(NamedTuple):
@@ -183,9 +186,23 @@ def frame_mask(lengths: Int[Tensor, " batch"] | None, num_steps: int) -> Bool[Te
 
 
 def frame_log_prob(
-    observation: Distribution, x: Float[Tensor, "*frames x_dim"], mask: Bool[Tensor, "*frames"] | None
+    observation: Distribution,
+    x: Float[Tensor, "*frames x_dim"],
+    mask: Bool[Tensor, "*frames"] | None,
+    observed: Bool[Tensor, "*frames x_dim"] | None = None,
 ) -> Float[Tensor, "*frames"]:
-    """The log-probability of each frame, in nats; zero, with gradients of zero, in frames that are not there."""
+    """The log-probability of what is observed of each frame, in nats; zero, with zero gradients, of what is not there.
+
+    Arguments:
+        observation: The distribution of each frame.
+        x: The frames.
+        mask: The frames that belong to each sequence; all, if None.
+        observed: The entries that were observed; all, if None.
+    """
+    if observed is not None:
+        entries = observed if mask is None else observed & mask[..., None]
+        inside = support_of(type(observation)).inside
+        return observed_log_prob(observation, torch.where(entries, x, inside), entries)
     if mask is None:
         return observation.log_prob(x)
     # Of what stands beyond the lengths a density may be infinite, of zeros too where it is one of positive numbers, and
@@ -200,6 +217,7 @@ def variational_lower_bound(
     x: Float[Tensor, "batch time x_dim"],
     *,
     lengths: Int[Tensor, " batch"] | None = None,
+    observed: Observed | None = None,
     beta: float = 1.0,
     kl: Literal["analytic", "sampled"] = "analytic",
 ) -> VLB:
@@ -213,6 +231,7 @@ def variational_lower_bound(
         output: What `forward` returned. Its auxiliary terms are added to the objective.
         x: The observed sequences.
         lengths: The sequences' lengths in a padded batch.
+        observed: What was observed, by frame or by entry: the reconstruction is that of these values.
         beta: Weight of the KL terms (KL warm-up; the beta-VAE).
         kl: "analytic" uses the closed form where the pair has one and a sample where it has none; "sampled"
             uses :math:`\log q - \log p` at the very sample that the reconstruction uses, so that at the exact
@@ -221,7 +240,7 @@ def variational_lower_bound(
     if kl not in ("analytic", "sampled"):
         raise ValueError(f"kl must be 'analytic' or 'sampled'; got {kl!r}")
     mask = frame_mask(lengths, x.shape[1])
-    reconstruction = frame_log_prob(output.observation, x, mask).sum(1)
+    reconstruction = frame_log_prob(output.observation, x, mask, as_observed(observed, x)).sum(1)
     terms: dict[str, Tensor] = {}
     per_dim: dict[str, Tensor] = {}
     for name, latent in output.latents.items():
@@ -246,14 +265,15 @@ def log_weights(
     x: Float[Tensor, "batch time x_dim"],
     *,
     lengths: Int[Tensor, " batch"] | None = None,
+    observed: Observed | None = None,
 ) -> Float[Tensor, "batch time"]:
     r"""Each frame's part of the log importance weight.
 
-    The whole is :math:`\log p(\mathbf{x}, \mathbf{z}) - \log q(\mathbf{z} | \mathbf{x})`.
+    The whole is :math:`\log p(\mathbf{x}, \mathbf{z}) - \log q(\mathbf{z} | \mathbf{x})`, of x what was observed.
     Latents with one value per sequence are counted in the first frame. Padded frames hold zero.
     """
     mask = frame_mask(lengths, x.shape[1])
-    weights = frame_log_prob(output.observation, x, mask)
+    weights = frame_log_prob(output.observation, x, mask, as_observed(observed, x))
     for name, latent in output.latents.items():
         if latent.prior is None:
             raise ValueError(f"the output holds no prior of {name!r}; pass what `forward` returns")

@@ -49,7 +49,7 @@ def test_likelihood_and_imputation_agree_with_an_independent_library():
     oracle = independent(model, a)
     C = model.state_space(a).C.detach()
     for method, states in (("smooth", oracle.smooth(masked)[0]), ("filter", oracle.filter(masked)[0])):
-        filled = model.impute(x, observed, method=method).a
+        filled = model.interpolate(x, observed, method=method).a
         expected = torch.where(observed[..., None], a, torch.as_tensor(states) @ C.mT)
         torch.testing.assert_close(filled, expected, rtol=0, atol=1e-9)
 
@@ -145,14 +145,14 @@ def test_imputation_in_rounds_equals_imputation_step_by_step(method):
         ssm = model.state_space(a)
         z = (kalman_filter if method == "filter" else kalman_smoother)(ssm, a, mask=observed).mean
         expected = torch.where(observed[..., None], a, (ssm.stepwise("C") @ z[..., None]).squeeze(-1))
-    torch.testing.assert_close(model.impute(x, observed, method=method).a, expected)
+    torch.testing.assert_close(model.interpolate(x, observed, method=method).a, expected)
 
 
 def test_what_stands_in_missing_frames_is_not_looked_at():
     model, x = make(), data()
     observed = torch.rand(3, 9, generator=torch.Generator().manual_seed(0)) > 0.4
     holes = torch.where(observed[..., None], x, torch.nan)
-    torch.testing.assert_close(model.impute(holes, observed).a, model.impute(x, observed).a)
+    torch.testing.assert_close(model.interpolate(holes, observed).a, model.interpolate(x, observed).a)
 
 
 def test_filter_knows_nothing_of_the_future():
@@ -162,7 +162,7 @@ def test_filter_knows_nothing_of_the_future():
     changed = x.clone()
     changed[:, 6:] += 1
     for method, same in (("filter", True), ("smooth", False)):
-        before, after = (model.impute(film, observed, method=method).a[:, 3:6] for film in (x, changed))
+        before, after = (model.interpolate(film, observed, method=method).a[:, 3:6] for film in (x, changed))
         assert torch.allclose(before, after) is same
 
 
@@ -180,7 +180,7 @@ def test_continuation_starts_where_the_prefix_ended():
 def test_refuses(as_a_user):
     model = make()
     with pytest.raises(ValueError, match="'smooth' or 'filter'"):
-        model.impute(data(), torch.ones(3, 9, dtype=torch.bool), method="guess")
+        model.interpolate(data(), torch.ones(3, 9, dtype=torch.bool), method="guess")
     with pytest.raises(ValueError, match="mixture must be at least 1"):
         KVAE(6, 3, mixture=0)
 
@@ -216,10 +216,10 @@ def test_the_mask_of_a_gap_is_checked(as_a_user):
     torch.manual_seed(0)
     model, x = KVAE(3, 2), torch.randn(2, 6, 3)
     observed = torch.arange(6).expand(2, 6) != 3
-    expected = model.impute(x, observed).a
-    assert torch.equal(model.impute(x, observed.numpy()).a, expected)
-    assert torch.equal(model.impute(x, observed.tolist()).a, expected)
+    expected = model.interpolate(x, observed).a
+    assert torch.equal(model.interpolate(x, observed.numpy()).a, expected)
+    assert torch.equal(model.interpolate(x, observed.tolist()).a, expected)
     with pytest.raises(ValueError, match=r"observed must have shape \(2, 6\)"):
-        model.impute(x, observed[..., None].expand(2, 6, 3))
+        model.interpolate(x, observed[..., None].expand(2, 6, 3))
     with pytest.raises(TypeError, match="mask must be a boolean tensor"):
-        model.impute(x, observed.long())
+        model.interpolate(x, observed.long())
