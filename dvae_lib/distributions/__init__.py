@@ -27,6 +27,7 @@ from dvae_lib.distributions.gaussian import (
 )
 from dvae_lib.distributions.heavy_tails import Laplace, StudentT
 from dvae_lib.distributions.kl import kl_divergence, kl_per_dim
+from dvae_lib.distributions.mixture import GaussianMixture
 from dvae_lib.distributions.support import Support
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "FactorisedDistribution",
     "FixedGaussian",
     "Gamma",
+    "GaussianMixture",
     "Laplace",
     "NegativeBinomial",
     "OneHotCategorical",

@@ -13,6 +13,7 @@ from dvae_lib.distributions.counts import NegativeBinomial, Poisson
 from dvae_lib.distributions.gamma import Gamma
 from dvae_lib.distributions.gaussian import CentimetreGaussian, DiagonalGaussian, UnitGaussian
 from dvae_lib.distributions.heavy_tails import Laplace, StudentT
+from dvae_lib.distributions.mixture import GaussianMixture
 from dvae_lib.distributions.support import Support
 
 __all__ = ["OBSERVATIONS", "neutral_of", "observation_family", "register_observation", "support_of"]
@@ -29,6 +30,7 @@ OBSERVATIONS: dict[str, type[FactorisedDistribution]] = {
     "laplace": Laplace,
     "student_t": StudentT,
     "categorical": OneHotCategorical,
+    "gaussian_mixture": GaussianMixture,
 }
 """The observation models p(x_t | .) that every model accepts, by name."""
 

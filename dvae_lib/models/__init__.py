@@ -9,6 +9,7 @@ from dvae_lib.models.dsae import DSAE
 from dvae_lib.models.filtering import Filter, FilterOutput
 from dvae_lib.models.imputing import Imputation
 from dvae_lib.models.kvae import KVAE
+from dvae_lib.models.lvrnn import LVRNN
 from dvae_lib.models.registry import MODELS, PRESETS, ModelEntry, Preset, build_model, register
 from dvae_lib.models.rnn import GRNN, RNN
 from dvae_lib.models.rvae import RVAE
@@ -27,6 +28,7 @@ __all__ = [
     "GRNN",
     "Imputation",
     "KVAE",
+    "LVRNN",
     "MODELS",
     "PRESETS",
     "Proposal",

@@ -35,8 +35,9 @@ State = dict[str, Tensor]
 Values = Mapping[str, Tensor]
 """Tensors by the name of what they are values of."""
 
-Draw = Literal["sample", "mean"]
-"""How a posterior is turned into a value that the rest is conditioned on."""
+Draw = Literal["sample", "mean", "detached"]
+"""How a posterior is turned into a value that the rest is conditioned on: a sample, reparameterised where the family
+allows it; its mean; or a sample that no gradient passes through."""
 
 
 def noise(like: Float[Tensor, "*shape"], draw: Draw, generator: Generator | None) -> Float[Tensor, "*shape"]:
@@ -63,7 +64,10 @@ def sample(distribution: Distribution, generator: Generator | None) -> Tensor:
 
 
 def drawn(distribution: Distribution, how: Draw, generator: Generator | None) -> Tensor:
-    """A value of a distribution: its mean, or a sample, reparameterised where the family allows it."""
+    """A value of a distribution, drawn as `Draw` says."""
+    if how == "detached":
+        with torch.no_grad():
+            return drawn(distribution, "sample", generator)
     if isinstance(distribution, DiagonalGaussian):  # one formula for both, so that both are laid out alike in memory
         return distribution.mean + distribution.stddev * noise(distribution.mean, how, generator)
     return distribution.mean if how == "mean" else sample(distribution, generator)

@@ -77,12 +77,13 @@ class Proposing(Admission):
         lengths: Lengths | None = None,
         observed: Observed | None = None,
         num_particles: int = 1,
+        draw: Draw = "sample",
         generator: Generator | None = None,
     ) -> tuple[Context, State]:
         """The context, its latents with their priors, and the state that `propose` starts from.
 
-        The arguments are those of `inference`, and the number of particles of each sequence. Particles stand one after
-        the other: the whole batch, and again the whole batch. Where they would all have the same context, it is given
+        The arguments are those of `inference`, the number of particles of each sequence, and how latents of the whole
+        sequence are drawn. Particles stand one after the other: the whole batch, and again the whole batch. Where they would all have the same context, it is given
         once, with the batch's own size. For a model without a proposal per frame the context holds all frames, and each
         costs a pass over them.
 
@@ -100,7 +101,8 @@ class Proposing(Admission):
             entries = repeat(entries, num_particles)
         if not self.has_proposal:
             return generating.whole_sequences(self, x, u, lengths, generator)
-        context = self._context(x, u, lengths, Draws(generator=generator, observed=entries), Past())
+        draws = Draws(how=draw, generator=generator, observed=entries)
+        context = self._context(x, u, lengths, draws, Past())
         context = context._replace(latents=self._assigned(context.latents))
         values = {name: latent.sample for name, latent in context.latents.items()}
         state, prior = self._begin(rows, values, generator)

@@ -1,7 +1,7 @@
 """The variational lower bound and its relatives.
 
 As objectives, functions of a model and a batch, with gradients, of the form that `dvae_lib.training.fit` takes: `vlb`,
-`free_bits`, `importance_weighted`, `particle`. And as functions of what a model returns: `variational_lower_bound`,
+`free_bits`, `importance_weighted`, `particle`, `nasmc`. And as functions of what a model returns: `variational_lower_bound`,
 `log_weights`, `importance_weighted_bound`.
 
 Everything is in nats and per sequence, shape ``(B,)``, unless said otherwise. Frames beyond a sequence's length
@@ -10,6 +10,7 @@ contribute nothing.
 
 from dvae_lib.objectives.bound import free_bits, vlb
 from dvae_lib.objectives.importance import importance_weighted, importance_weighted_bound
+from dvae_lib.objectives.inclusive import nasmc
 from dvae_lib.objectives.particles import particle
 from dvae_lib.objectives.terms import (
     VLB,
@@ -33,6 +34,7 @@ __all__ = [
     "importance_weighted",
     "importance_weighted_bound",
     "log_weights",
+    "nasmc",
     "particle",
     "variational_lower_bound",
     "vlb",

@@ -1,7 +1,8 @@
 """The particle bound: importance weighting that gives up unlikely particles on the way (FIVO)."""
 
 import math
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -9,7 +10,7 @@ from torch import Generator, Tensor
 
 from dvae_lib.objectives.importance import effective_sample_size
 from dvae_lib.objectives.missing import Observed, as_observed
-from dvae_lib.objectives.terms import Bound, Lengths, check_counts, frame_log_prob, frame_mask
+from dvae_lib.objectives.terms import Bound, Latent, Lengths, check_counts, frame_log_prob, frame_mask
 
 __all__ = ["check_threshold", "particle", "surviving_rows"]
 
@@ -54,31 +55,73 @@ def particle(
     check_threshold(threshold)
     if not model.is_causal:
         raise NotImplementedError(f"{type(model).__name__} does not generate frame by frame: no particle filter")
+    evidence, sizes = x.new_zeros(len(x)), []
+    for frame in filtered_frames(model, x, u, lengths, observed, num_particles, threshold, "sample", generator):
+        evidence = evidence + frame.evidence
+        sizes.append(frame.effective_sample_size)
+    return Bound(evidence, torch.stack(sizes, 1))
+
+
+class ParticleFrame(NamedTuple):
+    """One frame of a particle filter.
+
+    Attributes:
+        latents: What was proposed, by name, with posteriors and priors; at the first frame with the latents of the
+            whole sequence. Rows stand particle by particle, each with the whole batch.
+        seen: log p(x_t | .) of each particle, (K, B); zero beyond a sequence's end.
+        inside: Which sequences have this frame, (B,); None: all.
+        weights: The particles' log-weights before resampling, (K, B), not normalised.
+        evidence: What this frame adds to the logarithm of the evidence's estimate; the rest, where particles are not
+            resampled, comes with the last frame, (B,).
+        rows: Which rows go on.
+        effective_sample_size: (B,).
+    """
+
+    latents: dict[str, Latent]
+    seen: Tensor
+    inside: Tensor | None
+    weights: Tensor
+    evidence: Tensor
+    rows: Tensor
+    effective_sample_size: Tensor
+
+
+def filtered_frames(
+    model: Any,
+    x: Tensor,
+    u: Tensor | None,
+    lengths: Lengths | None,
+    observed: Observed | None,
+    num_particles: int,
+    threshold: float,
+    draw: str,
+    generator: Generator | None,
+) -> Iterator[ParticleFrame]:
+    """A particle filter over whole sequences, one frame after the other. The arguments are those of `particle`."""
     x, u, inside = model.admit(x, u, lengths, 0.0, observed)
     entries = as_observed(observed, x)
     batch_size, num_steps = x.shape[:2]
     k, mask = num_particles, frame_mask(inside, num_steps)
-    options = {"lengths": inside, "num_particles": k, "generator": generator}
-    context, state = model.begin_proposals(x, u, **options, **({} if entries is None else {"observed": entries}))
-    weights = x.new_zeros(k, batch_size)
-    for latent in context.latents.values():
-        weights = weights + latent.log_ratio.view(k, batch_size)
-    evidence, sizes = x.new_zeros(batch_size), []
+    options = {"num_particles": k, "draw": draw, "generator": generator}
+    context, state = model.begin_proposals(x, u, lengths=inside, observed=entries, **options)
+    latents, weights = dict(context.latents), x.new_zeros(k, batch_size)
     for t in range(num_steps):
         x_t, u_t = x[:, t].repeat(k, 1), None if u is None else u[:, t].repeat(k, 1)
         e_t = None if entries is None else entries[:, t].repeat(k, 1)
-        proposal = model._proposal(state, context.at(t, k * batch_size), x_t, u_t, {}, "sample", generator, e_t)
+        proposal = model._proposal(state, context.at(t, k * batch_size), x_t, u_t, {}, draw, generator, e_t)
         seen = frame_log_prob(proposal.observation, x_t, None if mask is None else mask[:, t].repeat(k), e_t)
-        increment = sum((latent.log_ratio for latent in proposal.latents.values()), seen).view(k, batch_size)
+        latents |= proposal.latents
+        increment = sum((latent.log_ratio for latent in latents.values()), seen).view(k, batch_size)
         weights = weights + (increment if mask is None else torch.where(mask[:, t], increment, 0.0))
         size = effective_sample_size(weights.detach())
-        sizes.append(size)
         poor = size < threshold * k
-        evidence = torch.where(poor, evidence + weights.logsumexp(0) - math.log(k), evidence)
         rows = surviving_rows(weights.detach().softmax(0), poor, generator)
+        done = poor if t < num_steps - 1 else torch.ones_like(poor)
+        evidence = torch.where(done, weights.logsumexp(0) - math.log(k), 0.0)
+        here = None if mask is None else mask[:, t]
+        yield ParticleFrame(latents, seen.view(k, batch_size), here, weights, evidence, rows, size)
         weights = torch.where(poor, 0.0, weights)
-        state = {name: value[rows] for name, value in proposal.state.items()}
-    return Bound(evidence + weights.logsumexp(0) - math.log(k), torch.stack(sizes, 1))
+        state, latents = {name: value[rows] for name, value in proposal.state.items()}, {}
 
 
 def check_threshold(threshold: float) -> None:
