@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dvae_lib import DSAE, KVAE, SRNN, VAE
-from dvae_lib.objectives import VLB, free_bits, importance_weighted, particle, vlb
+from dvae_lib.objectives import VLB, free_bits, importance_weighted, nasmc, particle, vlb
 
 
 def seeded(seed=0):
@@ -67,7 +67,7 @@ class TestGradients:
         expected = torch.autograd.grad((each.detach().softmax(0) * each).sum(), list(model.parameters()))
         torch.testing.assert_close(gradients, expected)
 
-    @pytest.mark.parametrize("objective", [vlb, free_bits, importance_weighted, particle])
+    @pytest.mark.parametrize("objective", [vlb, free_bits, importance_weighted, particle, nasmc])
     def test_reach_every_parameter(self, objective):
         model = make()
         objective(model, data(), generator=seeded()).value.sum().backward()

@@ -44,6 +44,7 @@ PURPOSES = {
     "ImprovedVRNN": "A VRNN whose latent vectors fall silent.",
     "SRNN": "The likelihood of the next frame, with what is drawn kept apart from what is computed.",
     "RVAE": "A clean model within noisy data: nothing noisy is fed back.",
+    "LVRNN": "Learning by particle filters: likelihoods in place of bounds, latents of any kind.",
     "DSAE": "Something constant throughout (a speaker, an object), kept apart from what changes.",
 }
 

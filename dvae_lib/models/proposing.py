@@ -83,9 +83,9 @@ class Proposing(Admission):
         """The context, its latents with their priors, and the state that `propose` starts from.
 
         The arguments are those of `inference`, the number of particles of each sequence, and how latents of the whole
-        sequence are drawn. Particles stand one after the other: the whole batch, and again the whole batch. Where they would all have the same context, it is given
-        once, with the batch's own size. For a model without a proposal per frame the context holds all frames, and each
-        costs a pass over them.
+        sequence are drawn. Particles stand one after the other: the whole batch, and again the whole batch. Where they
+        would all have the same context, it is given once, with the batch's own size. For a model without a proposal per
+        frame the context holds all frames, and each costs a pass over them.
 
         Raises:
             NotImplementedError: If generation is not causal.

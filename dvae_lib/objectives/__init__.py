@@ -1,8 +1,8 @@
 """The variational lower bound and its relatives.
 
 As objectives, functions of a model and a batch, with gradients, of the form that `dvae_lib.training.fit` takes: `vlb`,
-`free_bits`, `importance_weighted`, `particle`, `nasmc`. And as functions of what a model returns: `variational_lower_bound`,
-`log_weights`, `importance_weighted_bound`.
+`free_bits`, `importance_weighted`, `particle`, `nasmc`. And as functions of what a model returns:
+`variational_lower_bound`, `log_weights`, `importance_weighted_bound`.
 
 Everything is in nats and per sequence, shape ``(B,)``, unless said otherwise. Frames beyond a sequence's length
 contribute nothing.

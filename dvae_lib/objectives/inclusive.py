@@ -44,7 +44,7 @@ def nasmc(
         x: The observed sequences.
         u: The input sequences of a driven model.
         lengths: The sequences' lengths in a padded batch.
-        observed: Which frames or entries are observed; see `DVAE.check`.
+        observed: As in `particle`.
         num_particles: Number K of particles.
         threshold: Resample where the effective sample size falls below this fraction of the particles.
         weights: "filtering" counts the particles of frame t by their weights at t, as in the paper, although the
