@@ -154,6 +154,10 @@ class Given:
         self.prior[name], self.latents[name] = prior, value
         return value
 
+    def unseen(self, name: str) -> Tensor | None:
+        """The rows in which nothing was observed that could tell a variable; None where there are none."""
+        return None
+
     def draw(self, name: str, prior: Distribution, known: Mapping[str, Tensor]) -> Tensor:
         """A value where none is given."""
         with torch.no_grad():

@@ -1,6 +1,7 @@
 """Filling in what was not observed, given what was."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,7 +13,7 @@ from dvae_lib.models.bounds import LikelihoodBounds
 from dvae_lib.models.draws import Draws, sample
 from dvae_lib.models.generating import Gaps
 from dvae_lib.objectives import DVAEOutput, log_weights
-from dvae_lib.objectives.importance import effective_sample_size
+from dvae_lib.objectives.importance import effective_sample_size, repeat
 from dvae_lib.objectives.missing import Observed, as_observed
 from dvae_lib.objectives.terms import Lengths, check_counts
 
@@ -46,6 +47,7 @@ class Imputing(LikelihoodBounds):
         *,
         lengths: Lengths | None = None,
         num_samples: int = 100,
+        chunk_size: int = 10,
         weighted: bool = False,
         generator: Generator | None = None,
         device: Device = None,
@@ -69,6 +71,7 @@ class Imputing(LikelihoodBounds):
             u: The input sequences of a driven model.
             lengths: The sequences' lengths in a padded batch. Frames beyond are zero.
             num_samples: Number K of samples.
+            chunk_size: How many of them are made at once.
             weighted: Weight the draws; then samples are drawn anew from them, and some are equal.
             generator: Source of randomness.
             device: See `importance_weighted_bound`.
@@ -85,22 +88,28 @@ class Imputing(LikelihoodBounds):
             >>> filled.samples.shape, bool(filled.mean.isfinite().all())
             (torch.Size([8, 2, 6, 3]), True)
         """
-        check_counts(num_samples=num_samples)
+        check_counts(num_samples=num_samples, chunk_size=chunk_size)
         if device is not None:
-            options = {"lengths": lengths, "num_samples": num_samples, "weighted": weighted, "generator": generator}
+            options: dict[str, Any] = {"lengths": lengths, "num_samples": num_samples, "chunk_size": chunk_size}
+            options |= {"weighted": weighted, "generator": generator}
             return computed_on(device, type(self).impute, self, x, observed, u, **options)
         x, u, lengths = self.admit(x, u, lengths, 0.0, observed)
         seen = as_observed(observed, x)
         if seen is None:
             size = x.new_full((len(x),), float(num_samples))
             return Imputation(x, x.expand(num_samples, *x.shape), size)
-        means, draws, weights = [], [], []
-        for _ in range(num_samples):
-            mean, draw, weight = self._imputed(x, u, lengths, seen, generator)
-            means.append(mean)
-            draws.append(draw)
-            weights.append(weight)
-        found = _collected(torch.stack(means), torch.stack(draws), torch.stack(weights), weighted, generator)
+        chunks = []
+        for start in range(0, num_samples, chunk_size):
+            k = min(chunk_size, num_samples - start)
+            x_k, u_k, lengths_k, seen_k = (repeat(value, k) for value in (x, u, lengths, seen))
+            assert x_k is not None
+            assert seen_k is not None
+            made = self._imputed(x_k, u_k, lengths_k, seen_k, generator)
+            chunks.append([value.unflatten(0, (k, len(x))) for value in made])
+        means, draws, weights = (torch.cat(parts) for parts in zip(*chunks, strict=True))
+        if weighted and self.links.predictive:  # the weight is that of the draw, which later frames look back on
+            means = draws
+        found = _collected(means, draws, weights, weighted, generator)
         return replace(found, mean=torch.where(seen, x, found.mean))
 
     def _imputed(

@@ -371,6 +371,9 @@ class KVAE(DVAE):
             spread = C @ covariance @ C.mT + Sigma
             a = draws("a", MultivariateNormal(expected, spread, validate_args=False))
             gain = torch.linalg.solve(spread, C @ covariance).mT
+            unseen = draws.unseen("a")
+            if unseen is not None and self.mixture == 1:  # nothing is learned from features that are only a draw
+                gain = torch.where(unseen[:, None, None], 0.0, gain)
             mean = mean + (gain @ (a - expected)[..., None]).squeeze(-1)
             left = torch.eye(self.z_dim, dtype=gain.dtype, device=gain.device) - gain @ C
             covariance = left @ covariance @ left.mT + gain @ Sigma @ gain.mT
