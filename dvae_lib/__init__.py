@@ -9,7 +9,9 @@ from dvae_lib.graphs import DependencySpec
 from dvae_lib.models import (
     DKF,
     DSAE,
+    DSSM,
     DVAE,
+    DVBF,
     GRNN,
     KVAE,
     LVRNN,
@@ -27,7 +29,9 @@ from dvae_lib.models import (
 __all__ = [
     "DKF",
     "DSAE",
+    "DSSM",
     "DVAE",
+    "DVBF",
     "GRNN",
     "KVAE",
     "LVRNN",

@@ -14,7 +14,7 @@ from dvae_lib.architecture.rows import columns, levels, ordered_rows
 from dvae_lib.graphs.marks import ARROW
 from dvae_lib.graphs.patches import SOLID, Shape, add_arrow, add_outline, cubic_path
 from dvae_lib.models.base import DVAE
-from dvae_lib.networks import GatedTransition, GaussianHead, ObservationHead
+from dvae_lib.networks import GatedTransition, GaussianHead, LocallyLinear, ObservationHead
 from dvae_lib.plotting import CARD, COLOURS
 
 __all__ = ["draw_architecture"]
@@ -125,6 +125,8 @@ class _Drawing:
                 return [f"← {word}" if getattr(part, "backward", False) else f"{word} →"]
         if isinstance(part, GatedTransition):
             return ["gated"]
+        if isinstance(part, LocallyLinear):
+            return ["locally", "linear →"]
         if isinstance(part, GaussianHead | ObservationHead):
             return ["output layer"]
         if isinstance(part, nn.ParameterDict):

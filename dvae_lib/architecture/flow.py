@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from dvae_lib.models.base import DVAE
+from dvae_lib.networks import LocallyLinear
 
 __all__ = ["FRAMES", "HERE", "PROCESSES", "Process", "Term", "data_flow", "is_recurrent", "parts_of", "used_weights"]
 
@@ -133,7 +134,7 @@ def parts_of(model: DVAE) -> dict[str, nn.Module]:
 
 def is_recurrent(part: nn.Module) -> bool:
     """Whether a part carries a state from frame to frame."""
-    return any(isinstance(m, nn.RNNBase) for m in part.modules())
+    return any(isinstance(m, nn.RNNBase | LocallyLinear) for m in part.modules())
 
 
 def _data(model: DVAE) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from torch import nn
 
 from dvae_lib.architecture.flow import FRAMES, HERE, Process, Term, is_recurrent, parts_of
 from dvae_lib.models.base import DVAE
-from dvae_lib.networks import GatedTransition, GaussianHead, ObservationHead
+from dvae_lib.networks import GatedTransition, GaussianHead, LocallyLinear, ObservationHead
 
 __all__ = ["Notation", "layers", "sizes_of"]
 
@@ -122,6 +122,8 @@ class Notation:
     def _notation(self, part: nn.Module, inside: str) -> str:
         if isinstance(part, GatedTransition):
             return f"GTF({inside}, {part.gate[0].out_features})"
+        if isinstance(part, LocallyLinear):
+            return f"mixture of {len(part.A)} linear transitions, driven by {inside}"
         if isinstance(part, GaussianHead | ObservationHead):
             return f"output layer on {inside}"
         if isinstance(part, nn.ParameterDict):
@@ -154,6 +156,8 @@ def sizes_of(part: nn.Module) -> tuple[int, int]:
     """Sizes of input and output."""
     if isinstance(part, GatedTransition):
         return part.linear.in_features, 2 * part.linear.out_features
+    if isinstance(part, LocallyLinear):
+        return part.u_dim + part.w_dim, part.out_dim
     if isinstance(part, nn.ParameterDict):
         return 0, sum(p.numel() for p in part.parameters())
     layers = [m for m in part.modules() if isinstance(m, nn.Linear | nn.RNNBase)]

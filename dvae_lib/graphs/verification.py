@@ -163,7 +163,7 @@ def _randomised(model: nn.Module, generator: torch.Generator) -> Any:
     twin = copy.deepcopy(model).to("cpu", torch.float64).eval()
     with torch.no_grad():
         for parameter in twin.parameters():
-            scale = 1.0 / math.sqrt(parameter.shape[-1]) if parameter.ndim > 1 else 0.3
+            scale = 1.0 / math.sqrt(max(parameter.shape[-1], 1)) if parameter.ndim > 1 else 0.3
             parameter.add_(scale * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
             parameter.requires_grad_(False)
     return twin

@@ -6,6 +6,8 @@ from pkgutil import iter_modules
 from dvae_lib.models.base import DVAE, Proposal, Sample, State, StepOutput
 from dvae_lib.models.dkf import DKF
 from dvae_lib.models.dsae import DSAE
+from dvae_lib.models.dssm import DSSM
+from dvae_lib.models.dvbf import DVBF
 from dvae_lib.models.filtering import Filter, FilterOutput
 from dvae_lib.models.imputing import Imputation
 from dvae_lib.models.kvae import KVAE
@@ -22,7 +24,9 @@ from dvae_lib.models.z_forcing import ImprovedVRNN
 __all__ = [
     "DKF",
     "DSAE",
+    "DSSM",
     "DVAE",
+    "DVBF",
     "Filter",
     "FilterOutput",
     "GRNN",

@@ -11,6 +11,7 @@ from dvae_lib.networks.layers import (
 from dvae_lib.networks.recurrence import (
     FrameByFrame,
     InternalState,
+    LocallyLinear,
     PrecomputedInput,
     Recurrence,
     reverse_time,
@@ -25,6 +26,7 @@ __all__ = [
     "GatedTransition",
     "GaussianHead",
     "InternalState",
+    "LocallyLinear",
     "ObservationHead",
     "PrecomputedInput",
     "Recurrence",

@@ -8,9 +8,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dvae_lib.networks.layers import MLP
+
 __all__ = [
     "FrameByFrame",
     "InternalState",
+    "LocallyLinear",
     "PrecomputedInput",
     "Recurrence",
     "reverse_time",
@@ -283,6 +286,94 @@ class Recurrence(nn.Module):
             return self.network(inputs, last)  # type: ignore[no-any-return]
         states, after = self.network(inputs, None if last is None else last[0])
         return states, (after,)
+
+
+class LocallyLinear(nn.Module):
+    r"""The recursion of the deep variational Bayes filter: a transition that is linear near every state.
+
+    .. math::
+        \mathbf{z}_t = \sum_{i=1}^M \alpha_t^{(i)} \big( \mathbf{A}^{(i)} \mathbf{z}_{t-1}
+        + \mathbf{B}^{(i)} \mathbf{u}_t + \mathbf{C}^{(i)} \mathbf{w}_t \big), \qquad
+        \boldsymbol\alpha_t = \mathrm{Softmax}\big( \alpha(\mathbf{z}_{t-1}, \mathbf{u}_t) \big)
+
+    from :math:`\mathbf{z}_1 = f_1(\mathbf{w}_1) + \sum_i \alpha_1^{(i)} \mathbf{B}^{(i)} \mathbf{u}_1`: the first state
+    has a noise of its own kind, since where a sequence starts is less certain than where it goes.
+
+    It begins near rest: every :math:`\mathbf{A}^{(i)}` near the identity, so that gradients of late frames reach the
+    early ones, and every :math:`\mathbf{C}^{(i)}` zero, so that noise comes in only where it is worth its price.
+
+    Arguments:
+        w_dim: Size of the noise.
+        z_dim: Size of the state.
+        u_dim: Size of the inputs.
+        matrices: Number M of transitions that are mixed.
+        weights: Sizes of the hidden layers (Tanh) of the network :math:`\alpha`.
+        initial: Sizes of the hidden layers (Tanh) of :math:`f_1`; none: it is linear.
+
+    Attributes:
+        A: The matrices, of shape (M, z_dim, z_dim).
+        B: Of shape (M, z_dim, u_dim).
+        C: Of shape (M, z_dim, w_dim).
+
+    Raises:
+        ValueError: There is no matrix.
+
+    Source: Karl, Soelch, Bayer and van der Smagt (2017), "Deep variational Bayes filters: unsupervised learning of
+    state space models from raw data".
+    """
+
+    def __init__(
+        self,
+        w_dim: int,
+        z_dim: int,
+        *,
+        u_dim: int = 0,
+        matrices: int = 16,
+        weights: Sequence[int] = (16,),
+        initial: Sequence[int] = (),
+    ) -> None:
+        super().__init__()
+        if isinstance(matrices, bool) or not isinstance(matrices, int) or matrices < 1:
+            raise ValueError(f"matrices must be an integer of at least 1; got {matrices!r}")
+        self.u_dim, self.w_dim, self.out_dim = u_dim, w_dim, z_dim
+        features, first = MLP(z_dim + u_dim, weights), MLP(w_dim, initial)
+        self.alpha = nn.Sequential(*features, nn.Linear(features.out_dim, matrices), nn.Softmax(-1))
+        self.f_1 = nn.Sequential(*first, nn.Linear(first.out_dim, z_dim))
+        self.A = nn.Parameter(torch.eye(z_dim) + 0.05 * torch.randn(matrices, z_dim, z_dim))
+        self.B = nn.Parameter(0.1 * torch.randn(matrices, z_dim, u_dim))
+        self.C = nn.Parameter(torch.zeros(matrices, z_dim, w_dim))
+
+    def forward(self, drivers: Float[Tensor, "batch time in_dim"]) -> Float[Tensor, "batch time z_dim"]:
+        """All states.
+
+        Arguments:
+            drivers: Inputs, where there are some, and noises, side by side.
+        """
+        inputs, noises = (part.unbind(1) for part in drivers.split((self.u_dim, self.w_dim), -1))
+        states = [self.first(inputs[0], noises[0])]
+        for u_t, w_t in zip(inputs[1:], noises[1:], strict=True):
+            states.append(self.step(states[-1], u_t, w_t))
+        return torch.stack(states, 1)
+
+    def first(self, u: Float[Tensor, "batch u_dim"], w: Float[Tensor, "batch w_dim"]) -> Float[Tensor, "batch z_dim"]:
+        """The first state."""
+        nothing = w.new_zeros(len(w), self.out_dim)
+        start: Tensor = self.f_1(w)
+        return start + self.step(nothing, u, torch.zeros_like(w))
+
+    def step(
+        self,
+        z_prev: Float[Tensor, "batch z_dim"],
+        u: Float[Tensor, "batch u_dim"],
+        w: Float[Tensor, "batch w_dim"],
+    ) -> Float[Tensor, "batch z_dim"]:
+        """The next state."""
+        alpha = self.alpha(torch.cat([z_prev, u], -1))
+        # What each transition would lead to, by one product, then the mean: the same as by the mean of the matrices.
+        together = torch.cat([self.A, self.B, self.C], -1)
+        moved = F.linear(torch.cat([z_prev, u, w], -1), together.flatten(0, 1)).unflatten(-1, together.shape[:2])
+        mixed: Tensor = (alpha[:, None] @ moved).squeeze(1)
+        return mixed
 
 
 def reverse_time(

@@ -169,6 +169,10 @@ DVBF = DependencySpec(  # Karl et al. (2017): the noise is inferred, the state f
     "w_t ~\nz_t <- z_{t-1}, u_t, w_t\nx_t ~ z_t",
     "w_t ~ z_{t-1}, x_t, u_t",
 )
+DSSM = DependencySpec(  # (12.1) and Miladinovic et al. (2019)
+    "v ~\nz_t ~ z_{t-1}, v\nx_t ~ z_t",
+    "gv_t <- x_t, gv_{t-1}\nv ~ gv_T\nz_t ~ z_{t-1}, v, x_t",
+)
 LADDER = DependencySpec(
     "z2_t ~ z2_{t-1}\nz1_t ~ z1_{t-1}, z2_t\nx_t ~ z1_t",
     "b_t <- x_t, b_{t+1}\nz2_t ~ z2_{t-1}, b_t\nz1_t ~ z1_{t-1}, z2_t, b_t",
@@ -195,5 +199,6 @@ MODELS = {
     "DSAE, factorised": DSAE_FACTORISED,
     "VRAE": VRAE,
     "DVBF": DVBF,
+    "DSSM": DSSM,
     "two levels": LADDER,
 }

@@ -146,8 +146,9 @@ def test_own_inference_is_what_follows_from_proposals(name, options):
     for k, latent in own.items():
         torch.testing.assert_close(latent.posterior.parameters, inherited[k].posterior.parameters)
         assert torch.equal(inherited[k].sample, given[k])
-    mean = DVAE._infer(model, x, None, None, Draws(how="mean")).latents["z"].sample
-    torch.testing.assert_close(mean, model.inference(x, draw="mean")["z"].sample)
+    inherited = DVAE._infer(model, x, None, None, Draws(how="mean")).latents
+    for k, latent in model.inference(x, draw="mean").items():
+        torch.testing.assert_close(inherited[k].sample, latent.sample)
 
 
 @pytest.mark.parametrize("observation", LIKELIHOODS)
@@ -156,7 +157,7 @@ def test_generates(name, options, observation):
     model = make(name, **options, observation=observation)
     sample = model.generate(7, 2, generator=seeded())
     assert sample.x.shape == (2, 7, 5)
-    assert sample.latents["z"].shape == (2, 7, 3)
+    assert {k: tuple(v.shape) for k, v in sample.latents.items()} == model.latent_shapes(2, 7)
     torch.testing.assert_close(model.generate(7, 2, emission="mean", generator=seeded()).x.shape, sample.x.shape)
     assert torch.isfinite(sample.observation.log_prob(sample.x)).all()
     x = data(observation)

@@ -167,7 +167,7 @@ def test_a_stream_is_read_as_if_it_ended_at_each_frame(name, options, u_dim):
     model = build_model(name, **{"x_dim": 3, "z_dim": 2, "u_dim": u_dim, **MODELS[name].small, **options}).double()
     x = torch.randn(2, 5, 3, generator=seeded(), dtype=torch.float64)
     u = torch.randn(2, 5, u_dim, generator=seeded(), dtype=torch.float64) if u_dim else None
-    given = {"v": torch.ones(2, 2).double()} if name == "dsae" else {}
+    given = {v: torch.ones(2, model.latent_dim(v)).double() for v in model.sequence_latents}
     past = Past(streaming=True)
     for t in range(5):
         streamed = model._context(x[:, t : t + 1], None if u is None else u[:, t : t + 1], None, Draws(given), past)
