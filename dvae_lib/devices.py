@@ -1,7 +1,7 @@
 """Where tensors lie and are computed with: the machine's accelerator, and work that is done there and brought back."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -17,6 +17,7 @@ __all__ = [
     "generator_on",
     "moved",
     "on_the_host",
+    "uncast",
 ]
 
 Device = torch.device | str | None
@@ -131,3 +132,11 @@ def moved(value: Any, device: torch.device) -> Any:
         items = (moved(item, device) for item in value)
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     return value
+
+
+def uncast(device: torch.device) -> AbstractContextManager[object]:
+    """Within it, the automatic casts of mixed precision rest: for sums of squares and factorisations of matrices."""
+    try:
+        return torch.autocast(device.type, enabled=False)
+    except RuntimeError:  # a device without such casts
+        return nullcontext()

@@ -294,6 +294,8 @@ def _(case: Case) -> None:
     model, x, u = case
     if not model.is_causal:
         raise NotApplicableError("its frames are generated together")
+    if model.infers_backwards:
+        raise NotApplicableError("it infers backwards in time")
     x, u = x[:1].repeat(400, 1, 1), None if u is None else u[:1].repeat(400, 1, 1)
     with torch.no_grad():
         one = particle(model, x, u, num_particles=1, threshold=0.0, generator=_seeded()).value

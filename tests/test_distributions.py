@@ -16,6 +16,7 @@ from dvae_lib.distributions import (
     DiagonalGaussian,
     FactorisedDistribution,
     FixedGaussian,
+    FullGaussian,
     Gamma,
     UnitGaussian,
     itakura_saito,
@@ -406,3 +407,17 @@ def test_the_former_names_are_fixed_gaussians():
 def test_options_that_a_family_does_not_have(written):
     with pytest.raises(ValueError, match=r"cannot be made out .*options are written 'gaussian\(scale=0.01\)'"):
         observation_family(written)
+
+
+class TestFullGaussian:
+    def test_is_the_multivariate_normal_and_is_indexed_like_the_factorised_families(self):
+        generator = torch.Generator().manual_seed(0)
+        mean, root = (torch.randn(2, 3, 4, *shape, generator=generator) for shape in ((), (4,)))
+        factor = root.tril(-1) + torch.diag_embed(root.diagonal(dim1=-2, dim2=-1).exp())
+        p, value = FullGaussian(mean, factor), torch.randn(2, 3, 4, generator=generator)
+        whole = torch.distributions.MultivariateNormal(mean, scale_tril=factor).log_prob(value)
+        torch.testing.assert_close(p.log_prob(value), whole)
+        torch.testing.assert_close(p[:, -1].log_prob(value[:, -1]), whole[:, -1])
+        torch.testing.assert_close(p[1].log_prob(value[1]), whole[1])
+        torch.testing.assert_close(FullGaussian(*p.parameters).log_prob(value), whole)
+        assert p.expand((5, 2, 3)).log_prob(value).shape == (5, 2, 3)

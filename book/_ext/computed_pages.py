@@ -39,6 +39,8 @@ PURPOSES = {
     "VAE": "Frames whose neighbours do not matter; the measure for all others.",
     "DKF": "A state that carries everything: forecasts, gaps, interpretation.",
     "KVAE": "Linear dynamics behind pictures or the like: gaps filled by an exact smoother.",
+    "SVAE": "Linear dynamics behind a network: gaps of any kind, without training for them.",
+    "BlackBoxSSM": "A state-space model that you know, with any observations: its states, with their uncertainty.",
     "STORN": "The likelihood of the next frame, in the simplest way; a filter without a loop.",
     "VRNN": "The likelihood of the next frame; the most general model.",
     "ImprovedVRNN": "A VRNN whose latent vectors fall silent.",
@@ -49,10 +51,14 @@ PURPOSES = {
     "DSSM": "Sequences that each move by a law of their own.",
     "DSAE": "Something constant throughout (a speaker, an object), kept apart from what changes.",
 }
+# Names that are no acronym with a variant.
+LABELS = {"black-box": "Black-box SSM"}
 
 
 def label(name: str) -> str:
     """How a model is called in running text: ``RVAE (causal)`` for ``rvae-causal``."""
+    if name in LABELS:
+        return LABELS[name]
     stem, _, variant = name.partition("-")
     return f"{stem.upper()} ({variant})" if variant else stem.upper()
 

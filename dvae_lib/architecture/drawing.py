@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import nn
 
-from dvae_lib.architecture.flow import PROCESSES, Process, Term, data_flow, is_recurrent, parts_of
+from dvae_lib.architecture.flow import PROCESSES, Process, Term, data_flow, is_matrices, is_recurrent, parts_of
 from dvae_lib.architecture.notation import Notation, sizes_of
 from dvae_lib.architecture.rows import columns, levels, ordered_rows
 from dvae_lib.graphs.marks import ARROW
@@ -129,7 +129,7 @@ class _Drawing:
             return ["locally", "linear →"]
         if isinstance(part, GaussianHead | ObservationHead):
             return ["output layer"]
-        if isinstance(part, nn.ParameterDict):
+        if is_matrices(part):
             return ["linear"]
         sizes = [str(m.out_features) for m in part.modules() if isinstance(m, nn.Linear)]
         lines = [", ".join(sizes[i : i + 2]) for i in range(0, len(sizes), 2)]

@@ -17,7 +17,18 @@ from torch.distributions import Distribution
 from dvae_lib.models.base import DVAE
 from dvae_lib.networks import LocallyLinear
 
-__all__ = ["FRAMES", "HERE", "PROCESSES", "Process", "Term", "data_flow", "is_recurrent", "parts_of", "used_weights"]
+__all__ = [
+    "FRAMES",
+    "HERE",
+    "PROCESSES",
+    "Process",
+    "Term",
+    "data_flow",
+    "is_matrices",
+    "is_recurrent",
+    "parts_of",
+    "used_weights",
+]
 
 Process = Literal["generation", "inference"]
 PROCESSES: tuple[Process, ...] = ("generation", "inference")
@@ -130,6 +141,12 @@ def parts_of(model: DVAE) -> dict[str, nn.Module]:
         members = child.named_children() if isinstance(child, nn.ModuleList) else [("", child)]
         parts |= {f"{name}.{key}".rstrip("."): part for key, part in members}
     return {name: part for name, part in parts.items() if any(True for _ in part.parameters())}
+
+
+def is_matrices(part: nn.Module) -> bool:
+    """Whether a part holds parameters that no layer multiplies with, such as those of linear dynamics."""
+    layer = isinstance(part, nn.Linear | nn.RNNBase) or any(True for _ in part.children())
+    return not layer and any(True for _ in part.parameters())
 
 
 def is_recurrent(part: nn.Module) -> bool:

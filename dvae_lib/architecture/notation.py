@@ -6,7 +6,7 @@ from typing import Any
 import networkx as nx
 from torch import nn
 
-from dvae_lib.architecture.flow import FRAMES, HERE, Process, Term, is_recurrent, parts_of
+from dvae_lib.architecture.flow import FRAMES, HERE, Process, Term, is_matrices, is_recurrent, parts_of
 from dvae_lib.models.base import DVAE
 from dvae_lib.networks import GatedTransition, GaussianHead, LocallyLinear, ObservationHead
 
@@ -126,8 +126,8 @@ class Notation:
             return f"mixture of {len(part.A)} linear transitions, driven by {inside}"
         if isinstance(part, GaussianHead | ObservationHead):
             return f"output layer on {inside}"
-        if isinstance(part, nn.ParameterDict):
-            return "matrices " + ", ".join(part)
+        if is_matrices(part):
+            return "matrices " + ", ".join(name for name, _ in part.named_parameters())
         for layer in part.modules():
             if isinstance(layer, nn.RNNBase):
                 direction = ", backward" if getattr(part, "backward", False) else ""
@@ -158,7 +158,7 @@ def sizes_of(part: nn.Module) -> tuple[int, int]:
         return part.linear.in_features, 2 * part.linear.out_features
     if isinstance(part, LocallyLinear):
         return part.u_dim + part.w_dim, part.out_dim
-    if isinstance(part, nn.ParameterDict):
+    if is_matrices(part):
         return 0, sum(p.numel() for p in part.parameters())
     layers = [m for m in part.modules() if isinstance(m, nn.Linear | nn.RNNBase)]
     first, last = layers[0], layers[-1]

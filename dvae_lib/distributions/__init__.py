@@ -1,7 +1,7 @@
-r"""Factorised distributions of one frame, with the interface of `torch.distributions`.
+r"""Distributions of one frame, with the interface of `torch.distributions`.
 
-Every class describes a vector whose entries are independent given the parameters, as in Eqs. (2.4) and
-(2.19) of the review. The last dimension of a parameter is the vector (the *event*), all dimensions before
+Every class but `FullGaussian` describes a vector whose entries are independent given the parameters, as in Eqs. (2.4)
+and (2.19) of the review. The last dimension of a parameter is the vector (the *event*), all dimensions before
 it are the *batch*: parameters of shape ``(B, T, D)`` make a batch of shape ``(B, T)`` and `log_prob`
 returns ``(B, T)``, in nats. What samples takes a keyword `generator`.
 """
@@ -17,6 +17,7 @@ from dvae_lib.distributions.families import (
     register_observation,
     support_of,
 )
+from dvae_lib.distributions.full_gaussian import FullGaussian
 from dvae_lib.distributions.gamma import Gamma, itakura_saito
 from dvae_lib.distributions.gaussian import (
     CentimetreGaussian,
@@ -37,6 +38,7 @@ __all__ = [
     "DiagonalGaussian",
     "FactorisedDistribution",
     "FixedGaussian",
+    "FullGaussian",
     "Gamma",
     "GaussianMixture",
     "Laplace",

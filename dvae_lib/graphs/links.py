@@ -7,7 +7,7 @@ import networkx as nx
 from dvae_lib.graphs.ranges import Node
 from dvae_lib.graphs.spec import DependencySpec
 
-__all__ = ["Links", "links", "looks_ahead", "runs_online"]
+__all__ = ["Links", "infers_backwards", "links", "looks_ahead", "runs_online"]
 
 
 class Links(NamedTuple):
@@ -74,6 +74,19 @@ def looks_ahead(spec: DependencySpec) -> bool:
     """
     return any(
         parent[1] is not None and child[1] is not None and parent[1] > child[1]
+        for parent, child in spec.unroll(5, "inference", "compact").edges
+    )
+
+
+def infers_backwards(spec: DependencySpec) -> bool:
+    """Whether some frame's latent is inferred from the same variable at a later frame.
+
+    Example:
+        >>> infers_backwards(DependencySpec("z_t ~ z_{t-1}" "\\n" "x_t ~ z_t", "z_t ~ z_{t+1}, x_t"))
+        True
+    """
+    return any(
+        parent[0] == child[0] and parent[1] is not None and child[1] is not None and parent[1] > child[1]
         for parent, child in spec.unroll(5, "inference", "compact").edges
     )
 

@@ -4,6 +4,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from dvae_lib.models.base import DVAE, Proposal, Sample, State, StepOutput
+from dvae_lib.models.black_box import BlackBoxSSM
 from dvae_lib.models.dkf import DKF
 from dvae_lib.models.dsae import DSAE
 from dvae_lib.models.dssm import DSSM
@@ -17,11 +18,13 @@ from dvae_lib.models.rnn import GRNN, RNN
 from dvae_lib.models.rvae import RVAE
 from dvae_lib.models.srnn import SRNN
 from dvae_lib.models.storn import STORN
+from dvae_lib.models.svae import SVAE
 from dvae_lib.models.vae import VAE
 from dvae_lib.models.vrnn import VRNN
 from dvae_lib.models.z_forcing import ImprovedVRNN
 
 __all__ = [
+    "BlackBoxSSM",
     "DKF",
     "DSAE",
     "DSSM",
@@ -40,6 +43,7 @@ __all__ = [
     "RVAE",
     "SRNN",
     "STORN",
+    "SVAE",
     "VAE",
     "VRNN",
     "ImprovedVRNN",

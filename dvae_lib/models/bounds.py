@@ -137,7 +137,8 @@ class LikelihoodBounds(Proposing):
             device: See `importance_weighted_bound`.
 
         Raises:
-            NotImplementedError: If generation is not causal: the weight of a frame would need future latents.
+            NotImplementedError: If generation is not causal: the weight of a frame would need future latents; or if
+                inference goes backwards in time.
 
         Source: Maddison et al. (2017), "Filtering variational objectives"; Naesseth et al. (2018); Le et al. (2018).
         """

@@ -10,7 +10,7 @@ from torch.distributions import Distribution
 
 from dvae_lib.distributions import DiagonalGaussian
 from dvae_lib.graphs import DependencySpec
-from dvae_lib.graphs.links import Links, links
+from dvae_lib.graphs.links import Links, infers_backwards, links
 from dvae_lib.models import generating
 from dvae_lib.models.draws import Context, Draws, Given, Inferred, Past, State, Values
 from dvae_lib.models.saving import Pretrained
@@ -173,6 +173,11 @@ class Equations(Pretrained):
         return links(self.spec).causal
 
     @property
+    def infers_backwards(self) -> bool:
+        """Whether a frame's latent is inferred from later ones, by the spec: no filter, no particles."""
+        return infers_backwards(self.spec)
+
+    @property
     def frame_latents(self) -> tuple[str, ...]:
         """The latent variables that every frame has, in the order of the inference block."""
         return tuple(name for name in self.spec.latents if self.spec.is_framewise(name))
@@ -194,7 +199,8 @@ class Equations(Pretrained):
         Not where a class writes `_infer` anew and leaves its parent's proposals.
         """
         newest = next(c for c in type(self).__mro__ if vars(c).keys() & {"_infer", "_context", "_propose"})
-        return newest is not Equations and bool(vars(newest).keys() & {"_context", "_propose"}) and self.is_causal
+        runs = self.is_causal and not self.infers_backwards
+        return newest is not Equations and bool(vars(newest).keys() & {"_context", "_propose"}) and runs
 
     def latent_dim(self, name: str) -> int:
         """The size of a latent variable's vectors."""

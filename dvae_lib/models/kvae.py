@@ -6,7 +6,6 @@ unsupervised learning".
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, NamedTuple
 
 import torch
@@ -14,6 +13,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.distributions import Distribution, MultivariateNormal
 
+from dvae_lib.devices import uncast
 from dvae_lib.distributions import DiagonalGaussian
 from dvae_lib.graphs import DependencySpec
 from dvae_lib.models.base import DVAE, Context, Draws, Given, Inferred, Lengths, Past, State, Values, noise
@@ -191,13 +191,6 @@ class KVAE(DVAE):
     def _precision(self) -> torch.dtype:
         return torch.promote_types(self.dynamics["mu_1"].dtype, torch.float32)
 
-    def _in_full(self) -> AbstractContextManager[object]:
-        """Within it, the automatic casts of mixed precision rest."""
-        try:
-            return torch.autocast(self.dynamics["mu_1"].device.type, enabled=False)
-        except RuntimeError:  # a device without such casts
-            return nullcontext()
-
     def _encoded(self, x: Tensor) -> DiagonalGaussian:
         """The posterior of the features (6.14)."""
         q_a: DiagonalGaussian = self.a_head(self.e_a(x))  # (6.15)
@@ -222,7 +215,7 @@ class KVAE(DVAE):
         )
         a = given("a", self._encoded(x))
         known = self._known(draws.observed)
-        with self._in_full():
+        with uncast(x.device):
             ssm, mask = self.state_space(a.sample), _both(frame_mask(lengths, x.shape[1]), known)
             smoothed = kalman_smoother(ssm, a.sample, self._full(u), mask=mask)
             chain = GaussianChain.from_moments(*smoothed)
@@ -246,7 +239,7 @@ class KVAE(DVAE):
     ) -> Generated:
         r"""The state (6.2), the features (6.4) and the frames (6.6), for all frames at once."""
         a, z = latents["a"].to(self._precision), latents["z"].to(self._precision)
-        with self._in_full():
+        with uncast(x.device):
             ssm = self.state_space(a)
             state = (ssm.stepwise("A") @ shift(z)[..., None]).squeeze(-1)
             state = torch.cat([ssm.mu_1.expand_as(z[:, 0])[:, None], state[:, 1:]], 1)
@@ -296,7 +289,7 @@ class KVAE(DVAE):
         if mask is not None:
             frames = torch.where(mask, frames, 0.0)
         reconstruction, log_q = frames.sum(-1)
-        with self._in_full():
+        with uncast(x.device):
             log_p = log_likelihood(self.state_space(a), a, self._full(u), mask=mask)
         term = log_q - log_p
         return VLB(reconstruction - beta * term, reconstruction, {"a, z": term}, beta=beta)
@@ -359,7 +352,7 @@ class KVAE(DVAE):
     def _filter_step(
         self, state: State, x_prev: Tensor, u_t: Tensor | None, draws: Given
     ) -> tuple[Distribution, State]:
-        with self._in_full():
+        with uncast(x_prev.device):
             ssm, following = self._next_matrices(state)
             A, C = (ssm.stepwise(name)[..., 0, :, :] for name in ("A", "C"))
             first = state["begun"] == 0

@@ -88,11 +88,16 @@ class Proposing(Admission):
         frame the context holds all frames, and each costs a pass over them.
 
         Raises:
-            NotImplementedError: If generation is not causal.
+            NotImplementedError: If generation is not causal, or inference goes backwards in time.
             ValueError, TypeError: See `check`; also for a number of particles below 1.
         """
         if not self.is_causal:
             raise NotImplementedError(f"{type(self).__name__} does not generate frame by frame: there are no proposals")
+        if self.infers_backwards:
+            raise NotImplementedError(
+                f"{type(self).__name__} infers backwards in time, a latent vector from the one after it: there are no "
+                "proposals for particles; use importance_weighted_bound"
+            )
         check_counts(num_particles=num_particles)
         x, u, lengths = self.admit(x, u, lengths, 0.0, observed)
         rows, entries = num_particles * len(x), as_observed(observed, x)
@@ -210,7 +215,7 @@ class Proposing(Admission):
         if not self.has_proposal:
             raise NotImplementedError(
                 f"{type(self).__name__} cannot filter frame by frame: its generation must be causal, and its inference "
-                "model written as _context and _propose"
+                "model forwards in time and written as _context and _propose"
             )
         return Filter(self, batch_size, num_particles, threshold=threshold, generator=generator)
 

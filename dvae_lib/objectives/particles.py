@@ -46,7 +46,8 @@ def particle(
         generator: Source of randomness.
 
     Raises:
-        NotImplementedError: If generation is not causal: the weight of a frame would need future latents.
+        NotImplementedError: If generation is not causal: the weight of a frame would need future latents; or if
+            inference goes backwards in time.
         ValueError, TypeError: See `DVAE.check`; also for a number of particles below 1, and a threshold outside [0, 1].
 
     Source: Maddison et al. (2017), "Filtering variational objectives"; Naesseth et al. (2018); Le et al. (2018).

@@ -17,10 +17,10 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Generator, Size, Tensor
-from torch.distributions import Distribution, MultivariateNormal, constraints
+from torch.distributions import Distribution, constraints
 from torch.distributions.kl import register_kl
 
-from dvae_lib.distributions import DiagonalGaussian
+from dvae_lib.distributions import DiagonalGaussian, FullGaussian
 from dvae_lib.statespace import chain_forms as forms
 from dvae_lib.statespace.chain_forms import ChainMoments, ChainPrecision, log_det, solve
 from dvae_lib.statespace.chain_layout import (
@@ -369,7 +369,7 @@ class GaussianChain(Distribution):
         with torch.no_grad():
             return self.rsample(sample_shape, noise=noise, generator=generator)
 
-    def conditionals(self, z: Float[Tensor, "*own time z_dim"]) -> MultivariateNormal | DiagonalGaussian:
+    def conditionals(self, z: Float[Tensor, "*own time z_dim"]) -> FullGaussian | DiagonalGaussian:
         r"""The conditionals of the chain along a sequence: q(z_t | z_{t-1}), or q(z_t | z_{t+1}), for all frames.
 
         Arguments:
@@ -385,7 +385,7 @@ class GaussianChain(Distribution):
         mean = layout.vector_back(chain._b + chain._F @ chain._before(chain._given(z)))
         if self.entrywise:
             return DiagonalGaussian(mean, 2 * chain.factor.log().expand(mean.shape))
-        return MultivariateNormal(mean, scale_tril=chain.factor, validate_args=False)
+        return FullGaussian(mean, chain.factor)
 
     def log_prob(self, value: Float[Tensor, "*own time z_dim"]) -> Float[Tensor, "*out"]:
         """Log-density of whole sequences, in nats: the sum of `log_prob_per_frame`; of other shapes, a ValueError."""
@@ -471,12 +471,12 @@ class GaussianChain(Distribution):
         layout = self._layout
         return ChainMoments(self.mean, layout.matrix_back(P), layout.between_back(self._F[1:] @ P[:-1]))
 
-    def marginals(self) -> MultivariateNormal | DiagonalGaussian:
+    def marginals(self) -> FullGaussian | DiagonalGaussian:
         """The law of each state alone, of batch shape `(*batch, T)` and event shape `(L,)`."""
         moments = self.moments()
         if self.entrywise:
             return DiagonalGaussian(moments.mean, moments.covariance.log())
-        return MultivariateNormal(moments.mean, scale_tril=covariance_factor(moments.covariance), validate_args=False)
+        return FullGaussian(moments.mean, covariance_factor(moments.covariance))
 
     def precision(self) -> ChainPrecision:
         """The same Gaussian in information form; `from_potentials(*chain.precision())` is the chain again."""

@@ -260,8 +260,8 @@ def check_semidefinite(J: Tensor) -> None:
     if holds((torch.diag_embed(diagonal) == J).all()):
         good = holds((diagonal >= 0).all())
     else:  # up to rounding
-        room = 10 * torch.finfo(J.dtype).eps * diagonal.abs().sum(-1, keepdim=True) + 1e-300
-        raised = J.double() + torch.diag_embed(room.double().expand_as(diagonal))
+        room = 10 * torch.finfo(J.dtype).eps * diagonal.double().abs().sum(-1, keepdim=True) + 1e-300
+        raised = J.double() + torch.diag_embed(room.expand_as(diagonal))
         good = holds((torch.linalg.cholesky_ex(raised).info == 0).all())
     if not good:
         raise ValueError(

@@ -173,6 +173,10 @@ DSSM = DependencySpec(  # (12.1) and Miladinovic et al. (2019)
     "v ~\nz_t ~ z_{t-1}, v\nx_t ~ z_t",
     "gv_t <- x_t, gv_{t-1}\nv ~ gv_T\nz_t ~ z_{t-1}, v, x_t",
 )
+SVAE = DependencySpec(  # Johnson et al. (2016), the latent LDS: potentials of single frames
+    DRIVEN_SSM_GENERATION, "r_t <- x_t\nz_t ~ z_{t-1}, r_{t:T}, u_{t:T}"
+)
+ARCHER_BACKWARD = DependencySpec(SSM_GENERATION, "z_t ~ z_{t+1}, x_{t:t+1}")  # Archer et al. (2015), the free factor
 LADDER = DependencySpec(
     "z2_t ~ z2_{t-1}\nz1_t ~ z1_{t-1}, z2_t\nx_t ~ z1_t",
     "b_t <- x_t, b_{t+1}\nz2_t ~ z2_{t-1}, b_t\nz1_t ~ z1_{t-1}, z2_t, b_t",
@@ -200,5 +204,7 @@ MODELS = {
     "VRAE": VRAE,
     "DVBF": DVBF,
     "DSSM": DSSM,
+    "SVAE": SVAE,
+    "Archer, free": ARCHER_BACKWARD,
     "two levels": LADDER,
 }

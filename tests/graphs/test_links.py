@@ -3,7 +3,7 @@
 import pytest
 import review_specs as review
 
-from dvae_lib.graphs.links import Links, links, looks_ahead, runs_online
+from dvae_lib.graphs.links import Links, infers_backwards, links, looks_ahead, runs_online
 
 #                          decoding temporal driving predictive causal
 KNOWN = {
@@ -22,6 +22,8 @@ KNOWN = {
     "DSAE_FULL": (True, True, False, False, True),
     "VRAE": (False, True, False, True, True),
     "DVBF": (True, True, True, False, True),
+    "SVAE": (True, True, True, False, True),
+    "ARCHER_BACKWARD": (True, True, False, False, True),
     "LADDER": (True, True, False, False, True),
 }
 
@@ -50,3 +52,12 @@ def test_links(name):
 def test_which_inference_runs_online(name, ahead, online):
     spec = getattr(review, name)
     assert (looks_ahead(spec), runs_online(spec)) == (ahead, online)
+
+
+@pytest.mark.parametrize(
+    ("name", "backwards"),
+    [("DKF", False), ("SRNN", False), ("KVAE", False), ("KVAE_BACKWARD", True), ("ARCHER_BACKWARD", True)],
+)
+def test_which_inference_goes_backwards_in_time(name, backwards):
+    """Latents of later frames, not observations: a smoother looks ahead, and still goes forwards."""
+    assert infers_backwards(getattr(review, name)) is backwards

@@ -103,7 +103,7 @@ def test_lengths_may_be_a_list_or_an_array(name, options):
     doors = [model.vlb, model.importance_weighted_bound] + ([model.smc_bound] if name != "kvae" else [])
     small = {"importance_weighted_bound": {"num_samples": 2}, "smc_bound": {"num_particles": 2}}
     for door in doors:
-        if door == model.smc_bound and not model.is_causal:
+        if door == model.smc_bound and (model.infers_backwards or not model.is_causal):
             continue
         values = []
         for lengths in (torch.tensor([6, 1, 4, 2]), [6, 1, 4, 2], np.array([6, 1, 4, 2], "i2")):
@@ -144,7 +144,8 @@ def test_own_inference_is_what_follows_from_proposals(name, options):
     own = model._infer(x, None, None, Draws(given)).latents
     inherited = DVAE._infer(model, x, None, None, Draws(given)).latents
     for k, latent in own.items():
-        torch.testing.assert_close(latent.posterior.parameters, inherited[k].posterior.parameters)
+        for parameter in ("mean", "variance"):
+            torch.testing.assert_close(getattr(latent.posterior, parameter), getattr(inherited[k].posterior, parameter))
         assert torch.equal(inherited[k].sample, given[k])
     inherited = DVAE._infer(model, x, None, None, Draws(how="mean")).latents
     for k, latent in model.inference(x, draw="mean").items():

@@ -759,3 +759,16 @@ def test_what_is_no_tensor_is_refused():
     ):
         with pytest.raises(TypeError, match="must be a tensor of float32 or float64"):
             call()
+
+
+def test_frames_without_a_potential_may_stand_beside_others_in_single_precision():
+    """A precision of zero is no negative one, though its rounding leaves no room; padding and gaps make such."""
+    chain = random_chain(2, lengths=torch.tensor([T, 2]))
+    single = GaussianChain(
+        chain.transition.float(), chain.offset.float(), chain.factor.float(), lengths=torch.tensor([T, 2])
+    )
+    J, h = random_covariance(L, seeded(3), 2, T), torch.ones(2, T, L).double()
+    there = torch.tensor([[True, False, True, True, False], [False, True, True, True, True]])
+    found = single.condition(J.float(), h.float(), mask=there)
+    exact = chain.condition(J, h, mask=there)
+    torch.testing.assert_close(found.log_normalizer.double(), exact.log_normalizer, rtol=1e-4, atol=1e-4)
