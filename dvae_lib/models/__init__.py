@@ -19,7 +19,9 @@ from dvae_lib.models.rvae import RVAE
 from dvae_lib.models.srnn import SRNN
 from dvae_lib.models.storn import STORN
 from dvae_lib.models.svae import SVAE
+from dvae_lib.models.svg import SVG
 from dvae_lib.models.vae import VAE
+from dvae_lib.models.vrae import VRAE
 from dvae_lib.models.vrnn import VRNN
 from dvae_lib.models.z_forcing import ImprovedVRNN
 
@@ -44,7 +46,9 @@ __all__ = [
     "SRNN",
     "STORN",
     "SVAE",
+    "SVG",
     "VAE",
+    "VRAE",
     "VRNN",
     "ImprovedVRNN",
     "ModelEntry",
