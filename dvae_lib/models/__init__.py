@@ -15,6 +15,7 @@ from dvae_lib.models.kvae import KVAE
 from dvae_lib.models.lvrnn import LVRNN
 from dvae_lib.models.registry import MODELS, PRESETS, ModelEntry, Preset, build_model, register
 from dvae_lib.models.rnn import GRNN, RNN
+from dvae_lib.models.rssm import RSSM
 from dvae_lib.models.rvae import RVAE
 from dvae_lib.models.srnn import SRNN
 from dvae_lib.models.storn import STORN
@@ -42,6 +43,7 @@ __all__ = [
     "PRESETS",
     "Proposal",
     "RNN",
+    "RSSM",
     "RVAE",
     "SRNN",
     "STORN",

@@ -17,7 +17,7 @@ from torch.distributions import Distribution
 
 from dvae_lib.distributions import FactorisedDistribution
 from dvae_lib.graphs import DependencySpec
-from dvae_lib.models.base import DVAE, Draws, Given, Inferred, State, Values, check_sequences
+from dvae_lib.models.base import DVAE, Context, Draws, Given, Past, State, Values, check_sequences
 from dvae_lib.networks import MLP, InternalState, ObservationHead, shift
 from dvae_lib.objectives import Generated
 
@@ -205,9 +205,9 @@ class GRNN(DVAE):
         observation: FactorisedDistribution = self.x_head(self.d_x(h))
         return observation
 
-    def _infer(self, x: Tensor, u: Tensor | None, lengths: Tensor | None, draws: Draws) -> Inferred:
+    def _context(self, x: Tensor, u: Tensor | None, lengths: Tensor | None, draws: Draws, past: Past) -> Context:
         """Nothing: there is no latent variable to infer."""
-        return Inferred({})
+        return Context({})
 
     def _generate(
         self, x: Tensor, latents: Values, u: Tensor | None, lengths: Tensor | None, states: Values

@@ -177,6 +177,10 @@ SVAE = DependencySpec(  # Johnson et al. (2016), the latent LDS: potentials of s
     DRIVEN_SSM_GENERATION, "r_t <- x_t\nz_t ~ z_{t-1}, r_{t:T}, u_{t:T}"
 )
 ARCHER_BACKWARD = DependencySpec(SSM_GENERATION, "z_t ~ z_{t+1}, x_{t:t+1}")  # Archer et al. (2015), the free factor
+RSSM = DependencySpec(  # Hafner et al. (2019); the action before a frame is the review's u_t
+    "h_t <- h_{t-1}, z_{t-1}, u_t\nz_t ~ h_t\nx_t ~ h_t, z_t",
+    "z_t ~ h_t, x_t",
+)
 LADDER = DependencySpec(
     "z2_t ~ z2_{t-1}\nz1_t ~ z1_{t-1}, z2_t\nx_t ~ z1_t",
     "b_t <- x_t, b_{t+1}\nz2_t ~ z2_{t-1}, b_t\nz1_t ~ z1_{t-1}, z2_t, b_t",
@@ -206,5 +210,6 @@ MODELS = {
     "DSSM": DSSM,
     "SVAE": SVAE,
     "Archer, free": ARCHER_BACKWARD,
+    "RSSM": RSSM,
     "two levels": LADDER,
 }
