@@ -73,6 +73,12 @@ def train(
     split: Annotated[
         Split, typer.Option(help="Your own data: whole sequences for each part, or every sequence cut in time.")
     ] = Split.group,
+    missing: Annotated[
+        bool,
+        typer.Option(
+            "--missing", help="In your own data NaN, or an empty cell, stands for a missing value; else it is refused."
+        ),
+    ] = False,
     limit: LIMIT = None,
     max_epochs: Annotated[int | None, typer.Option("--epochs", min=1, rich_help_panel=_PANEL)] = None,
     batch_size: Annotated[
@@ -150,6 +156,7 @@ def train(
         seed=split_seed,
         split=split.value,
         standardize=standardize,
+        missing=missing,
     )
     settings = {
         "max_epochs": max_epochs,

@@ -33,8 +33,13 @@ def one_by_one(arrays: Iterable[ArrayLike] | ArrayLike, single: str) -> list[Arr
     return list(as_tensor(arrays, "The array"))
 
 
-def checked_clips(arrays: Iterable[ArrayLike], names: Sequence[str], what: str, dtype: torch.dtype) -> list[Tensor]:
-    """The arrays as tensors of shape (T_i, dim) that can be rounded to dtype, or an error that names one at fault."""
+def checked_clips(
+    arrays: Iterable[ArrayLike], names: Sequence[str], what: str, dtype: torch.dtype, *, missing: bool = False
+) -> list[Tensor]:
+    """The arrays as tensors of shape (T_i, dim) that can be rounded to dtype, or an error that names one at fault.
+
+    NaN is let in, and given for what is masked, where it is said to stand for a missing value.
+    """
     arrays = list(arrays)
     if not arrays:
         raise ValueError(f"Expected at least one {what}, got none")
@@ -43,7 +48,7 @@ def checked_clips(arrays: Iterable[ArrayLike], names: Sequence[str], what: str, 
     clips: list[Tensor] = []
     for name, array in zip(names, arrays, strict=True):
         label = f"{what.capitalize()} {name}"
-        clip = as_tensor(array, label).detach()
+        clip = as_tensor(array, label, masked="nan" if missing else "refuse").detach()
         if clip.is_complex():
             raise TypeError(f"{label} is complex; models take real numbers, such as its power")
         if clip.ndim != 2 or 0 in clip.shape:
@@ -56,21 +61,26 @@ def checked_clips(arrays: Iterable[ArrayLike], names: Sequence[str], what: str, 
             raise ValueError(
                 f"{label} has {clip.shape[1]} dimensions, {names[0]} has {clips[0].shape[1]}; all must have the same"
             )
-        _refuse_non_finite(clip, clip, label, "Fill in or drop these frames before training.")
-        _refuse_non_finite(clip.to(dtype), clip, label, f"{dtype} does not hold it: rescale, or dtype=torch.float64.")
+        advice = "Fill in or drop these frames before training"
+        if what == "sequence":
+            advice += "; or say missing=True (on the command line --missing), for a model of what was observed"
+        advice += "."
+        _refuse_non_finite(clip, clip, label, advice, missing)
+        too_large = f"{dtype} does not hold it: rescale, or dtype=torch.float64."
+        _refuse_non_finite(clip.to(dtype), clip, label, too_large, missing)
         clips.append(clip)
     return clips
 
 
-def _refuse_non_finite(values: Tensor, clip: Tensor, label: str, advice: str) -> None:
+def _refuse_non_finite(values: Tensor, clip: Tensor, label: str, advice: str, missing: bool) -> None:
     finite = torch.isfinite(values)
+    if missing:
+        finite |= clip.isnan()
     if bool(finite.all()):
         return
     frame, dim = (~finite).nonzero()[0].tolist()
     value = clip[frame, dim].item()
     what = "is not finite:" if values is clip else "is too large:"
-    missing = " NaN stands for a missing value." if value != value else ""
+    note = " NaN stands for a missing value." if value != value else ""
     count = int((~finite).sum())
-    raise ValueError(
-        f"{label} {what} {value} at frame {frame}, dimension {dim} ({count} such values).{missing} {advice}"
-    )
+    raise ValueError(f"{label} {what} {value} at frame {frame}, dimension {dim} ({count} such values).{note} {advice}")

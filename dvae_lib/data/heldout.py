@@ -66,7 +66,7 @@ def _differ(one: Tensor, other: Tensor) -> Tensor:
 
 
 def _mark(x: Tensor) -> Mark:
-    x = x.double()
+    x = x.double().nan_to_num(0.0)  # NaN is a missing value
     ramp = torch.linspace(0.5, 1.5, x.shape[0], dtype=x.dtype)[:, None] * torch.linspace(1, 2, x.shape[1]).to(x)
     numbers = (x.mean(), x.abs().mean(), (x * ramp).mean())
     return tuple(float(f"{value.item():.7g}") for value in numbers)  # type: ignore[return-value]

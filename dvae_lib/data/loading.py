@@ -30,6 +30,7 @@ def load(
     seed: int = 0,
     split: Literal["group", "time"] = "group",
     standardize: bool | None = None,
+    missing: bool = False,
     fetch: bool = True,
     progress: bool = True,
     **options: Any,
@@ -49,6 +50,8 @@ def load(
         split: Of the reader's own sequences, see `from_arrays`.
         standardize: The reader's own sequences. None does it unless they hold zeros and ones only. Say False for
             observation models that do not take every real number, such as "gamma".
+        missing: Whether NaN, or an empty cell, of the reader's own sequences stands for a missing value; otherwise it
+            is refused. See `SequenceDataset`.
         fetch: Get a corpus that is not here yet, where a program may.
         progress: Show progress bars.
         options: Of the corpus's own loader, such as ``fps=15`` for "cmu"; see `dvae_lib.data.load_cmu` and its like.
@@ -105,7 +108,10 @@ def load(
         about["split"] = split
     if standardize is not None:
         about["standardize"] = standardize
-    own = load_files(path, sequence_length=sequence_length, seed=seed, split=split, standardize=standardize)
+    if missing:
+        about["missing"] = True
+    choices: dict[str, Any] = {"split": split, "standardize": standardize, "missing": missing}
+    own = load_files(path, sequence_length=sequence_length, seed=seed, **choices)
     return _loaded(str(source), "sequences", own, about)
 
 

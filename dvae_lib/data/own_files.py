@@ -48,6 +48,7 @@ def from_csv_folder(
     standardize: bool = True,
     standardize_inputs: bool = True,
     dtype: torch.dtype | None = None,
+    missing: bool = False,
 ) -> Splits:
     """A folder of CSV files, one sequence each: a row is a time step, a column a dimension.
 
@@ -71,6 +72,7 @@ def from_csv_folder(
         standardize: Learn a standardiser on the training part.
         standardize_inputs: Learn one for the inputs, too.
         dtype: Of the data; by default torch's default.
+        missing: Whether an empty cell, or one that says NA, stands for a missing value; otherwise it is refused.
 
     Returns:
         The three parts.
@@ -81,7 +83,13 @@ def from_csv_folder(
             one; the message names the file and what was wrong with it.
     """
     tables = read_csv_folder(
-        folder, columns=columns, input_columns=input_columns, pattern=pattern, header=header, decimal=decimal
+        folder,
+        columns=columns,
+        input_columns=input_columns,
+        pattern=pattern,
+        header=header,
+        decimal=decimal,
+        missing=missing,
     )
     return from_arrays(
         [table.values for table in tables],
@@ -96,6 +104,7 @@ def from_csv_folder(
         standardize=standardize,
         standardize_inputs=standardize_inputs,
         dtype=dtype,
+        missing=missing,
     )
 
 
@@ -150,14 +159,18 @@ def load_files(
     seed: int,
     split: Literal["group", "time"],
     standardize: bool | None,
+    missing: bool = False,
 ) -> Splits:
     """A reader's CSV or NumPy files in three parts; see `dvae_lib.data.load`."""
-    arrays = (
-        {str(t.file): t.values for t in read_csv_folder(path)} if kind_of_files(path) == "csv" else read_numpy(path)
-    )
+    if kind_of_files(path) == "csv":
+        arrays = {str(table.file): table.values for table in read_csv_folder(path, missing=missing)}
+    else:
+        arrays = read_numpy(path)
     if standardize is None:
-        standardize = not all(bool(((array == 0) | (array == 1)).all()) for array in arrays.values())
-    splits = _split_by_name(path, arrays, sequence_length, seed, standardize)
+        standardize = not all(
+            bool(((array == 0) | (array == 1) | (missing & (array != array))).all()) for array in arrays.values()
+        )
+    splits = _split_by_name(path, arrays, sequence_length, seed, standardize, missing)
     if splits is None:
         if split == "group" and len(arrays) < 3:
             raise ValueError(
@@ -171,6 +184,7 @@ def load_files(
             sequence_length=sequence_length,
             seed=seed,
             standardize=standardize,
+            missing=missing,
         )
     return splits
 
@@ -181,7 +195,12 @@ _PARTS = {"train": "train", "training": "train", "test": "test", "testing": "tes
 
 
 def _split_by_name(
-    path: Path, arrays: dict[str, NDArray[Any]], sequence_length: int | None, seed: int, standardize: bool
+    path: Path,
+    arrays: dict[str, NDArray[Any]],
+    sequence_length: int | None,
+    seed: int,
+    standardize: bool,
+    missing: bool,
 ) -> Splits | None:
     """The parts that the arrays of one ``.npz`` file name themselves, if they do; never mixed and split anew."""
     if path.suffix.lower() != ".npz":
@@ -206,6 +225,7 @@ def _split_by_name(
             [arrays[name] for name in named[part]],
             names=named[part],
             sequence_length=None if part == "test" else sequence_length,
+            missing=missing,
         )
         for part in Splits._fields
     }

@@ -14,7 +14,7 @@ from dvae_lib.data.checks import ArrayLike, checked_clips, one_by_one
 from dvae_lib.data.standardize import Standardizer
 from dvae_lib.devices import on_the_host
 
-__all__ = ["Batch", "SequenceDataset", "identity"]
+__all__ = ["Batch", "BatchWithGaps", "SequenceDataset", "identity"]
 
 
 logger = logging.getLogger("dvae_lib.data")
@@ -36,7 +36,23 @@ class Batch(NamedTuple):
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
         """The same batch on another device."""
         moved = (None if t is None else t.to(device, non_blocking=non_blocking) for t in self)
-        return Batch(*moved)  # type: ignore[arg-type]
+        return type(self)(*moved)  # type: ignore[arg-type]
+
+    @property
+    def observed(self) -> Tensor | None:
+        """What was observed, for the argument of that name; None where the data have no gaps."""
+        return None
+
+
+class BatchWithGaps(Batch):
+    """Some sequences in which NaN stands for a missing value, as whoever made the dataset has declared."""
+
+    __slots__ = ()
+
+    @property
+    def observed(self) -> Tensor:
+        """Which entries of x were observed, (B, T, x_dim)."""
+        return ~self.x.isnan()
 
 
 def identity(made: list[Batch], **_: Any) -> Batch:
@@ -46,7 +62,7 @@ def identity(made: list[Batch], **_: Any) -> Batch:
 
 
 # torch's own way to say how a type is put together: without it, a loader would stack the parts of the batch.
-default_collate_fn_map[Batch] = identity
+default_collate_fn_map[Batch] = default_collate_fn_map[BatchWithGaps] = identity
 
 
 class SequenceDataset(Dataset[Tensor]):
@@ -74,10 +90,13 @@ class SequenceDataset(Dataset[Tensor]):
         input_standardizer: Applied to the inputs, likewise.
         dtype: Of what is returned; by default torch's default.
         report_skipped: Say in the log how many sequences were too short.
+        missing: Whether NaN, and what is masked in a masked array, stands for a missing value of a sequence. Batches
+            are then `BatchWithGaps`: NaN stays where it is, and `Batch.observed` is what models are told. Sequences
+            and pieces without any value are left out. Inputs have no gaps.
 
     Raises:
-        ValueError: On NaN or infinity (naming sequence, frame and dimension), wrong shapes, no sequence at
-            all, or none that is long enough.
+        ValueError: On NaN (unless it is `missing`) or infinity (naming sequence, frame and dimension), wrong shapes, no
+            sequence at all, or none that is long enough.
         TypeError: On data that are not real numbers.
 
     Example:
@@ -102,13 +121,15 @@ class SequenceDataset(Dataset[Tensor]):
         input_standardizer: Standardizer | None = None,
         dtype: torch.dtype | None = None,
         report_skipped: bool = True,
+        missing: bool = False,
     ) -> None:
         dtype = torch.get_default_dtype() if dtype is None else dtype
         sequences = one_by_one(sequences, "SequenceDataset([x])")
         names = [str(i) for i in range(len(sequences))] if names is None else list(map(str, names))
         if len(names) != len(sequences):
             raise ValueError(f"Each sequence has one name: {len(names)} names for {len(sequences)} sequences")
-        clips = checked_clips(sequences, names, "sequence", dtype)
+        clips = checked_clips(sequences, names, "sequence", dtype, missing=missing)
+        self.missing = missing
         drive = None
         if inputs is not None:
             drive = checked_clips(one_by_one(inputs, "[u]"), names, "input of sequence", dtype)
@@ -174,6 +195,7 @@ class SequenceDataset(Dataset[Tensor]):
         dataset = cls.__new__(cls)
         dataset._frames, dataset._inputs, dataset.input_standardizer = block, None, None
         dataset._frames_rest = dataset._inputs_rest = None
+        dataset.missing = False
         dataset._index(first, count, names, sequence_length, hop, min_length, standardizer, report_skipped)
         return dataset
 
@@ -228,6 +250,20 @@ class SequenceDataset(Dataset[Tensor]):
             self._offsets = (torch.arange(len(self._clip)) - first_piece) * hop
             self._lengths = torch.full_like(self._clip, sequence_length)
         self._starts = starts[self._clip] + self._offsets
+        if self.missing:
+            self._leave_out_blanks(report_skipped)
+
+    def _leave_out_blanks(self, report: bool) -> None:
+        """Keep the sequences of which something was observed."""
+        seen = torch.cat([torch.zeros(1, dtype=torch.int64), (~self._frames.isnan()).any(1).cpu().long().cumsum(0)])
+        kept = (seen[self._starts + self._lengths] > seen[self._starts]).nonzero()[:, 0]
+        if len(kept) == 0:
+            raise ValueError("Every value is missing (NaN): there is nothing to learn from")
+        left_out = len(self._starts) - len(kept)
+        for name in ("_clip", "_offsets", "_lengths", "_starts"):
+            setattr(self, name, getattr(self, name)[kept])
+        if left_out and report:
+            logger.warning("Left out %d sequence(s) or piece(s) without any value; %d are kept.", left_out, len(kept))
 
     @property
     def x_dim(self) -> int:
@@ -319,7 +355,7 @@ class SequenceDataset(Dataset[Tensor]):
 
         x = gather(self._frames, self._frames_rest, self.standardizer)
         u = None if self._inputs is None else gather(self._inputs, self._inputs_rest, self.input_standardizer)
-        return Batch(x, None if equal else lengths.to(rows.device), u)
+        return (BatchWithGaps if self.missing else Batch)(x, None if equal else lengths.to(rows.device), u)
 
     def select(self, indices: Sequence[int]) -> "SequenceDataset":
         """Some of the sequences, in the order given. Nothing is copied."""
@@ -359,6 +395,8 @@ class SequenceDataset(Dataset[Tensor]):
         for rows in range(0, len(self._frames), _BLOCK):  # all frames at once, those that no sequence has as well
             x = self._frames[rows : rows + _BLOCK]
             x = x if self.standardizer is None else self.standardizer.transform(x)
+            if self.missing:
+                x = x.nan_to_num(min(max(0.0, low), high), math.inf, -math.inf)
             found.append(torch.stack([x.amin(), x.amax(), (x - x.round()).abs().amax() if whole else x.new_zeros(())]))
         least, _, _ = torch.stack(found).amin(0).tolist()
         _, largest, fraction = torch.stack(found).amax(0).tolist()
@@ -369,6 +407,8 @@ class SequenceDataset(Dataset[Tensor]):
             outside = ~((x >= low) & (x <= high) & torch.isfinite(x))
             if whole:
                 outside |= x != x.round()
+            if self.missing:
+                outside &= ~x.isnan()
             if bool(outside.any()):
                 frame, dim = outside.nonzero()[0].tolist()
                 return name, frame, dim, float(x[frame, dim])
@@ -397,12 +437,13 @@ def _rounded(clips: list[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor | 
     rounded = [clip.to(dtype) for clip in clips]
     frames = rounded[0] if len(rounded) == 1 else torch.cat(rounded)
     pairs = [(c.to("cpu", torch.float64), r) for c, r in zip(clips, rounded, strict=True) if c.dtype != dtype]
-    lost = [exact - r.to("cpu", torch.float64) for exact, r in pairs]
+    lost = [(exact - r.to("cpu", torch.float64)).nan_to_num(0.0) for exact, r in pairs]
     if not any(bool(rest.any()) for rest in lost):
         return frames, None
     largest = torch.stack([rest.abs().amax(0) for rest in lost]).amax(0)
     # Values of some standard deviations are rounded by some eps of one: what is far beyond that, an offset has cost.
-    if not bool((largest > 10 * torch.finfo(dtype).eps * Standardizer.fit(clips).scale).any()):
+    if not bool((largest > 10 * torch.finfo(dtype).eps * Standardizer.fit(clips, missing=True).scale).any()):
         return frames, None
     exact_frames = torch.cat([clip.to(frames.device, torch.float64) for clip in clips])
-    return frames, (exact_frames - frames.to(torch.float64)).to(torch.promote_types(dtype, torch.float32))
+    rest = (exact_frames - frames.to(torch.float64)).nan_to_num(0.0)
+    return frames, rest.to(torch.promote_types(dtype, torch.float32))

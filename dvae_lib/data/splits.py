@@ -115,6 +115,7 @@ def from_arrays(
     standardize: bool = ...,
     standardize_inputs: bool = ...,
     dtype: torch.dtype | None = ...,
+    missing: bool = ...,
 ) -> Splits: ...
 
 
@@ -133,6 +134,7 @@ def from_arrays(
     standardize: bool = ...,
     standardize_inputs: bool = ...,
     dtype: torch.dtype | None = ...,
+    missing: bool = ...,
 ) -> TwoParts: ...
 
 
@@ -151,6 +153,7 @@ def from_arrays(
     standardize: bool = True,
     standardize_inputs: bool = True,
     dtype: torch.dtype | None = None,
+    missing: bool = False,
 ) -> Splits | TwoParts:
     """Your own sequences, split, cut and standardised, ready to train on.
 
@@ -174,6 +177,7 @@ def from_arrays(
         standardize: False leaves the observed values as they are (counts, binary data, power spectra).
         standardize_inputs: False leaves the inputs as they are.
         dtype: Of the data; by default torch's default.
+        missing: Whether NaN stands for a missing value; see `SequenceDataset`. It does not count for the standardiser.
 
     Returns:
         The parts.
@@ -196,7 +200,7 @@ def from_arrays(
         if given is not None and len(given) != len(clips):
             raise ValueError(f"{len(given)} {what} for {len(clips)} sequences; one each was expected")
     # The door: shapes and NaN are checked on everything, so that messages carry the reader's own numbering.
-    observed = checked_clips(clips, labels, "sequence", dtype)
+    observed = checked_clips(clips, labels, "sequence", dtype, missing=missing)
     driving = None if drive is None else checked_clips(drive, labels, "input of sequence", dtype)
     everything = _Part(labels, observed, driving)
     if split == "time":
@@ -220,6 +224,7 @@ def from_arrays(
             sequence_length=sequence_length if cut else None,
             hop=hop if cut else None,
             dtype=dtype,
+            missing=missing,
         )
         first = datasets[0] if datasets else dataset
         if standardize:

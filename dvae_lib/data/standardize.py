@@ -18,6 +18,9 @@ __all__ = ["Standardizer"]
 class HoldsFrames(Protocol):
     """What gives its sequences as they came, before any standardisation of its own: a `SequenceDataset`."""
 
+    missing: bool
+    """Whether NaN stands for a missing value in them."""
+
     def raw_sequences(self) -> Iterable[Tensor]:
         """Sequences of shape (T_i, x_dim)."""
 
@@ -52,26 +55,44 @@ class Standardizer:
 
     @classmethod
     @on_the_host()
-    def fit(cls, train: HoldsFrames | Iterable[ArrayLike]) -> "Standardizer":
+    def fit(cls, train: HoldsFrames | Iterable[ArrayLike], *, missing: bool = False) -> "Standardizer":
         """Mean and standard deviation over all frames of the training sequences.
 
         Arguments:
             train: A dataset (the frames that its sequences hold count, before any standardisation of its own)
                 or sequences of shape (T_i, x_dim).
+            missing: Whether NaN stands for a missing value, which does not count; a dataset says so itself.
 
         Returns:
             The standardiser, in float64.
         """
-        clips = train.raw_sequences() if isinstance(train, HoldsFrames) else map(as_tensor, train)
-        count, mean, sum_of_squares = 0, torch.zeros(()), torch.zeros(())
+        if isinstance(train, HoldsFrames):
+            clips, missing = train.raw_sequences(), train.missing
+        else:
+            clips = map(as_tensor, train)
+        count: int | Tensor = 0
+        mean, sum_of_squares = torch.zeros(()), torch.zeros(())
         for clip in clips:  # Chan's pairwise update: no cancellation, one pass, no copy of the whole
             clip = clip.to("cpu", torch.float64)
-            n, clip_mean = len(clip), clip.mean(0)
-            delta = clip_mean - mean
-            sum_of_squares = sum_of_squares + (clip - clip_mean).square().sum(0) + delta**2 * count * n / (count + n)
-            mean = mean + delta * n / (count + n)
-            count += n
-        if count == 0:
+            n: int | Tensor = len(clip)
+            clip_mean = clip.mean(0)
+            deviation = clip - clip_mean
+            if missing and bool(clip.isnan().any()):
+                n = (~clip.isnan()).sum(0).double()
+                clip_mean = clip.nansum(0) / n.clamp(min=1)
+                deviation = (clip - clip_mean).nan_to_num(0.0)
+            delta, together = clip_mean - mean, count + n
+            together = together.clamp(min=1) if isinstance(together, Tensor) else together
+            sum_of_squares = sum_of_squares + deviation.square().sum(0) + delta**2 * count * n / together
+            mean = mean + delta * n / together
+            count = count + n
+        if isinstance(count, Tensor):
+            blank = (count == 0).nonzero()[:, 0].tolist()
+            if blank:
+                raise ValueError(
+                    f"Every value of dimension {blank[0]} is missing: leave it out, nothing is known of it"
+                )
+        elif count == 0:
             raise ValueError("A standardiser needs at least one frame to learn from, and there is none")
         scale = (sum_of_squares / count).sqrt()
         # What is left of a constant dimension is rounding error, which must not be blown up to unit variance.

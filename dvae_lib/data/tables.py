@@ -50,6 +50,7 @@ def read_csv_folder(
     pattern: str | None = None,
     header: bool | None = None,
     decimal: Literal[".", ","] | None = None,
+    missing: bool = False,
 ) -> list[Table]:
     """Read all CSV files of a folder and its subfolders, with the same columns in the same order.
 
@@ -69,6 +70,7 @@ def read_csv_folder(
         pattern: Which files, as for ``Path.glob``; by default ``.csv`` in any case, in subfolders too.
         header: Whether the first line (after comments) holds names; None finds out.
         decimal: The decimal sign; None finds out.
+        missing: Whether an observed cell that is empty, or says NA or the like, is NaN; otherwise it is refused.
 
     Returns:
         One table for each file, in the order of their paths.
@@ -94,7 +96,7 @@ def read_csv_folder(
     else:
         observed = [str(name) for name in columns]
     _check_asked(sheets, [*observed, *inputs])
-    return [Table(sheet.file, sheet.numbers(observed), sheet.numbers(inputs)) for sheet in sheets]
+    return [Table(sheet.file, sheet.numbers(observed, missing), sheet.numbers(inputs)) for sheet in sheets]
 
 
 @dataclass
@@ -126,13 +128,15 @@ class _Sheet:
         texts = [text for text in self.column(number) if text.lower() not in _MISSING]
         return bool(texts) and all(_TIME.fullmatch(text) for text in texts)
 
-    def numbers(self, names: Sequence[str]) -> NDArray[np.float64]:
-        """The columns of these names, or an error with the line of what is no number."""
+    def numbers(self, names: Sequence[str], missing: bool = False) -> NDArray[np.float64]:
+        """The columns of these names, NaN where a value may be `missing`; or an error with the line of no number."""
         values = np.empty((len(self.rows), len(names)))
         for place, name in enumerate(names):
             for row, (text, value) in enumerate(
                 zip(self.column(self.names.index(name)), self.values(self.names.index(name)), strict=True)
             ):
+                if value is None and missing and text.lower() in _MISSING:
+                    value = np.nan
                 if value is None:
                     raise self._no_number(self.lines[row], name, text)
                 values[row, place] = value
@@ -142,7 +146,10 @@ class _Sheet:
         where = f"{self.file}, line {line}, column {name!r}"
         if text.lower() in _MISSING:
             found = f" ({text!r})" if text else ""
-            return ValueError(f"{where}: the value is missing{found}. Fill it in, or drop the row, before training.")
+            return ValueError(
+                f"{where}: the value is missing{found}. Fill it in, or drop the row, before training; or say "
+                "missing=True (on the command line --missing), for a model of what was observed."
+            )
         if _TIME.fullmatch(text):
             return ValueError(f"{where}: expected a number, found the time {text!r}. Choose other columns=[...].")
         hint = " A decimal comma? decimal=',' reads it." if _DECIMAL_COMMA.fullmatch(text) else ""

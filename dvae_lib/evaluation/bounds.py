@@ -66,13 +66,14 @@ def bounds_per_frame(
     frames = data.num_frames
     batch_size = max(1, 6_400 // int(data.lengths.max())) if batch_size is None else batch_size
     for part in data.lengths.argsort().split(batch_size):  # of similar length, so that little is padding
-        x, lengths, _ = data.batch(part.tolist()).to(parameter.device)
-        bound = model.vlb(x, lengths=lengths, feedback=feedback, generator=generator)
+        batch = data.batch(part.tolist()).to(parameter.device)
+        (x, lengths, _), gaps = batch, batch.observed
+        bound = model.vlb(x, lengths=lengths, observed=gaps, feedback=feedback, generator=generator)
         vlb += (bound.reconstruction - bound.total_kl).sum().item()
         kl += bound.total_kl.sum().item()
         for count in counts:
             value = model.importance_weighted_bound(
-                x, lengths=lengths, num_samples=count, feedback=feedback, generator=generator
+                x, lengths=lengths, observed=gaps, num_samples=count, feedback=feedback, generator=generator
             )
             weighted[count] += value.sum().item()
         for name, term in bound.kl_per_dim.items():

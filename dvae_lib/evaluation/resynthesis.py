@@ -6,7 +6,7 @@ original: speech as a waveform, by SI-SDR, PESQ and ESTOI; other sequences in th
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -214,7 +214,7 @@ def score_sequences(
     Returns:
         One row per sequence: ``bound`` in nats per frame of what the model sees (standardised data, where they are),
         and the registered measures of sequences (``rmse``, in the data's own units) and, of positions, of motion
-        (``mpjpe``), of the mean of p(x_t | .).
+        (``mpjpe``), of the mean of p(x_t | .). Where the data have gaps, of what was observed.
 
     Raises:
         ValueError: Data of another size, or standardised otherwise than the model's.
@@ -237,11 +237,12 @@ def score_sequences(
         columns["bound"] += bounds
         for i, estimate in zip(indices, means, strict=True):
             original = dataset[i] if used is None else used.inverse(dataset[i])
+            seen: Any = ~original.isnan() if dataset.missing else ...
             for name in measured:
                 metric, metres = METRICS[name], 1e-3 if positions == "mm" else 1.0
                 scale = metres if metric.kind == "motion" else 1.0
                 assert metric.function is not None  # what `metrics_of` promises
-                columns[name].append(float(metric.function(scale * original, scale * estimate)))
+                columns[name].append(float(metric.function(scale * original[seen], scale * estimate[seen])))
     return ScoreTable(dataset.names, {name: tuple(values) for name, values in columns.items()})
 
 
@@ -265,18 +266,19 @@ def _evaluate_batch(
     x, lengths, u = cpu._replace(
         x=cpu.x.to(parameter.dtype), u=None if cpu.u is None else cpu.u.to(parameter.dtype)
     ).to(there)
+    gaps: dict[str, Any] = {} if cpu.observed is None else {"observed": cpu.observed.to(there)}
     training = model.training
     with brought_back(model):
         model.to(there).eval()
         try:
             if latents == "sample" and not _has_own_bound(model):
-                output = model(x, u, lengths=lengths, feedback=feedback, generator=generator)
-                observation, bound = output.observation, variational_lower_bound(output, x, lengths=lengths)
+                output = model(x, u, lengths=lengths, **gaps, feedback=feedback, generator=generator)
+                observation, bound = output.observation, variational_lower_bound(output, x, lengths=lengths, **gaps)
             else:  # the bound is an expectation over samples, which their mean is not; the KVAE has its own estimate
                 observation = model.reconstruct(
-                    x, u, lengths=lengths, feedback=feedback, latents=latents, generator=generator
+                    x, u, lengths=lengths, **gaps, feedback=feedback, latents=latents, generator=generator
                 )
-                bound = model.vlb(x, u, lengths=lengths, feedback=feedback, generator=generator)
+                bound = model.vlb(x, u, lengths=lengths, **gaps, feedback=feedback, generator=generator)
         finally:
             model.train(training)
     mean, value = observation.mean.to("cpu", cpu.x.dtype), bound.reconstruction - bound.total_kl

@@ -48,6 +48,7 @@ def evaluation_source(model: DVAE, source: str | Path | None = None, *, limit: i
         sequence_length=saved["sequence_length"],
         seed=saved.get("seed", 0),
         split=saved.get("split", "group"),
+        missing=saved.get("missing", False),
         limit=limit,
         settings=None if front_end is None else FrontEndSettings.from_dict(front_end),
     )

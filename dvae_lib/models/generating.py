@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from dvae_lib.models.draws import (
     Context,
+    Draw,
     Draws,
     Given,
     Inferred,
@@ -18,6 +19,7 @@ from dvae_lib.models.draws import (
     Proposed,
     State,
     Values,
+    drawn,
     merged_state,
     sample,
     split_state,
@@ -174,14 +176,14 @@ class Gaps:
 
     Arguments:
         seen: What was observed, (B, T, x_dim).
-        how: "sample" draws what is missing, "mean" takes the mean.
+        how: How a value is made of the distribution of what is missing.
         generator: Source of randomness.
 
     Attributes:
         filled: The frames so far, without gaps.
     """
 
-    def __init__(self, seen: Tensor, how: Emission = "sample", generator: Generator | None = None) -> None:
+    def __init__(self, seen: Tensor, how: Draw = "sample", generator: Generator | None = None) -> None:
         self.seen, self.how, self.generator = seen, how, generator
         self.filled: list[Tensor] = []
         self.incomplete: list[bool] = (~seen).any(2).any(0).tolist()
@@ -190,8 +192,7 @@ class Gaps:
         """The next frame, without gaps; gradients flow through what is made where the family allows it."""
         t = len(self.filled)
         if self.incomplete[t]:
-            own = observation.mean if self.how == "mean" else sample(observation, self.generator)
-            x_t = torch.where(self.seen[:, t], x_t, own)
+            x_t = torch.where(self.seen[:, t], x_t, drawn(observation, self.how, self.generator))
         self.filled.append(x_t)
         return x_t
 

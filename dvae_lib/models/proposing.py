@@ -21,8 +21,8 @@ from dvae_lib.models.draws import (
     Past,
     Proposed,
     State,
+    drawn,
     merged_state,
-    sample,
     split_state,
 )
 from dvae_lib.models.filtering import Filter
@@ -189,7 +189,7 @@ class Proposing(Admission):
             for name, z in draws.latents.items()
         }
         if observed is not None and self.links.predictive:
-            x_t = torch.where(observed, x_t, sample(observation, generator) if how == "sample" else observation.mean)
+            x_t = torch.where(observed, x_t, drawn(observation, how, generator))
         return Proposal(found, observation, merged_state(following, memory, x_t))
 
     def filter(

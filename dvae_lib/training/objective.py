@@ -17,14 +17,15 @@ Objective = Callable[..., Any]
 """A function in one of two forms, both in nats per sequence and with gradients:
 
 - ``objective(model, x, u=None, *, lengths=None, generator=None, **scheduled)``, known by its argument ``lengths``. It
-  returns something whose ``value`` has shape (B,), as those of `dvae_lib.objectives` do.
+  returns something whose ``value`` has shape (B,), as those of `dvae_lib.objectives` do. On data with gaps it needs an
+  argument ``observed`` too.
 - ``objective(model, batch, *, generator, **scheduled)``. It returns terms of shape (B,) by name: the first is
   maximised, the others are recorded. `vlb_terms` is one.
 
 Either may return what the other does. ``functools.partial`` fixes arguments that do not change over the epochs.
 """
 
-GIVEN = ("model", "batch", "x", "u", "lengths", "generator")
+GIVEN = ("model", "batch", "x", "u", "lengths", "observed", "generator")
 """Arguments that the loop gives; the others may be scheduled, unless they choose between computations."""
 CHOICES = ("kl", "num_samples", "num_particles", "chunk_size")
 
@@ -44,8 +45,8 @@ def vlb_terms(
         ``objective`` (KL terms weighted by beta, auxiliary terms included), ``vlb`` (the bound itself, at beta = 1),
         ``reconstruction``, ``kl`` and the model's auxiliary terms, each of shape (B,).
     """
-    bound = model.vlb(batch.x, batch.u, lengths=batch.lengths, generator=generator, **scheduled)  # type: ignore[operator]
-    return _terms_of(bound)
+    bound: Any = model.vlb
+    return _terms_of(bound(batch.x, batch.u, **_given(bound, batch), generator=generator, **scheduled))
 
 
 # Checkpoints name the objective: by where everybody imports it from, not by the file that it stands in.
@@ -62,7 +63,8 @@ def evaluate_objective(
         ValueError: A term that has not one value per sequence, or no term at all.
     """
     if _takes_sequences(objective):
-        result = objective(model, batch.x, batch.u, lengths=batch.lengths, generator=generator, **scheduled)
+        known = _given(objective, batch)
+        result = objective(model, batch.x, batch.u, **known, generator=generator, **scheduled)
     else:
         result = objective(model, batch, generator=generator, **scheduled)
     terms = dict(result) if isinstance(result, Mapping) else _terms_of(result)
@@ -127,6 +129,19 @@ def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]
 def _takes_sequences(objective: Objective) -> bool:
     """Whether it is a function of x, u and lengths, as those of `dvae_lib.objectives` are; else of a batch."""
     return "lengths" in (_parameters(objective) or ())
+
+
+def _given(objective: Objective, batch: Batch) -> dict[str, Tensor | None]:
+    """What an objective is told of a batch: the lengths; and what was observed, where the data have gaps."""
+    if batch.observed is None:
+        return {"lengths": batch.lengths}
+    taken = _parameters(objective)
+    if taken is not None and "observed" not in taken and not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
+        raise TypeError(
+            "The data have gaps (missing=True), but the objective takes no argument `observed`: it would count them as "
+            "data. Take one of dvae_lib.objectives, or write one that does"
+        )
+    return {"lengths": batch.lengths, "observed": batch.observed}
 
 
 def _terms_of(bound: Any) -> dict[str, Tensor]:

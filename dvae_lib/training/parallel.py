@@ -112,7 +112,7 @@ def load_share(dataset: SequenceDataset, indices: Tensor, share: Share) -> Batch
     lengths = batch.lengths
     if lengths is None:
         lengths = torch.full((len(batch.x),), batch.x.shape[1], device=batch.x.device)
-    return Batch(
+    return type(batch)(
         F.pad(batch.x, (0, 0, 0, missing)),
         lengths,
         None if batch.u is None else F.pad(batch.u, (0, 0, 0, missing)),

@@ -219,7 +219,7 @@ def _described(data: SequenceDataset) -> list[Any]:
     """A fingerprint: sizes, a digest of names and lengths, and the mean magnitude of a few sequences."""
     digest = derive_seed(0, *data.names, *data.lengths.tolist())
     some = torch.linspace(0, len(data) - 1, min(len(data), 16), device="cpu").long().tolist()
-    return [data_sizes(data), digest, [float(data[i].abs().mean()) for i in some]]
+    return [data_sizes(data), digest, [float(data[i].abs().nanmean()) for i in some]]
 
 
 def _same_data(saved: list[Any] | None, now: list[Any] | None) -> bool:

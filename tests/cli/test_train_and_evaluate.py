@@ -43,6 +43,19 @@ def test_own_sequences_from_training_to_scores(walks):
     assert "yes, as learned on the training part" in printed
 
 
+def test_sequences_with_gaps(walks):
+    arrays = {name: array.copy() for name, array in np.load(walks).items()}
+    for array in arrays.values():
+        array[2:5, 1] = np.nan
+    np.savez("gaps.npz", **arrays)
+    train = ("train", "srnn", "--data", "gaps.npz", "--folder", "run", "--epochs", 1)
+    assert "on the command line --missing" in dvae(*train, code=1)
+    assert "Best validation bound" in dvae(*train, "--missing")
+    dvae("evaluate", "run")
+    rows = json.loads(Path("run/evaluation.json").read_text())["recordings"]
+    assert all(np.isfinite([row["bound"], row["rmse"]]).all() for row in rows)
+
+
 def test_the_same_command_goes_on_and_ends_like_one_that_was_not_stopped(walks):
     train = ("train", "vae", "--data", walks, "--seed", 3, "--batch-size", 4)
     dvae(*train, "--folder", "stopped", "--epochs", 1)
