@@ -26,9 +26,7 @@ def walks(count=9, time=24, dim=2, gaps=0.3, seed=0):
 
 
 def test_gaps_are_refused_unless_they_are_declared():
-    with pytest.raises(
-        ValueError, match=r"NaN stands for a missing value.*or say missing=True \(on the command line --missing\)"
-    ):
+    with pytest.raises(ValueError, match=r"or say missing=True \(on the command line --missing\)"):
         SequenceDataset(walks())
     with pytest.raises(ValueError, match="NaN stands for a missing value"):
         from_arrays(walks())
