@@ -64,7 +64,8 @@ class DSSM(DVAE):
         p(\mathbf{v}) = \mathcal{N}(\mathbf{0}, \mathbf{I})
 
     Eq. (12.1), from the first frame on. The transition is the gated one of the deep Kalman filter, Eqs. (B.1)-(B.5),
-    which reads :math:`\mathbf{v}`, and an input :math:`\mathbf{u}_t`, beside :math:`\mathbf{z}_{t-1}`.
+    which reads :math:`\mathbf{v}`, and an input :math:`\mathbf{u}_t`, beside :math:`\mathbf{z}_{t-1}`. The first state
+    has a Gaussian of its own, as uncertain as where sequences start: else :math:`\mathbf{v}` would be used to say it.
 
     Inference models; both have :math:`q_\phi(\mathbf{v} | \mathbf{x}_{1:T})`, and for z
 
@@ -125,7 +126,7 @@ class DSSM(DVAE):
         self.v_dim, self.inference_model = v_dim, inference_model
         self.spec = choose_spec(SPECS, u_dim, inference_model=inference_model)
         # p(z_t | z_{t-1}, u_t, v), p(x_t | z_t)
-        self.d_z = GatedTransition(z_dim, hidden=transition, u_dim=u_dim + v_dim)
+        self.d_z = Transition(z_dim, hidden=transition, u_dim=u_dim + v_dim)
         self.d_x = MLP(z_dim, decoder)
         self.x_head = ObservationHead(self.d_x.out_dim, x_dim, observation)
         # q(v | .)
@@ -182,10 +183,8 @@ class DSSM(DVAE):
         z, known = draws.given.get("z"), context.frames["known"]
         drivers = _drivers(u, context.latents["v"].sample, x.shape[1])
         if z is not None:
-            z_prev = shift(z)
-            begun = torch.ones_like(z[..., :1])
-            begun[:, 0] = 0
-            expected = self.d_z(torch.cat([z_prev, drivers], -1)).mean
+            z_prev, begun = shift(z), _begun(z)
+            expected = self.d_z(torch.cat([z_prev, drivers], -1), begun).mean
             past = {"z_prev": z_prev, "expected": expected, "begun": begun}
             latent = draws("z", self._propose("z", context.frames, past))
         else:
@@ -201,12 +200,12 @@ class DSSM(DVAE):
         """The loop: all z_t, and the outputs that hold mean and log-variance of q(z_t | .)."""
         first: Tensor = self.first_head.linear(self.e_1(known[:, 0]))
         change = PrecomputedInput([*self.e_z, self.z_head.linear], known)
-        at_t = drivers.unbind(1)
+        at_t, begun = drivers.unbind(1), torch.ones_like(known[:, 0, :1])
 
         def parameters(t: int, z_prev: Tensor) -> Tensor:
             if t == 0:
                 return first
-            mean = self.d_z(torch.cat([z_prev, at_t[t]], -1)).mean
+            mean = self.d_z(torch.cat([z_prev, at_t[t]], -1), begun).mean
             return change(t, z_prev) + torch.cat([mean, torch.zeros_like(mean)], -1)  # (12.c.12)
 
         return sample_chain(parameters, epsilon)
@@ -215,7 +214,7 @@ class DSSM(DVAE):
         self, x: Tensor, latents: Values, u: Tensor | None, lengths: Tensor | None, states: Values
     ) -> Generated:
         z, v = latents["z"], latents["v"]
-        prior = self.d_z(torch.cat([shift(z), _drivers(u, v, z.shape[1])], -1))
+        prior = self.d_z(torch.cat([shift(z), _drivers(u, v, z.shape[1])], -1), _begun(z))  # (12.1)
         return Generated({"v": standard_normal(v), "z": prior}, self.x_head(self.d_x(z)))
 
     def _initial_state(self, batch_size: int, draws: Given) -> State:
@@ -225,9 +224,31 @@ class DSSM(DVAE):
 
     def _step(self, state: State, x_prev: Tensor, u_t: Tensor | None, draws: Given) -> tuple[Distribution, State]:
         z_prev, v, begun = state["z"], state["v"], state["begun"]
-        prior = self.d_z(torch.cat([z_prev, prepend_input(u_t, v)], -1))
+        prior = self.d_z(torch.cat([z_prev, prepend_input(u_t, v)], -1), begun)  # (12.1)
         z = draws("z", prior, z_prev=z_prev, expected=prior.mean, begun=begun)
         return self.x_head(self.d_x(z)), {"z": z, "v": v, "begun": torch.ones_like(begun)}
+
+
+class Transition(GatedTransition):
+    """The gated transition, and a Gaussian for the first state, which nothing leads to: it is less certain.
+
+    Arguments:
+        z_dim: Size of the state.
+        hidden: Size of the hidden layers.
+        u_dim: Size of what is read beside the state, and alone in the first frame.
+    """
+
+    def __init__(self, z_dim: int, *, hidden: int, u_dim: int) -> None:
+        super().__init__(z_dim, hidden=hidden, u_dim=u_dim)
+        self.start = GaussianHead(u_dim, z_dim)
+
+    def forward(  # type: ignore[override]
+        self, features: Float[Tensor, "*batch in_dim"], begun: Float[Tensor, "*batch 1"]
+    ) -> DiagonalGaussian:
+        """The Gaussian of the next state; of the first one where `begun` is zero."""
+        later, first = super().forward(features), self.start(features[..., self.linear.out_features :])
+        mean = torch.where(begun > 0, later.mean, first.mean)
+        return DiagonalGaussian(mean, torch.where(begun > 0, later.logvar, first.logvar))
 
 
 class Correction(GaussianHead):
@@ -244,6 +265,13 @@ class Correction(GaussianHead):
         change = super().forward(features)
         mean = torch.where(begun > 0, expected + change.mean, first.mean)
         return DiagonalGaussian(mean, torch.where(begun > 0, change.logvar, first.logvar))
+
+
+def _begun(frames: Float[Tensor, "batch time _"]) -> Float[Tensor, "batch time 1"]:
+    """Zero at the first frame, one at the others."""
+    begun = torch.ones_like(frames[..., :1])
+    begun[:, 0] = 0
+    return begun
 
 
 def _drivers(u: Tensor | None, v: Float[Tensor, "batch v_dim"], num_steps: int) -> Tensor:

@@ -15,11 +15,12 @@ from dvae_lib.statespace import LinearGaussianSSM, kalman_filter, log_likelihood
 
 
 class LinearTransition(nn.Module):
+    # The first state, without one before it, is pushed alike.
     def __init__(self, a, push, noise):
         super().__init__()
         self.a, self.push, self.noise = a, push, noise
 
-    def forward(self, features):
+    def forward(self, features, begun):
         z, v = features.chunk(2, -1)
         return DiagonalGaussian(self.a * z + self.push * v, torch.full_like(z, math.log(self.noise)))
 
