@@ -311,21 +311,33 @@ def filter_quality(
 # ---------------------------------------------------------------- the linear model's truth
 
 
-def kalman_score(model: LinearModel, x: Float[Tensor, "batch time 1"]) -> Float[Tensor, " batch"]:
-    r"""The score :math:`\partial \log p(x_{1:T}) / \partial a` of each sequence, through the Kalman filter."""
-    a = model.a.detach().double().expand(len(x)).clone().requires_grad_()
+def kalman_score(
+    model: LinearModel, x: Float[Tensor, "batch time 1"], a: Float[Tensor, " batch"] | None = None
+) -> Float[Tensor, " batch"]:
+    r"""The score :math:`\partial \log p(x_{1:T}) / \partial a` of each sequence, through the Kalman filter.
+
+    Arguments:
+        model: The model.
+        x: The frames.
+        a: A factor for each sequence, in place of the model's.
+    """
+    a = (model.a.expand(len(x)) if a is None else a).detach().double().clone().requires_grad_()
     evidence = torch.stack([term for term, _ in _kalman(model, a, x.double())])
     (score,) = torch.autograd.grad(evidence.sum(), a)
     return score
 
 
 @torch.no_grad()
-def filtered_score(model: LinearModel, x: Float[Tensor, "batch time 1"]) -> Float[Tensor, " batch"]:
+def filtered_score(
+    model: LinearModel, x: Float[Tensor, "batch time 1"], a: Float[Tensor, " batch"] | None = None
+) -> Float[Tensor, " batch"]:
     r"""What NASMC's gradient tends to as particles grow in number, in closed form, of each sequence:
 
     :math:`\sum_t \mathbb{E}_{p(z_{t-1}, z_t | x_{1:t})} \big[\partial \log p(z_t | z_{t-1}) / \partial a\big]`.
+
+    The arguments are those of `kalman_score`.
     """
-    a = model.a.double().expand(len(x))
+    a = (model.a.expand(len(x)) if a is None else a).double()
     total = torch.zeros_like(a)
     for _, (mean, before, covariance, second) in _kalman(model, a, x.double()):
         # d/da of -(z - a z')^2 / 2q is (z z' - a z'^2) / q
