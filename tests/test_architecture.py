@@ -125,6 +125,13 @@ def test_flow_follows_the_equations():
     assert read_by(smoother) >= {"d_h_{t-1}", "x_{t-1}", "e_g_t"}
 
 
+def test_numbers_of_a_network_lead_to_the_distribution_that_is_made_of_them():
+    """A chain's conditionals are no network's output, but computed from one that reads a window of frames."""
+    head = data_flow(build_model("gpvae", **SMALL), "inference")["z"]
+    assert head.name == "e_z"
+    assert {f"{t.name}{t.index}" for t in head.inputs} == {"x_{t-1:t+1}"}
+
+
 def test_the_model_is_left_as_it_was():
     model = build_model("srnn", **SMALL)
     before = {name: p.clone() for name, p in model.state_dict().items()}

@@ -263,6 +263,10 @@ def data_flow(model: DVAE, process: Process) -> dict[str, Term]:
             grads = torch.autograd.grad(values.sum(), list(part.parameters()), retain_graph=True, allow_unused=True)
             if name not in called and any(g is not None for g in grads):
                 flow[variable] = Term(name, True, 0, inputs)
+        # Or from numbers that a network puts out, as the conditionals of a Gaussian chain are.
+        networks = [source for source in inputs if source.is_part]
+        if variable not in flow and networks:
+            flow[variable] = networks[0]
     return flow
 
 

@@ -10,6 +10,7 @@ from dvae_lib.models.dsae import DSAE
 from dvae_lib.models.dssm import DSSM
 from dvae_lib.models.dvbf import DVBF
 from dvae_lib.models.filtering import Filter, FilterOutput
+from dvae_lib.models.gpvae import GPVAE
 from dvae_lib.models.imputing import Imputation
 from dvae_lib.models.kvae import KVAE
 from dvae_lib.models.lvrnn import LVRNN
@@ -35,6 +36,7 @@ __all__ = [
     "DVBF",
     "Filter",
     "FilterOutput",
+    "GPVAE",
     "GRNN",
     "Imputation",
     "KVAE",

@@ -5,13 +5,15 @@
 `extended_kalman_filter` and `unscented_kalman_filter`, and their smoothers, covers Eqs. (3.9) to (3.12).
 `structure_cost` says what an inference model of a given structure loses. `GaussianChain` is a Gaussian over a whole
 sequence of states, as posteriors that are joint over time need it. `HiddenMarkovModel` is the chain of discrete states,
-with its own filter, smoother, posterior samples and most probable path.
+with its own filter, smoother, posterior samples and most probable path. `GaussianProcess` gives sequences a prior by a
+kernel, whose conditionals look at the whole past.
 """
 
 from dvae_lib.statespace.chain import ChainPosterior, GaussianChain
 from dvae_lib.statespace.chain_forms import ChainMoments, ChainPrecision
 from dvae_lib.statespace.em import EMResult, fit_em
 from dvae_lib.statespace.explorer import local_level, noise_explorer
+from dvae_lib.statespace.gaussian_process import KERNELS, GaussianProcess, GaussianSequence, matern_ssm
 from dvae_lib.statespace.hmm import (
     HiddenMarkovModel,
     HMMFilterResult,
@@ -61,9 +63,12 @@ __all__ = [
     "Forecast",
     "GaussianChain",
     "GaussianPath",
+    "GaussianProcess",
+    "GaussianSequence",
     "HMMFilterResult",
     "HMMSmootherResult",
     "HiddenMarkovModel",
+    "KERNELS",
     "LinearGaussianSSM",
     "NonlinearGaussianSSM",
     "SigmaPoints",
@@ -85,6 +90,7 @@ __all__ = [
     "kalman_smoother",
     "local_level",
     "log_likelihood",
+    "matern_ssm",
     "noise_explorer",
     "sample",
     "sample_posterior",

@@ -161,7 +161,7 @@ SMOOTHERS = [
 @pytest.mark.parametrize("u_dim", [0, 2])
 @pytest.mark.parametrize(("name", "options"), SMOOTHERS, ids=str)
 def test_a_stream_is_read_as_if_it_ended_at_each_frame(name, options, u_dim):
-    if u_dim and name == "vae":
+    if u_dim and name in ("vae", "gpvae"):
         pytest.skip("its equations have no input")
     torch.manual_seed(0)
     model = build_model(name, **{"x_dim": 3, "z_dim": 2, "u_dim": u_dim, **MODELS[name].small, **options}).double()
