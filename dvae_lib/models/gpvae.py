@@ -161,7 +161,11 @@ class GPVAE(DVAE):
         output = self._read(x, past)
         first, second, *third = output[:, -x.shape[1] :].chunk(OUTPUTS[self.posterior], -1)
         if self.posterior == "exact":
-            return Context(self._after_potentials(first, F.softplus(second), lengths, past))
+            said = frame_mask(lengths, x.shape[1])
+            if draws.observed is not None:
+                some = draws.observed.any(-1)
+                said = some if said is None else some & said
+            return Context(self._after_potentials(first, F.softplus(second), said, past))
         if self.posterior == "mean_field":
             return Context({"offset": first, "logvar": second})
         transition, logvar = third[0], second
@@ -185,13 +189,12 @@ class GPVAE(DVAE):
         return output.to(self._precision)
 
     def _after_potentials(
-        self, information: Tensor, precision: Tensor, lengths: Tensor | None, past: Past
+        self, information: Tensor, precision: Tensor, said: Tensor | None, past: Past
     ) -> dict[str, Tensor]:
-        """The conditionals of the prior times the frames' potentials, which are none beyond a sequence's end."""
-        mask = frame_mask(lengths, information.shape[1])
-        if mask is not None:
+        """The conditionals of the prior times the potentials of those frames that are there and were observed."""
+        if said is not None:
             zero = information.new_zeros(())
-            information, precision = (torch.where(mask[..., None], v, zero) for v in (information, precision))
+            information, precision = (torch.where(said[..., None], v, zero) for v in (information, precision))
         # The frames of a stream before this chunk: given what they are, their potentials say nothing of later ones.
         begun = past.carried.get("begun", information[:, :0, :0])
         if past.streaming:

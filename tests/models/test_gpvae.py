@@ -124,14 +124,19 @@ def test_linear_model_is_a_kalman_smoother(kernel):
         close(model.vlb(x, kl="sampled", generator=seeded(seed)).value, expected)
 
 
+def dense(model, C, frames):
+    """The covariance of all latents, entry by entry over time, and the matrix that leads to these frames' vectors."""
+    K = model.process.covariance(T)
+    pick = torch.eye(T, dtype=torch.float64)[frames]
+    return torch.block_diag(*K.expand(L, T, T)), torch.cat([torch.kron(pick, column[:, None]) for column in C.mT], 1)
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_linear_model_is_gaussian_process_regression(kernel):
     """Posterior and evidence of every kernel against the dense formulas of (B T F) numbers at once."""
     model, C, offset = linear(kernel=kernel, length_scale=[2.0, 4.0])
     x = data()
-    K = torch.block_diag(*model.process.covariance(T))  # entry by entry, each over time
-    whole = torch.stack([torch.kron(torch.eye(T, dtype=torch.float64), column[:, None]) for column in C.mT])
-    H = torch.cat([*whole], 1)  # from entries over time to frames
+    K, H = dense(model, C, torch.arange(T))
     S = H @ K @ H.mT + NOISE**2 * torch.eye(5 * T, dtype=torch.float64)
     flat = (x - offset).flatten(1)
     gain = torch.linalg.solve(S, H @ K).mT
@@ -174,6 +179,23 @@ def test_single_precision_is_enough():
     J = 1e4 * J.square()
     wide, narrow = process.after(J, h).sequence, process.after(J.float(), h.float()).sequence
     torch.testing.assert_close(narrow.rsample(noise=z.float()).double(), wide.rsample(noise=z), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kernel", ["matern12", "cauchy"])
+def test_frames_that_were_not_observed_have_no_potential(kernel):
+    """Bound and mean are those of regression on the other frames."""
+    model, C, offset = linear(kernel=kernel)
+    x, frames = data(), torch.tensor([0, 2, 5, 6])
+    K, H = dense(model, C, frames)
+    S = H @ K @ H.mT + NOISE**2 * torch.eye(len(H), dtype=torch.float64)
+    flat = (x[:, frames] - offset).flatten(1)
+    seen = torch.isin(torch.arange(T), frames).expand(3, T)
+    hidden = torch.where(seen[..., None], x, math.nan)
+    mean = model.inference(hidden, observed=seen, draw="mean")["z"].sample
+    close(mean.mT.flatten(1), torch.linalg.solve(S, flat.mT).mT @ H @ K)
+    evidence = MultivariateNormal(torch.zeros(len(H), dtype=torch.float64), S).log_prob(flat)
+    for seed in range(3):
+        close(model.vlb(hidden, observed=seen, kl="sampled", generator=seeded(seed)).value, evidence)
 
 
 # ---------------------------------------------------------------- families of posteriors
