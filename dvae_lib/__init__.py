@@ -29,6 +29,7 @@ from dvae_lib.models import (
     VRNN,
     BlackBoxSSM,
     ImprovedVRNN,
+    SwitchingSSM,
     build_model,
 )
 
@@ -56,5 +57,6 @@ __all__ = [
     "BlackBoxSSM",
     "DependencySpec",
     "ImprovedVRNN",
+    "SwitchingSSM",
     "build_model",
 ]

@@ -50,6 +50,7 @@ PURPOSES = {
     "DVBF": "Movement in pictures: the state is trained by what it leads to.",
     "DSSM": "Sequences that each move by a law of their own.",
     "RSSM": "Futures under actions that were never tried: planning.",
+    "SwitchingSSM": "Behaviour that changes between a few modes: segments found without labels.",
     "DSAE": "Something constant throughout (a speaker, an object), kept apart from what changes.",
     "SVG": "The next frame where there is something to decide, such as video: the prior says when, and how much.",
     "VRAE": "A map of whole sequences: one point for each, from which the sequence can be made again.",

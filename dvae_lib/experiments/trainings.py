@@ -10,7 +10,7 @@ from dvae_lib.data.pretrained import ON_REQUEST, SHIPPED
 from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.experiments.records import Record
 from dvae_lib.models.base import DVAE
-from dvae_lib.training import TrainingConfig, TrainingResult, fit
+from dvae_lib.training import Objective, TrainingConfig, TrainingResult, fit, vlb_terms
 from dvae_lib.training.schedules import Number
 
 __all__ = ["Interrupted", "describe_training", "facts_of_training", "print_epoch", "shelf", "starting_model", "train"]
@@ -40,7 +40,13 @@ def starting_model(seed: int, build: Callable[[], DVAE], trained: Path | None = 
 
 
 def train(
-    model: DVAE, training: SequenceDataset, validation: SequenceDataset, config: TrainingConfig, folder: str | Path
+    model: DVAE,
+    training: SequenceDataset,
+    validation: SequenceDataset,
+    config: TrainingConfig,
+    folder: str | Path,
+    *,
+    objective: Objective = vlb_terms,
 ) -> TrainingResult:
     """Train a model, or go on with its training, and say each epoch.
 
@@ -50,11 +56,21 @@ def train(
         validation: Sequences that choose the epoch.
         config: The training.
         folder: Where its state is kept.
+        objective: What is maximised; see `fit`.
 
     Raises:
         Interrupted: It was interrupted; the same call goes on.
     """
-    result = fit(model, training, validation, config, folder=folder, callback=print_epoch, progress=False)
+    result = fit(
+        model,
+        training,
+        validation,
+        config,
+        objective=objective,
+        folder=folder,
+        callback=print_epoch,
+        progress=False,
+    )
     if result.stopped == "interrupted":
         raise Interrupted(f"interrupted and saved in {folder}; the same command goes on")
     return result

@@ -22,6 +22,7 @@ from dvae_lib.models.srnn import SRNN
 from dvae_lib.models.storn import STORN
 from dvae_lib.models.svae import SVAE
 from dvae_lib.models.svg import SVG
+from dvae_lib.models.switching import SwitchingSSM
 from dvae_lib.models.vae import VAE
 from dvae_lib.models.vrae import VRAE
 from dvae_lib.models.vrnn import VRNN
@@ -60,6 +61,7 @@ __all__ = [
     "Sample",
     "State",
     "StepOutput",
+    "SwitchingSSM",
     "build_model",
     "register",
 ]

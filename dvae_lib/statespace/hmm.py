@@ -30,6 +30,7 @@ __all__ = [
     "ViterbiResult",
     "hmm_filter",
     "hmm_log_likelihood",
+    "hmm_posterior",
     "hmm_sample_posterior",
     "hmm_smoother",
     "viterbi",
@@ -273,6 +274,36 @@ def hmm_smoother(
     return HMMSmootherResult(problem.out(marginals), problem.out(pairwise, event=2), log_likelihood.to(problem.dtype))
 
 
+def hmm_posterior(
+    hmm: HiddenMarkovModel,
+    log_evidence: Float[Tensor, "*batch time states"],
+    *,
+    mask: Tensor | None = None,
+    lengths: Tensor | None = None,
+    method: Method = "sequential",
+) -> HiddenMarkovModel:
+    r"""The posterior of the whole sequence of states, which is a Markov chain again.
+
+    .. math::
+        p(s_t | s_{t-1}, x_{t:T}) \propto p(s_t | s_{t-1})\, p(x_t | s_t)\, \beta_t(s_t), \qquad
+        \beta_t(s_t) = p(x_{t+1:T} | s_t)
+
+    Arguments and errors are those of `hmm_filter`.
+
+    Returns:
+        The chain, with transitions per step. What follows a state that cannot be means nothing.
+    """
+    problem = _Problem.of(hmm, log_evidence, mask, lengths, method)
+    ahead = problem.evidence + problem.backward()
+    problem.possible(problem.initial + ahead[0])
+    initial = (problem.initial + ahead[0]).log_softmax(-1)
+    steps = (problem.transition + ahead[1:].unsqueeze(-2)).log_softmax(-1)
+    first = initial.unsqueeze(-2).expand(*initial.shape, hmm.num_states)  # not used: s_1 follows nothing
+    steps = problem.out(torch.cat([first.unsqueeze(0), steps]), event=2)
+    start, steps = (torch.where(p < _IMPOSSIBLE, -torch.inf, p).to(problem.dtype) for p in (initial, steps))
+    return HiddenMarkovModel(start, steps, validate_args=False)
+
+
 @torch.no_grad()
 def hmm_sample_posterior(
     hmm: HiddenMarkovModel,
@@ -288,8 +319,8 @@ def hmm_sample_posterior(
 
     .. math:: s_T \sim p(s_T | x_{1:T}), \qquad s_t \sim p(s_t | s_{t+1}, x_{1:t})
 
-    With a mask that is False everywhere it draws from the prior. The draw of s_t for each value of s_{t+1} is made at
-    all frames at once; what remains is to follow these maps from the end. Both methods give the same draws.
+    With a mask that is False everywhere it draws from the prior. Draws for each value of s_{t+1} are made at all frames
+    at once; then these maps are followed from the end. Both methods give the same draws.
 
     Arguments:
         hmm: The law of the states.

@@ -12,6 +12,7 @@ from dvae_lib.statespace import (
     HiddenMarkovModel,
     hmm_filter,
     hmm_log_likelihood,
+    hmm_posterior,
     hmm_sample_posterior,
     hmm_smoother,
     viterbi,
@@ -268,6 +269,26 @@ def test_sampled_paths_follow_the_posterior(zeros):
         frequency = torch.zeros(states, states, dtype=torch.float64)
         frequency.index_put_((draws[:, t], draws[:, t + 1]), torch.full((n,), 1 / n).double(), accumulate=True)
         torch.testing.assert_close(frequency, pairs[t], atol=0.012, rtol=0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize("per_step", [False, True])
+def test_the_posterior_is_a_chain_again(method, zeros, per_step):
+    """Under it every path has the probability that it has by enumeration; in a padded batch, too."""
+    parts = random_problem(per_step=per_step, zeros=zeros)
+    _, joint = all_paths(*parts)
+    posterior = hmm_posterior(HiddenMarkovModel(*parts[:2]), parts[2], method=method)
+    assert posterior.num_steps == T
+    _, found = all_paths(posterior.log_initial, posterior.log_transition, torch.zeros(T, K, dtype=torch.float64))
+    torch.testing.assert_close(found, joint.log_softmax(0), rtol=0, atol=1e-9)
+    several = [p.expand(2, *p.shape) for p in parts]
+    batch = hmm_posterior(HiddenMarkovModel(*several[:2]), several[2], lengths=torch.tensor([T, 2]), method=method)
+    torch.testing.assert_close(batch.log_transition[0], posterior.log_transition, rtol=0, atol=1e-9)
+    initial, transition = parts[0], parts[1][:2] if per_step else parts[1]
+    alone = hmm_posterior(HiddenMarkovModel(initial, transition), parts[2][:2], method=method)
+    torch.testing.assert_close(batch.log_transition[1, :2], alone.log_transition, rtol=0, atol=1e-9)
+    assert torch.equal(batch.log_transition[1, 2:], torch.eye(K, dtype=torch.float64).log().expand(T - 2, K, K))
 
 
 def test_both_methods_draw_the_same_paths_and_the_generator_decides():
