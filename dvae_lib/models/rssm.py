@@ -1,4 +1,4 @@
-r"""The recurrent state-space model, RSSM (Section 12.3).
+r"""The recurrent state-space model, RSSM (Section 12.2).
 
 Hafner, Lillicrap, Fischer, Villegas, Ha, Lee and Davidson (2019), "Learning latent dynamics for planning from pixels"
 (the review's Hafner et al., 2018).

@@ -1,0 +1,158 @@
+"""Planning in imagination: tiny episodes, all policies, and a study that goes on where it was."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dvae_lib.data.toy.pendulum_task import PendulumTask
+from dvae_lib.experiments.results import ResultFile, complete
+from dvae_lib.experiments.studies import planning
+from dvae_lib.experiments.studies.planning import (
+    KEY,
+    MODELS,
+    NAMES,
+    PlanningProtocol,
+    main,
+    open_loop_errors,
+    planning_task,
+    random_policy,
+    run_episodes,
+    simulator_policy,
+)
+from dvae_lib.experiments.trainings import Interrupted
+from dvae_lib.models import DVAE
+
+TINY = PlanningProtocol(
+    task=PendulumTask(num_steps=9, dt=0.1, observation_std=0.05),
+    first=3, rounds=1, new=2, steps=2, sequence_length=4, batch_size=4, horizon=2,
+    search={"candidates": 4, "elites": 2, "iterations": 1}, tested=2, seen=(3, 4), predicted=5, samples=2,
+)  # fmt: skip
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def timeless(record):
+    return {key: value for key, value in record.items() if key != "seconds"}
+
+
+@pytest.mark.parametrize("velocity", [True, False])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_learns_plans_and_is_tested(name, velocity, made_by, tmp_path):
+    protocol = replace(TINY, velocity=velocity)
+    file = ResultFile(tmp_path / "planning.json", KEY)
+    task = planning_task(name, 0, tmp_path / "runs", tmp_path / "models", protocol)
+    (record,) = complete(file, [task], say=lambda line: None)
+    made_by(record)
+    assert task.keys == [{"name": name, "velocity": velocity, "seed": 0}]
+    assert len(record["returns"]) == 2
+    assert len(record["open_loop"]) == 5
+    assert [len(part["returns"]) for part in record["rounds"]] == [3, 2]
+    assert set(record["rounds"][0]) == {"returns"}  # at random, nothing is promised
+    assert set(record["rounds"][1]) == {"returns", "promised", "kept"}
+    assert record["episodes"] == 5
+    model = DVAE.from_pretrained(next((tmp_path / "runs").iterdir()))
+    assert (model.x_dim, model.u_dim) == (4 if velocity else 3, 1)
+    assert (tmp_path / "models" / "rssm-pendulum").exists() == (name == "rssm" and velocity)
+    (again,) = planning_task(name, 0, tmp_path / "again", None, protocol).compute()
+    assert timeless(again) == {key: value for key, value in timeless(record).items() if key in again}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_have_about_equally_many_weights(name):
+    assert 30_000 < sum(p.numel() for p in MODELS[name](4).parameters()) < 40_000
+
+
+def test_an_episode_is_the_tasks():
+    """Rewards, inputs and states are those of the task, stepped by hand; an episode begins at rest."""
+    start = TINY.task.reset(2, generator=seeded())
+    episodes = run_episodes(TINY, random_policy(TINY, seeded(1)), start, seeded(2))
+    assert episodes.x.shape == (2, 9, 4)
+    assert episodes.promised.shape == (2, 0)
+    assert (episodes.u[:, 0] == 0).all()
+    state = start
+    for t in range(1, 9):
+        state, reward = TINY.task.step(state, 4.0 * episodes.u[:, t])
+        torch.testing.assert_close(episodes.z[:, t], state)
+        torch.testing.assert_close(episodes.x[:, t, 3], reward)
+    torch.testing.assert_close(episodes.x[..., 0], episodes.z[..., 0].sin(), rtol=0, atol=0.3)
+    torch.testing.assert_close(episodes.x[..., 2], 0.2 * episodes.z[..., 1], rtol=0, atol=0.06)
+    blind = run_episodes(replace(TINY, velocity=False), random_policy(TINY, seeded(1)), start, seeded(2))
+    torch.testing.assert_close(blind.x, episodes.x[..., [0, 1, 3]])
+
+
+def test_a_plan_keeps_what_carrying_it_out_gives():
+    """The simulator's promises are true but for the spread of the elites; a plan is carried out to the letter."""
+    protocol = replace(TINY, horizon=3, search={"candidates": 60, "elites": 5, "iterations": 8})
+    start = protocol.task.reset(4, generator=seeded())
+    episodes = run_episodes(protocol, simulator_policy(protocol, seeded(1)), start, seeded(2))
+    torch.testing.assert_close(episodes.promised, episodes.kept, rtol=0, atol=0.02)
+    one = torch.full((1, 1, 3, 1), 0.5)
+    state, total = start[:1], 0.0
+    for _ in range(3):
+        state, reward = protocol.task.step(state, torch.full((1, 1), 2.0))
+        total += reward.item()
+    assert planning._carried_out(protocol, start[:1], one).item() == pytest.approx(total, abs=1e-5)
+
+
+def test_the_pendulum_itself_swings_up():
+    """The upper reference of the study, with its own protocol: it stands at the end, and random torques do not."""
+    protocol = PlanningProtocol()
+    start = protocol.task.reset(3, generator=seeded())
+    planned = run_episodes(protocol, simulator_policy(protocol, seeded(1)), start, seeded(2))
+    random = run_episodes(protocol, random_policy(protocol, seeded(1)), start, seeded(2))
+    assert protocol.task.is_up(planned.z[:, -1]).all()
+    assert (planned.returns > 15).all()
+    assert (random.returns < -20).all()
+
+
+def test_predictions_of_a_model_that_knows_nothing_are_as_wrong_as_its_mean():
+    model = MODELS["rssm"](4)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    start = TINY.task.reset(2, generator=seeded())
+    episodes = run_episodes(TINY, random_policy(TINY, seeded(1)), start, seeded(2))
+    errors = open_loop_errors(TINY, model, episodes, seeded())
+    for k in range(5):
+        seen = torch.stack([episodes.x[:, 3 + k], episodes.x[:, 4 + k]])
+        assert errors[k].item() == pytest.approx(math.sqrt(seen.square().mean()), rel=1e-5)
+
+
+def test_an_interrupted_study_goes_on(tmp_path, monkeypatch):
+    file = ResultFile(tmp_path / "planning.json", KEY)
+    tasks = [planning_task(name, 0, tmp_path, None, TINY) for name in ("random", "ssm")]
+    original = planning.fit
+
+    def interrupted(*arguments, **options):
+        return replace(original(*arguments, **options), stopped="interrupted")
+
+    monkeypatch.setattr(planning, "fit", interrupted)
+    with pytest.raises(Interrupted, match="begins with this model anew"):
+        complete(file, tasks, say=lambda line: None)
+    monkeypatch.setattr(planning, "fit", original)
+    again = ResultFile(file.path, KEY)
+    assert [record["name"] for record in again.records] == ["random"]
+    (record,) = complete(again, tasks, say=lambda line: None)
+    assert record["name"] == "ssm"
+
+
+def test_the_command(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def task(name, seed, runs, models, protocol):
+        asked.append((name, protocol.velocity, seed))
+        key = {"name": name, "velocity": protocol.velocity, "seed": seed}
+        return planning.Task([key], lambda: [key])
+
+    monkeypatch.setattr(planning, "planning_task", task)
+    place = ["--output", str(tmp_path / "planning.json")]
+    assert main(["--seeds", "4", "--velocity", "shown", "hidden", *place]) == 0
+    assert asked == [(n, True, 4) for n in NAMES] + [(n, False, 4) for n in MODELS]
+    assert len(ResultFile(tmp_path / "planning.json", KEY).records) == 8
+    with pytest.raises(SystemExit, match="2"):
+        main(["rsm", *place])
+    assert "there is no rsm; there are random, simulator, rssm" in capsys.readouterr().err
