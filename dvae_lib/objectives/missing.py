@@ -11,8 +11,13 @@ those before, what is missing there stays as a further latent. It is drawn from 
     \sum_t \log p(\mathbf{x}_{o,t} | \mathbf{x}_{1:t-1}, \mathbf{z}_{1:t})
     - D_\mathrm{KL}\big(q(\mathbf{z}_t | \cdot) \,\|\, p(\mathbf{z}_t | \cdot)\big)\Big].
 
-To feed back the mean, or a neutral value, would make it the bound of another model for each pattern of gaps. What an
-inference network reads in place of a missing entry is free: any q that does not look at it gives a bound.
+To feed back the mean, or a neutral value, would make it the bound of another model for each pattern of gaps. Gradients
+flow through the draws where the family has reparameterised ones; for counts, classes, zeros and ones that part of the
+gradient is left out. Where values are taken in place of draws (``latents="mean"``), so is the mean of what is missing.
+
+What an inference network reads in place of a missing entry is free: any q that does not look at it gives a bound. Ours
+reads a neutral value (`dvae_lib.distributions.neutral_of`), that of the mean of standardised data. It cannot tell a gap
+from such a value, which costs tightness, not correctness.
 """
 
 from typing import Any
