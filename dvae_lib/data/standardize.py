@@ -18,9 +18,6 @@ __all__ = ["Standardizer"]
 class HoldsFrames(Protocol):
     """What gives its sequences as they came, before any standardisation of its own: a `SequenceDataset`."""
 
-    missing: bool
-    """Whether NaN stands for a missing value in them."""
-
     def raw_sequences(self) -> Iterable[Tensor]:
         """Sequences of shape (T_i, x_dim)."""
 
@@ -67,7 +64,7 @@ class Standardizer:
             The standardiser, in float64.
         """
         if isinstance(train, HoldsFrames):
-            clips, missing = train.raw_sequences(), train.missing
+            clips, missing = train.raw_sequences(), getattr(train, "missing", False)
         else:
             clips = map(as_tensor, train)
         count: int | Tensor = 0

@@ -1,7 +1,7 @@
 """What a model knows of sequences in nats: variational and importance-weighted bounds, and how many dimensions help."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -67,13 +67,14 @@ def bounds_per_frame(
     batch_size = max(1, 6_400 // int(data.lengths.max())) if batch_size is None else batch_size
     for part in data.lengths.argsort().split(batch_size):  # of similar length, so that little is padding
         batch = data.batch(part.tolist()).to(parameter.device)
-        (x, lengths, _), gaps = batch, batch.observed
-        bound = model.vlb(x, lengths=lengths, observed=gaps, feedback=feedback, generator=generator)
+        x, lengths, _ = batch
+        gaps: dict[str, Any] = {} if batch.observed is None else {"observed": batch.observed}
+        bound = model.vlb(x, lengths=lengths, **gaps, feedback=feedback, generator=generator)
         vlb += (bound.reconstruction - bound.total_kl).sum().item()
         kl += bound.total_kl.sum().item()
         for count in counts:
             value = model.importance_weighted_bound(
-                x, lengths=lengths, observed=gaps, num_samples=count, feedback=feedback, generator=generator
+                x, lengths=lengths, **gaps, num_samples=count, feedback=feedback, generator=generator
             )
             weighted[count] += value.sum().item()
         for name, term in bound.kl_per_dim.items():

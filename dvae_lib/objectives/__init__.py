@@ -5,7 +5,7 @@ As objectives, functions of a model and a batch, with gradients, of the form tha
 `variational_lower_bound`, `log_weights`, `importance_weighted_bound`.
 
 Everything is in nats and per sequence, shape ``(B,)``, unless said otherwise. Frames beyond a sequence's length
-contribute nothing.
+contribute nothing, and so do entries that were not observed: `dvae_lib.objectives.missing` derives that bound.
 """
 
 from dvae_lib.objectives.bound import free_bits, vlb
