@@ -256,7 +256,7 @@ def _(case: Case) -> None:
         raise NotApplicableError("it has no proposal per frame")
     output = model(x, u, generator=_seeded())
     given = {name: latent.sample for name, latent in output.latents.items()}
-    context = model._context(x, u, None, Draws(given), Past())
+    context = model._context(model.read(x), u, None, Draws(given), Past())
     state, _ = model._begin(len(x), {name: given[name] for name in model.sequence_latents}, None)
     generated = model.generation(x, given, u)
     for t in range(x.shape[1]):
@@ -280,11 +280,11 @@ def _(case: Case) -> None:
     if looks_ahead(model.spec):
         raise NotApplicableError("its inference looks ahead, so a stream is read as if it ended at each frame")
     given = {name: value for name, value in case.latents().items() if name in model.sequence_latents}
-    past = Past(streaming=True)
+    past, read = Past(streaming=True), model.read(x)
     for t in range(x.shape[1]):
         now = None if u is None else u[:, t : t + 1]
-        streamed = model._context(x[:, t : t + 1], now, None, Draws(given), past)
-        whole = model._context(x[:, : t + 1], None if u is None else u[:, : t + 1], None, Draws(given), Past())
+        streamed = model._context(read[:, t : t + 1], now, None, Draws(given), past)
+        whole = model._context(read[:, : t + 1], None if u is None else u[:, : t + 1], None, Draws(given), Past())
         for name, value in streamed.frames.items():
             assert_close(value[:, 0], whole.frames[name][:, t])
 

@@ -11,7 +11,7 @@ from dvae_lib.data.catalogue import checksum, list_corpora
 from dvae_lib.data.loading import load, source_names
 from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.data.speech import Utterance
-from dvae_lib.experiments.protocol import BudgetName, Experiment, protocol
+from dvae_lib.experiments.protocol import BudgetName, Experiment, Protocol, protocol
 
 __all__ = ["ExperimentData", "checksum", "data_facts", "evenly", "load_experiment"]
 
@@ -49,19 +49,19 @@ def experiment_of(name: str) -> Experiment:
     return "motion" if name in {corpus.name for corpus in list_corpora("motion")} else "speech"
 
 
-def load_experiment(name: str, budget: BudgetName = "book") -> ExperimentData:
+def load_experiment(name: str, budget: BudgetName | Protocol = "book") -> ExperimentData:
     """A corpus as the benchmark uses it.
 
     Arguments:
         name: "librispeech", "prompts", "wsj0" or a folder of audio; "mocap" (CMU and HDM05 together), "cmu", "hdm05"
             or "h36m"; "librispeech-excerpt" or "mocap-excerpt", which travel with the library.
-        budget: See `dvae_lib.experiments.protocol`.
+        budget: See `dvae_lib.experiments.protocol`; or a protocol itself.
 
     Raises:
         MissingCorpusError: It is not here; the message says how to get it.
         ValueError: Too few speakers or actors for three parts, or damaged files.
     """
-    chosen = protocol(experiment_of(name), budget)
+    chosen = budget if isinstance(budget, Protocol) else protocol(experiment_of(name), budget)
     data = load(
         name if name in source_names() else Path(name),
         sequence_length=chosen.sequence_length,

@@ -68,7 +68,7 @@ class Protocol:
 
     Attributes:
         experiment: "speech" or "motion".
-        budget: Its name.
+        budget: Its name: a budget of the benchmark, or what a study calls it.
         training: The training with teacher forcing.
         scheduled: The training that follows for autoregressive models.
         options: Of the models, beside those of the preset.
@@ -77,10 +77,11 @@ class Protocol:
         importance_samples: Of the importance-weighted bound.
         limit: At most so many recordings of each part of a speech corpus; None: all.
         test_limit: At most so many test sequences, evenly over the test part; None: all.
+        command: What makes the models; None is the benchmark with this budget.
     """
 
     experiment: Experiment
-    budget: BudgetName
+    budget: str
     training: TrainingConfig
     scheduled: TrainingConfig
     options: dict[str, Any]
@@ -89,6 +90,7 @@ class Protocol:
     importance_samples: int = 20
     limit: int | None = None
     test_limit: int | None = None
+    command: str | None = None
 
     def config(self, run: Run) -> TrainingConfig:
         """The training of a run."""

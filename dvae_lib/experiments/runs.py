@@ -297,7 +297,7 @@ def _trained(job: Job, root: str | Path, fabric: Fabric, progress: bool | None) 
     if result.stopped == "interrupted":
         raise Interrupted
     facts = {**wanted, **_facts(result, corpus, fabric)}
-    made_by = f"dvae benchmark --budget {protocol.budget}"
+    made_by = protocol.command or f"dvae benchmark --budget {protocol.budget}"
     describe_training(model, result, config, corpus=corpus.name, made_by=made_by, **corpus.metadata)
     model.save_pretrained(here / MODEL, half=True)
     write_atomically(here / TRAINED, (json.dumps(facts) + "\n").encode())
@@ -325,6 +325,7 @@ def _facts(result: TrainingResult, corpus: ExperimentData, fabric: Fabric) -> di
             "frames_per_second": corpus.train.num_frames * len(history) / total,
             "data_share": sum(float(record["data_seconds"]) for record in history) / total,
             "peak_memory_mb": round(peak_memory(fabric.device)),
+            "learning_rate": [float(f"{record['learning_rate']:.6g}") for record in history],
             "curve": {
                 part: [float(f"{record[f'{part}_vlb_per_frame']:.6g}") for record in history]
                 for part in ("train", "validation")

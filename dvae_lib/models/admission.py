@@ -14,7 +14,7 @@ from dvae_lib.models.checks import (
     check_sequences,
     warn_of_raw_data,
 )
-from dvae_lib.models.equations import Equations
+from dvae_lib.models.reading import Reading
 from dvae_lib.objectives import frame_mask
 from dvae_lib.objectives.missing import Observed, as_observed, check_observed, check_whole_frames
 from dvae_lib.objectives.terms import Lengths, as_lengths, check_tensor
@@ -22,7 +22,7 @@ from dvae_lib.objectives.terms import Lengths, as_lengths, check_tensor
 __all__ = ["Admission"]
 
 
-class Admission(Equations):
+class Admission(Reading):
     """The checks of a model's public methods; see `DVAE`."""
 
     def check(

@@ -130,8 +130,9 @@ class DVAE(Imputing):
         x, u, lengths = self.admit(x, u, lengths, 0.0, observed)
         latents = self._check_latents(latents, self.latent_shapes(*x.shape[:2]))
         _check_draw(draw, "draw")
-        draws = Draws(latents, draw, generator, as_observed(observed, x))
-        return self._assigned(written(self, "_infer")(self, x, u, lengths, draws).latents)
+        seen = as_observed(observed, x)
+        draws = Draws(latents, draw, generator, seen)
+        return self._assigned(written(self, "_infer")(self, self.read(x, seen), u, lengths, draws).latents)
 
     def generation(
         self,
@@ -167,7 +168,7 @@ class DVAE(Imputing):
         if feedback or (seen is not None and self.links.predictive):
             gaps = None if seen is None else Gaps(seen, "sample", generator)
             return generating.rollout(self, x, latents, u, feedback, generator, gaps)
-        generated: Generated = written(self, "_generate")(self, x, latents, u, lengths, {})
+        generated: Generated = written(self, "_generate")(self, self.read(x), latents, u, lengths, {})
         return generated
 
     def rollout(
@@ -204,14 +205,15 @@ class DVAE(Imputing):
         x, u, lengths = self.admit(x, u, lengths, feedback, observed)
         seen = as_observed(observed, x)
         _check_draw(draw, "draw")
-        latents, states = self._infer(x, u, lengths, Draws({}, draw, generator, seen))
+        read = self.read(x, seen)
+        latents, states = self._infer(read, u, lengths, Draws({}, draw, generator, seen))
         states = states if seen is None else {**states, "observed": seen}
         values = {name: latent.sample for name, latent in latents.items()}
         if feedback or (seen is not None and self.links.predictive):
             gaps = None if seen is None else Gaps(seen, draw, generator)
             generated = generating.rollout(self, x, values, u, feedback, generator, gaps)
         else:
-            generated = self._generate(x, values, u, lengths, states)
+            generated = self._generate(read, values, u, lengths, states)
         both = {
             name: q._replace(prior=generated.prior.get(name, q.prior)) for name, q in self._assigned(latents).items()
         }
@@ -268,7 +270,7 @@ class DVAE(Imputing):
         given = {name.removesuffix("_t"): value for name, value in latents.items()}
         self._check_latents(given, {name: (len(x_prev), self.latent_dim(name)) for name in self.frame_latents})
         draws = Given(given, generator)
-        observation, state = written(self, "_step")(self, state, x_prev, u_t, draws)
+        observation, state = written(self, "_step")(self, state, self.read(x_prev), u_t, draws)
         return StepOutput(draws.prior, draws.latents, observation, state)
 
     # ---------------------------------------------------------------- sequences
@@ -366,6 +368,7 @@ class DVAE(Imputing):
         inferred: dict[str, Tensor] = {}
         if prefix is not None:
             before = None if u is None else u[:, :start]
+            prefix = self.read(prefix, seen)
             latents = self._infer(prefix, before, None, Draws(generator=generator, observed=seen)).latents
             inferred = {name: latent.sample for name, latent in latents.items()}
         make = generating.frame_by_frame if self.is_causal else generating.all_at_once

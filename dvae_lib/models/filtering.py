@@ -118,12 +118,15 @@ class Filter:
         x_k, u_k = x_t.repeat(k, 1), None if u_t is None else u_t.repeat(k, 1)
         prediction = self._prediction(u_k)
         given = {name: self.state[name] for name in self._of_sequence}
-        x_1, u_1 = (x_k, u_k) if given else (x_t, u_t)  # a context is the particle's only where it has latents in it
+        read = model.read(x_t, seen)
+        read_k = read.repeat(k, 1)
+        # A context is the particle's only where it has latents in it.
+        x_1, u_1 = (read_k, u_k) if given else (read, u_t)
         seen_1 = seen if seen is None or not given else seen.repeat(k, 1)
         draws = Draws(given, "sample", self.generator, None if seen_1 is None else seen_1[:, None])
         context = model._context(x_1[:, None], None if u_1 is None else u_1[:, None], None, draws, self.past)
         seen_k = None if seen is None else seen.repeat(k, 1)
-        known: Any = (self.state, context.at(0, len(x_k)), x_k, u_k, {}, "sample", self.generator, seen_k)
+        known: Any = (self.state, context.at(0, len(x_k)), read_k, u_k, {}, "sample", self.generator, seen_k)
         proposal = model._proposal(*known, ahead=False)
         increment = frame_log_prob(proposal.observation, x_k, None, seen_k)
         increment = sum((latent.log_ratio for latent in proposal.latents.values()), increment)

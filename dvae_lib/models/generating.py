@@ -55,7 +55,7 @@ def frame_by_frame(
 ) -> Sample:
     """`generate` of a causal model: frame by frame, first over the prefix with its latents, then alone.
 
-    What is missing in the prefix is the model's own output.
+    The prefix is as networks read it. What is missing in it is the model's own output.
     """
     start = 0 if prefix is None else prefix.shape[1]
     of_sequence = {name: inferred[name] for name in model.sequence_latents if name in inferred}
@@ -70,10 +70,10 @@ def frame_by_frame(
         if prefix is not None and t < start:
             x_prev = prefix[:, t]
             if seen is not None and model.links.predictive:
-                x_prev = torch.where(seen[:, t], x_prev, _emit(observation, emission, generator))
+                x_prev = torch.where(seen[:, t], x_prev, model.read(_emit(observation, emission, generator)))
             continue
-        x_prev = _emit(observation, emission, generator)
-        frames.append(x_prev)
+        frames.append(_emit(observation, emission, generator))
+        x_prev = model.read(frames[-1])
         latents.append(draws.latents)
         steps.append(observation)
     for name in model.frame_latents:
@@ -206,6 +206,7 @@ def _rolled_out(
     state = model._initial_state(len(x), Given({name: given[name] for name in model.sequence_latents}))
     # Unbound once: indexing frame by frame, each would have a gradient as large as the whole sequence's.
     frames = {name: given[name].unbind(1) for name in model.frame_latents}
+    read = model.read(x).unbind(1) if gaps is None else ()
     x_prev = torch.zeros_like(x[:, 0])
     priors: dict[str, list[Distribution]] = {name: [] for name in frames}
     observations: list[Distribution] = []
@@ -215,8 +216,8 @@ def _rolled_out(
         for name, prior in draws.prior.items():
             priors[name].append(prior)
         observations.append(observation)
-        x_t = x[:, t] if gaps is None else gaps.fill(x[:, t], observation)
-        x_prev = torch.where(own[:, t, None], observation.mean, x_t)
+        x_t = read[t] if gaps is None else model.read(gaps.fill(x[:, t], observation))
+        x_prev = torch.where(own[:, t, None], model.read(observation.mean), x_t)
     return priors, observations
 
 

@@ -116,14 +116,15 @@ class Imputing(LikelihoodBounds):
         self, x: Tensor, u: Tensor | None, lengths: Tensor | None, seen: Tensor, generator: Generator | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One draw of what is missing, its mean given the latents and the draws before, and the log-weight."""
-        latents, states = self._infer(x, u, lengths, Draws({}, "sample", generator, seen))
+        read = self.read(x, seen)
+        latents, states = self._infer(read, u, lengths, Draws({}, "sample", generator, seen))
         values = {name: latent.sample for name, latent in latents.items()}
         if self.links.predictive:
             gaps = Gaps(seen, "sample", generator)
             generated = generating.rollout(self, x, values, u, 0.0, generator, gaps)
             draw = torch.stack(gaps.filled, 1)
         else:
-            generated = self._generate(x, values, u, lengths, states)
+            generated = self._generate(read, values, u, lengths, states)
             draw = torch.where(seen, x, sample(generated.observation, generator))
         both = {
             name: q._replace(prior=generated.prior.get(name, q.prior)) for name, q in self._assigned(latents).items()

@@ -282,7 +282,7 @@ class KVAE(DVAE):
         """
         x, u, lengths = self.admit(x, u, lengths, feedback, observed)
         mask, seen = frame_mask(lengths, x.shape[1]), as_observed(observed, x)
-        q_a = self._encoded(x)
+        q_a = self._encoded(self.read(x, seen))
         a = q_a.mean + q_a.stddev * noise(q_a.mean, "sample", generator)
         frames = torch.stack([frame_log_prob(self._observation(a), x, mask, seen).to(a.dtype), q_a.log_prob(a)])
         mask = _both(mask, self._known(seen))
@@ -414,7 +414,7 @@ class KVAE(DVAE):
             raise ValueError(f"observed must have shape {tuple(x.shape[:2])}, by frame; got {tuple(observed.shape)}")
         x = torch.where(observed[..., None], x, x.new_zeros(()))
         self.check(x, u)
-        encoded, u = self._encoded(x).mean, self._full(u)
+        encoded, u = self._encoded(self.read(x)).mean, self._full(u)
         a = torch.where(observed[..., None], encoded, encoded.new_zeros(()))
         # The weights of a mixture look at past features, missing ones among them, for which the filter's estimates
         # stand in. Each round makes one more of every run of missing frames right, hence the number of rounds.

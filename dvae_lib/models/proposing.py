@@ -66,7 +66,7 @@ class Proposing(Admission):
         x, u, lengths = self.admit(x, u, lengths, 0.0, observed)
         latents = self._check_latents(latents, self.latent_shapes(*x.shape[:2]))
         draws = Draws(latents, "sample", generator, as_observed(observed, x))
-        found = self._context(x, u, lengths, draws, Past())
+        found = self._context(self.read(x, draws.observed), u, lengths, draws, Past())
         return found._replace(latents=self._assigned(found.latents))
 
     def begin_proposals(
@@ -101,6 +101,7 @@ class Proposing(Admission):
         check_counts(num_particles=num_particles)
         x, u, lengths = self.admit(x, u, lengths, 0.0, observed)
         rows, entries = num_particles * len(x), as_observed(observed, x)
+        x = self.read(x, entries)
         if self.sequence_latents or not self.has_proposal:
             x, u, lengths = x.repeat(num_particles, 1, 1), repeat(u, num_particles), repeat(lengths, num_particles)
             entries = repeat(entries, num_particles)
@@ -153,7 +154,8 @@ class Proposing(Admission):
                 )
         given = {name.removesuffix("_t"): value for name, value in latents.items()}
         self._check_latents(given, {name: (len(x_t), self.latent_dim(name)) for name in self.frame_latents})
-        return self._proposal(state, context_t, x_t, u_t, given, "sample", generator, entries)
+        read = self.read(x_t, entries)
+        return self._proposal(state, context_t, read, u_t, given, "sample", generator, entries)
 
     def _proposal(
         self,
@@ -168,7 +170,7 @@ class Proposing(Admission):
         *,
         ahead: bool = True,
     ) -> Proposal:
-        """`propose`, after the doors. `ahead` says whether the context has seen later frames."""
+        """`propose` of a frame as networks read it. `ahead` says whether the context has seen later frames."""
         generators, memory, x_prev = split_state(state)
 
         own = self.has_proposal
@@ -189,7 +191,7 @@ class Proposing(Admission):
             for name, z in draws.latents.items()
         }
         if observed is not None and self.links.predictive:
-            x_t = torch.where(observed, x_t, drawn(observation, how, generator))
+            x_t = torch.where(observed, x_t, self.read(drawn(observation, how, generator)))
         return Proposal(found, observation, merged_state(following, memory, x_t))
 
     def filter(

@@ -116,12 +116,13 @@ def choose_spec(specs: Mapping[str, DependencySpec], u_dim: int, **choice: str) 
     return specs[value] if u_dim else specs[value].undriven()
 
 
-def build_model(name: str, preset: str | None = None, **overrides: Any) -> DVAE:
+def build_model(name: str, preset: str | None = None, *, inputs: str | None = None, **overrides: Any) -> DVAE:
     """A new model by name.
 
     Arguments:
         name: A name in `MODELS`.
         preset: "speech" or "motion", the architectures of Appendices B and C; None: the class's defaults.
+        inputs: What the networks read, "power" or "log_power"; see `DVAE.read_as`.
         overrides: Options that take precedence over the preset's.
 
     Raises:
@@ -136,7 +137,10 @@ def build_model(name: str, preset: str | None = None, **overrides: Any) -> DVAE:
     _check_presets(*([preset] if preset else []))
     entry = MODELS[name]
     chosen = PRESETS[preset] if preset else Preset({}, {})
-    return entry.cls(**{**chosen.shared, **chosen.layers.get(name, {}), **entry.options, **overrides})
+    model = entry.cls(**{**chosen.shared, **chosen.layers.get(name, {}), **entry.options, **overrides})
+    if inputs is not None:
+        model.read_as(inputs)
+    return model
 
 
 def _check_presets(*presets: str) -> None:

@@ -109,6 +109,7 @@ class Pretrained(nn.Module):
             "format": FORMAT,
             "class": kind.__name__,
             "options": self.options,
+            **self._noted(),
             "metadata": self.metadata,
             "dvae_lib": __version__,
         }
@@ -125,6 +126,13 @@ class Pretrained(nn.Module):
             return json.dumps(values, indent=2, default=_as_json)
         except (TypeError, ValueError) as error:
             raise TypeError(f"options and metadata of a saved model must be JSON data: {error}") from error
+
+    def _noted(self) -> dict[str, Any]:
+        """What else a configuration notes of the model: what was chosen after it was built."""
+        return {}
+
+    def _restore(self, configuration: dict[str, Any]) -> None:
+        """Choose again what a configuration notes."""
 
     @classmethod
     def from_pretrained(cls: type[Model], folder: str | Path) -> Model:
@@ -150,6 +158,7 @@ class Pretrained(nn.Module):
         except TypeError as error:
             raise ValueError(f"{path / CONFIGURATION}: options do not fit {name}: {error}") from error
         object.__setattr__(model, "metadata", configuration.get("metadata", {}))
+        model._restore(configuration)
         try:
             weights = load_file(path / WEIGHTS)
             model.load_state_dict(weights)

@@ -101,7 +101,7 @@ def filtered_frames(
     """A particle filter over whole sequences, one frame after the other. The arguments are those of `particle`."""
     x, u, inside = model.admit(x, u, lengths, 0.0, observed)
     entries = as_observed(observed, x)
-    batch_size, num_steps = x.shape[:2]
+    read, (batch_size, num_steps) = model.read(x, entries), x.shape[:2]
     k, mask = num_particles, frame_mask(inside, num_steps)
     options = {"num_particles": k, "draw": draw, "generator": generator}
     context, state = model.begin_proposals(x, u, lengths=inside, observed=entries, **options)
@@ -109,7 +109,8 @@ def filtered_frames(
     for t in range(num_steps):
         x_t, u_t = x[:, t].repeat(k, 1), None if u is None else u[:, t].repeat(k, 1)
         e_t = None if entries is None else entries[:, t].repeat(k, 1)
-        proposal = model._proposal(state, context.at(t, k * batch_size), x_t, u_t, {}, draw, generator, e_t)
+        read_t, context_t = read[:, t].repeat(k, 1), context.at(t, k * batch_size)
+        proposal = model._proposal(state, context_t, read_t, u_t, {}, draw, generator, e_t)
         seen = frame_log_prob(proposal.observation, x_t, None if mask is None else mask[:, t].repeat(k), e_t)
         latents |= proposal.latents
         increment = sum((latent.log_ratio for latent in latents.values()), seen).view(k, batch_size)

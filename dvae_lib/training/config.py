@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
+from dvae_lib.models.reading import INPUTS
 from dvae_lib.training.schedules import Number, Schedule
 
 __all__ = ["TrainingConfig"]
@@ -33,6 +34,9 @@ class TrainingConfig:
             so that all epochs are compared by the same measure.
         freeze: Parameters that stay as they are for a number of epochs, by the beginning of their names:
             ``{"dynamics": 10}``.
+        inputs: What the networks read of the data: "power", the data as they are, or "log_power", their standardised
+            logarithms, learned from the training part; None leaves the model as it is.
+        start_at_mean: Start the output layer at the mean log-power of the training part, before the first step.
         seed: Of the order of the sequences and of all noise. It does not touch the model's initial weights.
         checkpoint_seconds: Time between checkpoints, which are also written in the midst of an epoch.
         checkpoint_steps: Write one every so many steps as well.
@@ -55,6 +59,8 @@ class TrainingConfig:
     gradient_clip: Number | None = None
     schedules: Mapping[str, Number | Schedule] = field(default_factory=dict)
     freeze: Mapping[str, int] = field(default_factory=dict)
+    inputs: str | None = None
+    start_at_mean: bool = False
     seed: int = 0
     checkpoint_seconds: Number = 30.0
     checkpoint_steps: int | None = None
@@ -63,6 +69,8 @@ class TrainingConfig:
     CONTINUABLE: ClassVar[frozenset[str]] = frozenset(
         {"max_epochs", "patience", "checkpoint_seconds", "checkpoint_steps"}
     )
+
+    PREPARING: ClassVar[frozenset[str]] = frozenset({"inputs", "start_at_mean"})
 
     def __post_init__(self) -> None:
         def put(name: str, value: Any) -> None:
@@ -76,6 +84,10 @@ class TrainingConfig:
         ):
             put(name, _number(name, getattr(self, name), whole=True, optional=optional, least=1))
         put("seed", _number("seed", self.seed, whole=True, least=0))
+        if self.inputs is not None and self.inputs not in INPUTS:
+            raise ValueError(f"inputs must be one of {', '.join(INPUTS)}, or None; got {self.inputs!r}")
+        if not isinstance(self.start_at_mean, bool):
+            raise TypeError(f"start_at_mean must be True or False; got {self.start_at_mean!r}")
         put("gradient_clip", _number("gradient_clip", self.gradient_clip, optional=True, above=0.0))
         put("checkpoint_seconds", _number("checkpoint_seconds", self.checkpoint_seconds, least=0.0))
         for name, value in (("schedules", self.schedules), ("freeze", self.freeze)):
@@ -141,8 +153,9 @@ class TrainingConfig:
         return cls(**{"learning_rate": 1e-4, "patience": 30, "schedules": warm_up, **overrides})
 
     def to_dict(self) -> dict[str, Any]:
-        """All values as JSON data."""
+        """All values as JSON data; those of the preparation only where there is one, as runs were without before."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values = {name: v for name, v in values.items() if name not in self.PREPARING or v not in (None, False)}
         return {
             **values,
             "learning_rate": self.rate.to_json(),

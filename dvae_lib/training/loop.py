@@ -30,6 +30,7 @@ from dvae_lib.training.evaluator import Evaluator, ObjectiveModule, Rows
 from dvae_lib.training.failures import non_finite
 from dvae_lib.training.objective import Objective, check_objective, vlb_terms
 from dvae_lib.training.parallel import check_precision, training_fabric
+from dvae_lib.training.preparing import check_preparation, prepare
 from dvae_lib.training.reporting import Reporter
 from dvae_lib.training.run_folder import BEST, RunFolder, data_sizes, identity_of
 from dvae_lib.training.schedules import Number
@@ -147,6 +148,7 @@ def fit(
     """
     config = TrainingConfig() if config is None else config
     check_fit(model, train, validation, config)
+    check_preparation(model, config)
     check_objective(model, objective, config.schedule)
     if tensorboard and folder is None:
         raise ValueError("tensorboard=True needs a folder to write to")
@@ -169,6 +171,7 @@ def fit(
         stack.enter_context(brought_back(model))
         seed = derive_seed(config.seed, "global", fabric.global_rank)
         stack.enter_context(isolated_randomness(seed, fabric.device))
+        prepare(model, train, config)
         loop = _Loop(model, train, validation, config, objective, fabric)
         loop.rehearse()
         place = None if folder is None else Path(folder).expanduser()

@@ -1,0 +1,166 @@
+"""The second block of Table 13.1: the review's models on speech, each trained as well as these recordings allow.
+
+    python -m dvae_lib.experiments.studies.speech_long train [NAME ...] [--runs FOLDER] [--seeds 1]
+    python -m dvae_lib.experiments.studies.speech_long curves [NAME ...] [--runs FOLDER]
+    python -m dvae_lib.experiments.studies.speech_long test [NAME ...] [--runs FOLDER] [--output FILE]
+
+The architectures are those of Appendix B, with the same numbers of weights. What differs from the benchmark: the
+networks read the standardised logarithms of the powers, and the output layer starts at their mean; training sequences
+begin at every tenth frame; steps are smaller and more (batches of 32, about 13,000 steps); the KL terms are warmed up;
+the learning rate falls over the whole budget, and the epoch that is best on the validation speakers is kept.
+
+`train` takes one model after the other, in the order of the names. What was interrupted goes on with the same command,
+where it was; started twice on one folder, each process takes the next model that nobody has. The test part is looked at
+by `test` alone. On one CPU core the eight models take about two and a half hours. `curves` says how far each has come.
+"""
+
+import csv
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dvae_lib.experiments.corpora import ExperimentData, load_experiment
+from dvae_lib.experiments.protocol import SCHEDULED, SCHEDULED_ENDING, Protocol, plan
+from dvae_lib.experiments.records import collect, write_records
+from dvae_lib.experiments.runs import Job, Outcome, run_all, single_device
+from dvae_lib.experiments.studies.command import RESULTS, RUNS, parser, select
+from dvae_lib.training import TrainingConfig
+from dvae_lib.training.run_folder import HISTORY
+from dvae_lib.training.schedules import Schedule
+
+__all__ = ["CORPUS", "NAMES", "curve", "curves", "jobs", "long_data", "long_protocol", "main", "to_the_floor"]
+
+COMMAND = "python -m dvae_lib.experiments.studies.speech_long"
+CORPUS = "librispeech"
+NAMES = ("srnn", "vrnn", "vae", "dkf", "storn", "rvae-causal", "rvae-noncausal", "dsae") + tuple(
+    name + SCHEDULED_ENDING for name in SCHEDULED
+)
+"""In the order in which they are trained: first those of which the review says the most."""
+
+
+def to_the_floor(rate: float, epochs: int) -> Schedule:
+    """A learning rate that falls in a straight line to a fortieth, and stays there for the last tenth of a training.
+
+    Example:
+        >>> [round(to_the_floor(2e-3, 30)(epoch), 6) for epoch in (0, 15, 27, 30)]
+        [0.002, 0.000917, 5e-05, 5e-05]
+    """
+    return Schedule(((0, rate), (max(1, round(0.9 * epochs)), rate / 40)))
+
+
+def long_protocol(epochs: int = 30, scheduled_epochs: int = 10, warm_up: int = 3, **options: Any) -> Protocol:
+    """How the models are trained and tested.
+
+    Arguments:
+        epochs: Of a training, each of about 440 steps.
+        scheduled_epochs: Of the scheduled sampling that follows for autoregressive models: four with a growing share of
+            own output, the others in generation mode.
+        warm_up: Epochs over which the weight of the KL terms grows from 0 to 1.
+        options: Further fields of the two trainings.
+    """
+    shared: dict[str, Any] = {"batch_size": 32, "gradient_clip": 100.0, "patience": None, "checkpoint_seconds": 60.0}
+    shared |= options
+    return Protocol(
+        "speech",
+        "long",
+        TrainingConfig.speech(
+            learning_rate=to_the_floor(2e-3, epochs),
+            max_epochs=epochs,
+            schedules={"beta": Schedule.linear(0.0, 1.0, epochs=warm_up)},
+            inputs="log_power",
+            start_at_mean=True,
+            **shared,
+        ),
+        TrainingConfig.speech(
+            learning_rate=to_the_floor(5e-4, scheduled_epochs),
+            max_epochs=scheduled_epochs,
+            schedules={"feedback": Schedule.scheduled_sampling(every=1)},
+            **shared,
+        ),
+        {},
+        hop=10,
+        test_limit=60,
+        command=f"{COMMAND} train",
+    )
+
+
+def jobs(
+    names: Sequence[str], seeds: int = 1, *, data: ExperimentData | None = None, protocol: Protocol | None = None
+) -> list[Job]:
+    """The trainings, in order.
+
+    Arguments:
+        names: Some of `NAMES`.
+        seeds: Number of seeds: 0, 1, ...
+        data: The speech; None loads it.
+        protocol: How they are trained; None is `long_protocol`.
+    """
+    protocol = long_protocol() if protocol is None else protocol
+    data = long_data(protocol) if data is None else data
+    return [Job(run, data, protocol) for run in plan(names, range(seeds))]
+
+
+def long_data(protocol: Protocol) -> ExperimentData:
+    """The speech, with training sequences that overlap; validation goes on as in the benchmark, by the same bound."""
+    return replace(
+        load_experiment(CORPUS, protocol), validation=load_experiment(CORPUS, replace(protocol, hop=None)).validation
+    )
+
+
+def curve(job: Job, root: str | Path) -> list[dict[str, float]]:
+    """The epochs of a training so far, with the rate, the weight of the KL terms, and the bounds in nats per frame."""
+    path = job.folder(root) / "training" / HISTORY
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def curves(wanted: Sequence[Job], root: str | Path) -> str:
+    """How far each training has come: a line for each, and for each epoch one below it."""
+    lines = []
+    for job in wanted:
+        epochs = curve(job, root)
+        of = job.protocol.config(job.run).max_epochs
+        lines.append(f"{job.name}: {len(epochs)} of {of} epochs")
+        lines += [
+            f"  {row['epoch']:.0f}: step {row['step']:.0f}, rate {row['learning_rate']:.2e}, train "
+            f"{row['train_vlb_per_frame']:.1f}, validation {row['validation_vlb_per_frame']:.1f} (KL "
+            f"{row['validation_kl_per_frame']:.1f}), {row['seconds']:.0f} s"
+            for row in epochs
+        ]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    options = parser(__doc__)
+    options.add_argument("what", choices=["train", "curves", "test"])
+    options.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
+    options.add_argument("--seeds", type=int, default=1, help="so many of them: 0, 1, ...")
+    options.add_argument("--runs", type=Path, default=RUNS / "speech-long", help="where the trainings are kept")
+    options.add_argument("--output", type=Path, default=RESULTS / "speech-long.json", help="of the test")
+    chosen = options.parse_args(arguments)
+    wanted = jobs(select(options, chosen.names, NAMES), chosen.seeds)
+    if chosen.what == "curves":
+        print(curves(wanted, chosen.runs))
+        return 0
+    outcome = _do(wanted, chosen.runs, train_only=chosen.what == "train")
+    if chosen.what == "test":
+        write_records(chosen.output, collect([chosen.runs])[0])
+    for name, text in outcome.errors.items():
+        print(f"{name}: {text}", file=sys.stderr)
+    return 130 if outcome.interrupted else int(bool(outcome.errors))
+
+
+def _do(wanted: Sequence[Job], root: Path, *, train_only: bool) -> Outcome:
+    def say(job: Job, record: object) -> None:
+        print(f"{job.name}: {'trained' if record is None else 'done'}", flush=True)
+
+    return run_all(wanted, root, report=say, fabric=single_device(), train_only=train_only)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
