@@ -34,9 +34,8 @@ __all__ = ["CORPUS", "NAMES", "curve", "curves", "jobs", "long_data", "long_prot
 
 COMMAND = "python -m dvae_lib.experiments.studies.speech_long"
 CORPUS = "librispeech"
-NAMES = ("srnn", "vrnn", "vae", "dkf", "storn", "rvae-causal", "rvae-noncausal", "dsae") + tuple(
-    name + SCHEDULED_ENDING for name in SCHEDULED
-)
+FIRST = ("srnn", "vrnn", "vae", "dkf", "storn", "rvae-causal", "rvae-noncausal", "dsae")
+NAMES = (*FIRST, *(name + SCHEDULED_ENDING for name in SCHEDULED))
 """In the order in which they are trained: first those of which the review says the most."""
 
 
