@@ -11,7 +11,7 @@ import typer
 
 from dvae_lib.cli import console
 from dvae_lib.cli.console import INTERRUPTED
-from dvae_lib.cli.options import Accelerator
+from dvae_lib.cli.options import INPUTS, Accelerator, Inputs
 from dvae_lib.data.catalogue import Corpus, corpus_info
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def benchmark(
         BudgetOption, typer.Option(help="full: the review's protocol; book: what the book shows; ci: seconds.")
     ] = BudgetOption.book,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Runs at once, each in a process of its own.")] = 1,
+    inputs: Annotated[Inputs | None, INPUTS] = None,
     train_only: Annotated[bool, typer.Option("--train-only", help="Judge later, perhaps elsewhere.")] = False,
     accelerator: Annotated[Accelerator, typer.Option(help="Where to compute.")] = Accelerator.auto,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
@@ -91,6 +92,7 @@ def benchmark(
         budget=budget.value,
         jobs=jobs,
         train_only=train_only,
+        inputs=None if inputs is None else inputs.value,
         accelerator=accelerator.value,
         progress=not quiet and console.err.is_terminal,
         say=None if quiet else partial(console.out.print, soft_wrap=True, highlight=False, markup=False),

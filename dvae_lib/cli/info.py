@@ -20,6 +20,7 @@ from dvae_lib.data.catalogue import list_corpora
 from dvae_lib.data.places import cache_folder, search_path
 from dvae_lib.data.pretrained import pretrained_names
 from dvae_lib.models import DVAE, MODELS
+from dvae_lib.models.reading import POWER
 
 __all__ = ["info"]
 
@@ -128,6 +129,8 @@ def _model_facts(name: str) -> dict[str, str]:
         metadata["data"] = {key: value for key, value in metadata["data"].items() if key != "seen"}
     facts["model"] = f"{type(network).__name__}, {sum(p.numel() for p in network.parameters()):,} parameters"
     facts["options"] = ", ".join(f"{key}={value}" for key, value in network.options.items())
+    if network.inputs != POWER:
+        facts["networks read"] = network.inputs
     facts["standardised"] = "yes, as learned on the training part" if metadata.pop("standardizer", None) else "no"
     facts |= {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
     return facts

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["CORPUS", "DATA", "LIMIT", "Accelerator"]
+__all__ = ["CORPUS", "DATA", "INPUTS", "LIMIT", "Accelerator", "Inputs"]
 
 
 class Accelerator(str, Enum):
@@ -16,6 +16,13 @@ class Accelerator(str, Enum):
     cpu = "cpu"
     cuda = "cuda"
     mps = "mps"
+
+
+class Inputs(str, Enum):
+    """What the networks read of the data."""
+
+    power = "power"
+    log_power = "log_power"
 
 
 CORPUS = Annotated[
@@ -33,6 +40,10 @@ DATA = Annotated[
         metavar="PATH",
     ),
 ]
+INPUTS = typer.Option(
+    help="What the networks read: power, the data as they are, or log_power, their standardised logarithms. The "
+    "likelihood sees the data in both."
+)
 LIMIT = Annotated[
     int | None, typer.Option(min=1, help="At most so many recordings of each part, for a quick look (speech).")
 ]

@@ -12,7 +12,7 @@ import typer
 
 from dvae_lib.cli import console
 from dvae_lib.cli.console import INTERRUPTED
-from dvae_lib.cli.options import CORPUS, DATA, LIMIT, Accelerator
+from dvae_lib.cli.options import CORPUS, DATA, INPUTS, LIMIT, Accelerator, Inputs
 from dvae_lib.models import DVAE, MODELS
 
 if TYPE_CHECKING:
@@ -89,6 +89,13 @@ def train(
         int | None, typer.Option(min=1, help="Epochs without a better bound before stopping.", rich_help_panel=_PANEL)
     ] = None,
     gradient_clip: Annotated[float | None, typer.Option(help="Largest gradient norm.", rich_help_panel=_PANEL)] = None,
+    inputs: Annotated[Inputs | None, INPUTS] = None,
+    start_at_mean: Annotated[
+        bool,
+        typer.Option(
+            "--start-at-mean", help="Start the output at the mean log-power of the data.", rich_help_panel=_PANEL
+        ),
+    ] = False,
     warm_up: Annotated[
         int | None, typer.Option(min=1, help="Epochs of KL warm-up, from 0 to 1.", rich_help_panel=_PANEL)
     ] = None,
@@ -164,6 +171,8 @@ def train(
         "learning_rate": learning_rate,
         "patience": patience,
         "gradient_clip": gradient_clip,
+        "inputs": None if inputs is None else inputs.value,
+        "start_at_mean": start_at_mean or None,
         "schedules": {
             **({} if warm_up is None else {"beta": Schedule.linear(0.0, 1.0, epochs=warm_up)}),
             **({} if scheduled_sampling is None else {"feedback": Schedule.scheduled_sampling(scheduled_sampling)}),

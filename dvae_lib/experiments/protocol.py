@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 from dvae_lib.models import DVAE, build_model
+from dvae_lib.models.reading import POWER
 from dvae_lib.training import TrainingConfig
 from dvae_lib.training.schedules import Schedule
 
@@ -95,6 +96,11 @@ class Protocol:
     def config(self, run: Run) -> TrainingConfig:
         """The training of a run."""
         return replace(self.scheduled if run.scheduled else self.training, seed=run.seed)
+
+    def reading(self, inputs: str) -> "Protocol":
+        """The same, but that the networks read something else of the data, with an output that starts accordingly."""
+        start = inputs != POWER
+        return replace(self, training=replace(self.training, inputs=inputs, start_at_mean=start))
 
     def build(self, run: Run, x_dim: int) -> DVAE:
         """The model of a run, with its initial weights drawn from torch's global generator."""

@@ -30,6 +30,7 @@ def run(
     budget: BudgetName = "book",
     jobs: int = 1,
     train_only: bool = False,
+    inputs: str | None = None,
     accelerator: str = "auto",
     progress: bool = False,
     say: Callable[[str], None] | None = None,
@@ -48,6 +49,8 @@ def run(
         budget: "full" is the review's protocol, "book" what the book shows, "ci" takes seconds.
         jobs: Number of processes.
         train_only: Leave the tests to a later call, perhaps on another machine.
+        inputs: What the networks read of the data, "power" or "log_power" (`DVAE.read_as`); None is the protocol's.
+            With "log_power" the output starts at the mean log-power. Results with other inputs need another folder.
         accelerator: "auto", "cpu", "cuda" or "mps".
         progress: Show a bar over the epochs of all runs.
         say: Called with each line of what is planned and done.
@@ -70,7 +73,9 @@ def run(
         except (ValueError, OSError) as error:
             errors[name] = str(error)
             continue
-        prepared += [Job(one, data, protocol(data.experiment, budget)) for one in runs]
+        chosen = protocol(data.experiment, budget)
+        chosen = chosen if inputs is None else chosen.reading(inputs)
+        prepared += [Job(one, data, chosen) for one in runs]
     # All corpora of one seed before the next seed.
     prepared.sort(key=lambda job: runs.index(job.run))
     # One process speaks for all of them, and makes the tables.
@@ -85,6 +90,7 @@ def run(
     with Progress(prepared, folder, enabled=first and progress):
         if jobs > 1 and prepared:
             options = {"seeds": seeds, "budget": budget, "train_only": train_only, "accelerator": accelerator}
+            options |= {"inputs": inputs}
             models = sorted({job.run.name for job in prepared})
             names = list(dict.fromkeys(job.corpus.name for job in prepared))
             outcome = _spawn(prepared, folder, jobs, {"corpora": names, "models": models, **options})

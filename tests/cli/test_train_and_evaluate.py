@@ -219,3 +219,14 @@ def test_speech_from_a_folder_to_a_table(voices):
     only = dvae("evaluate", "run", "--workers", 0, "-m", "estoi", "--output", "only.csv")
     assert "PESQ" not in only
     assert Path("only.csv").read_text().startswith("name,estoi,bound\n")
+
+
+def test_what_the_networks_read_is_an_option(tmp_path):
+    powers = np.random.default_rng(0).exponential(size=(6, 20, 3)).astype("float32")
+    np.save(tmp_path / "powers.npy", powers)
+    arguments = ("--data", "powers.npy", "--folder", "run", "--observation", "gamma", "--epochs", 1, "--z-dim", 2)
+    dvae("train", "vae", *arguments, "--inputs", "log_power", "--start-at-mean")
+    assert DVAE.from_pretrained("run/best").inputs == "log_power"
+    assert json.loads(Path("run/config.json").read_text())["start_at_mean"] is True
+    assert "log_power" in dvae("info", "run")
+    assert "RMSE" in dvae("evaluate", "run")

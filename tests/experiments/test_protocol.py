@@ -193,3 +193,12 @@ def test_the_plan_adds_what_is_needed_and_nothing_twice():
 def test_the_plan_refuses_other_models(name):
     with pytest.raises(ValueError, match=f"no model '{name}'; it has vae, dkf, .*dsae, storn-scheduled, vrnn-sch"):
         plan(["vae", name])
+
+
+def test_inputs_change_what_is_read_and_nothing_else():
+    book = protocol("speech")
+    log = book.reading("log_power")
+    assert (log.training.inputs, log.training.start_at_mean) == ("log_power", True)
+    assert replace(log, training=book.training) == book
+    power = book.reading("power").training
+    assert (power.inputs, power.start_at_mean) == ("power", False)

@@ -6,6 +6,7 @@ import pytest
 
 from dvae_lib.experiments import Outcome, Run, run, running
 from dvae_lib.experiments.running import work
+from dvae_lib.models import DVAE
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +69,10 @@ def test_a_process_of_its_own_says_by_its_status_and_errors_what_went_wrong(
 def test_unknown_models_and_budgets_are_refused(tmp_path):
     with pytest.raises(ValueError, match="has no model 'kvea'"):
         run(tmp_path, ["prompts"], ["kvea"])
+
+
+def test_inputs_are_asked_of_every_process(eight_voices, tmp_path):
+    outcome = run(tmp_path, [str(eight_voices)], ["vae"], budget="ci", inputs="log_power", jobs=2, train_only=True)
+    assert not outcome.errors
+    (kept,) = tmp_path.rglob("model/config.json")
+    assert DVAE.from_pretrained(kept.parent).inputs == "log_power"

@@ -1,0 +1,83 @@
+"""The long trainings of speech: two steps on eight made-up voices, queued, resumed, tested."""
+
+from dataclasses import replace
+
+import pytest
+
+from dvae_lib.experiments.records import RECORD, read_records
+from dvae_lib.experiments.runs import MODEL, run_all
+from dvae_lib.experiments.studies import speech_long
+from dvae_lib.experiments.studies.speech_long import NAMES, curve, curves, jobs, long_data, long_protocol
+from dvae_lib.models import DVAE
+
+TINY = replace(
+    long_protocol(epochs=2, scheduled_epochs=1, warm_up=1, batch_size=16), limit=4, test_limit=2, importance_samples=2
+)
+
+
+@pytest.fixture(scope="module")
+def data(eight_voices):
+    speech_long.CORPUS, before = str(eight_voices), speech_long.CORPUS
+    yield long_data(TINY)
+    speech_long.CORPUS = before
+
+
+@pytest.fixture
+def here(monkeypatch, data, tmp_path):
+    """The study's command, on the made-up voices, in an empty folder."""
+    monkeypatch.setattr(speech_long, "long_protocol", lambda: TINY)
+    monkeypatch.setattr(speech_long, "long_data", lambda protocol: data)
+
+    def command(*arguments):
+        return speech_long.main([*arguments, "--runs", str(tmp_path / "runs"), "--output", str(tmp_path / "long.json")])
+
+    return command
+
+
+def test_training_sequences_overlap_and_validation_does_not(data):
+    assert data.train.hop == 10
+    assert data.validation.hop == data.validation.sequence_length == 50
+
+
+def test_the_rate_falls_over_the_whole_budget_and_the_best_epoch_is_kept():
+    training = long_protocol().training
+    rates = [training.rate(epoch) for epoch in range(training.max_epochs)]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] == 2e-3
+    assert rates[-3] == rates[-1] == 5e-5
+    assert training.patience is None
+    assert training.settled == 3
+    assert set(NAMES) >= {"srnn", "dsae", "vrnn-scheduled"}
+
+
+def test_a_queue_is_trained_then_tested(here, tmp_path, capsys):
+    assert here("train", "srnn-scheduled", "vae") == 0
+    assert "srnn" in capsys.readouterr().out
+    assert not list((tmp_path / "runs").rglob(RECORD))  # the test part has not been looked at
+    assert here("curves", "vae") == 0
+    said = capsys.readouterr().out
+    assert "2 of 2 epochs" in said
+    assert "rate 2.00e-03" in said
+    assert here("test", "srnn-scheduled", "vae") == 0
+    records = {(r["model"], r["scheduled"]): r for r in read_records(tmp_path / "long.json")}
+    assert set(records) == {("srnn", False), ("srnn", True), ("vae", False)}
+    assert records["vae", False]["config"]["inputs"] == "log_power"
+    assert records["vae", False]["training"]["learning_rate"] == [2e-3, 1.025e-3]
+    (kept,) = (path.parent for path in (tmp_path / "runs").rglob(f"srnn-scheduled/**/{MODEL}/config.json"))
+    trained = DVAE.from_pretrained(kept)
+    assert trained.inputs == "log_power"
+    assert trained.metadata["made_by"] == f"{speech_long.COMMAND} train"
+
+
+def test_what_was_interrupted_goes_on(data, tmp_path):
+    (job,) = jobs(["vae"], data=data, protocol=TINY)
+    half = replace(TINY, training=replace(TINY.training, max_epochs=1))
+    run_all([job._replace(protocol=half)], tmp_path, train_only=True)
+    assert len(curve(job, tmp_path)) == 1
+    (job.folder(tmp_path) / "trained.json").unlink()
+    run_all([job], tmp_path, train_only=True)
+    epochs = curve(job, tmp_path)
+    assert [row["epoch"] for row in epochs] == [1, 2]
+    assert epochs[1]["step"] == 2 * epochs[0]["step"]
+    assert curves([job], tmp_path).startswith(f"{job.name}: 2 of 2 epochs\n  1: step")
+    assert curve(job, tmp_path / "elsewhere") == []
