@@ -89,8 +89,8 @@ def run(
 
     with Progress(prepared, folder, enabled=first and progress):
         if jobs > 1 and prepared:
-            options = {"seeds": seeds, "budget": budget, "train_only": train_only, "accelerator": accelerator}
-            options |= {"inputs": inputs}
+            options: dict[str, Any] = {"seeds": seeds, "budget": budget, "train_only": train_only}
+            options |= {"accelerator": accelerator, "inputs": inputs}
             models = sorted({job.run.name for job in prepared})
             names = list(dict.fromkeys(job.corpus.name for job in prepared))
             outcome = _spawn(prepared, folder, jobs, {"corpora": names, "models": models, **options})

@@ -2,6 +2,7 @@
 
     python -m dvae_lib.experiments.studies.speech_long train [NAME ...] [--runs FOLDER] [--seeds 1]
     python -m dvae_lib.experiments.studies.speech_long curves [NAME ...] [--runs FOLDER]
+    python -m dvae_lib.experiments.studies.speech_long tones [NAME ...] [--runs FOLDER]
     python -m dvae_lib.experiments.studies.speech_long test [NAME ...] [--runs FOLDER] [--output FILE]
 
 The architectures are those of Appendix B, with the same numbers of weights. What differs from the benchmark: the
@@ -12,6 +13,9 @@ the learning rate falls over the whole budget, and the epoch that is best on the
 `train` takes one model after the other, in the order of the names. What was interrupted goes on with the same command,
 where it was; started twice on one folder, each process takes the next model that nobody has. The test part is looked at
 by `test` alone. On one CPU core the eight models take about two and a half hours. `curves` says how far each has come.
+`tones` asks of each trained model that is fed its own output whether it jams its own line (`dvae_lib.evaluation`), on
+validation speakers, and of the benchmark's model of that name, whose networks read powers. The file of `test` is
+data/results/speech-long.json.
 """
 
 import csv
@@ -21,16 +25,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dvae_lib.experiments.corpora import ExperimentData, load_experiment
+import torch
+
+from dvae_lib.data.pretrained import pretrained_names
+from dvae_lib.evaluation import jamming
+from dvae_lib.experiments.corpora import ExperimentData, evenly, load_experiment
 from dvae_lib.experiments.protocol import SCHEDULED, SCHEDULED_ENDING, Protocol, plan
 from dvae_lib.experiments.records import collect, write_records
-from dvae_lib.experiments.runs import Job, Outcome, run_all, single_device
+from dvae_lib.experiments.runs import MODEL, Job, Outcome, run_all, single_device
 from dvae_lib.experiments.studies.command import RESULTS, RUNS, parser, select
+from dvae_lib.models import DVAE
 from dvae_lib.training import TrainingConfig
 from dvae_lib.training.run_folder import HISTORY
 from dvae_lib.training.schedules import Schedule
 
-__all__ = ["CORPUS", "NAMES", "curve", "curves", "jobs", "long_data", "long_protocol", "main", "to_the_floor"]
+__all__ = ["CORPUS", "NAMES", "curve", "curves", "jobs", "long_data", "long_protocol", "main", "to_the_floor", "tones"]
 
 COMMAND = "python -m dvae_lib.experiments.studies.speech_long"
 CORPUS = "librispeech"
@@ -133,10 +142,36 @@ def curves(wanted: Sequence[Job], root: str | Path) -> str:
     return "\n".join(lines)
 
 
+def tones(wanted: Sequence[Job], root: str | Path, *, others: Sequence[str] = (), sequences: int = 64) -> str:
+    """The tone that each model feeds itself, and what comes of decoding with edited feedback: two lines a model.
+
+    Arguments:
+        wanted: Trainings; those of models without a predictive link, or without a trained model, are left out.
+        root: Where the trainings are kept.
+        others: Names of trained models beside them.
+        sequences: So many validation sequences are decoded.
+    """
+    data = wanted[0].corpus.validation
+    x = torch.stack([data[i] for i in evenly(len(data), sequences)])
+    folders: dict[str, str | Path] = {job.name: job.folder(root) / MODEL for job in wanted}
+    folders = {name: folder for name, folder in folders.items() if Path(folder).exists()} | {n: n for n in others}
+    lines = []
+    for name, folder in folders.items():
+        model = DVAE.from_pretrained(folder)
+        if not model.links.predictive:
+            continue
+        tone, heard = jamming(model, x)
+        lines.append(
+            f"{name} ({model.inputs}): bin {tone.entry}, {tone.excess:.1f} dB too loud, {tone.charge:.2f} nats charged"
+        )
+        lines += [f"  {edit}: cost {h.cost:.1f}, movement {h.movement:.3f}" for edit, h in heard.items()]
+    return "\n".join(lines)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     options = parser(__doc__)
-    options.add_argument("what", choices=["train", "curves", "test"])
+    options.add_argument("what", choices=["train", "curves", "tones", "test"])
     options.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
     options.add_argument("--seeds", type=int, default=1, help="so many of them: 0, 1, ...")
     options.add_argument("--runs", type=Path, default=RUNS / "speech-long", help="where the trainings are kept")
@@ -145,6 +180,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = jobs(select(options, chosen.names, NAMES), chosen.seeds)
     if chosen.what == "curves":
         print(curves(wanted, chosen.runs))
+        return 0
+    if chosen.what == "tones":
+        others = (f"{job.run.model}-{CORPUS}{SCHEDULED_ENDING}" for job in wanted if job.run.model in SCHEDULED)
+        print(tones(wanted, chosen.runs, others=[name for name in dict.fromkeys(others) if name in pretrained_names()]))
         return 0
     outcome = _do(wanted, chosen.runs, train_only=chosen.what == "train")
     if chosen.what == "test":

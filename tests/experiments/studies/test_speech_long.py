@@ -58,6 +58,11 @@ def test_a_queue_is_trained_then_tested(here, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "2 of 2 epochs" in said
     assert "rate 2.00e-03" in said
+    assert here("tones", "srnn-scheduled", "vae") == 0
+    said = capsys.readouterr().out
+    assert "srnn-scheduled on voices, seed 0 (log_power): bin" in said
+    assert said.count("  own, tone silenced: cost") == 2
+    assert "vae" not in said
     assert here("test", "srnn-scheduled", "vae") == 0
     records = {(r["model"], r["scheduled"]): r for r in read_records(tmp_path / "long.json")}
     assert set(records) == {("srnn", False), ("srnn", True), ("vae", False)}
