@@ -153,7 +153,7 @@ class LatentLDS(DVAE):
         r"""The chain :math:`q_\phi(\mathbf{z}_{1:T} | \mathbf{x}_{1:T}, \mathbf{u}_{1:T})`.
 
         Arguments:
-            x: The observed sequences.
+            x: The observed sequences, as networks read them: `read(x)` where that is a transformation.
             u: The input sequences of a driven model.
             lengths: The sequences' lengths in a padded batch.
             observed: What was observed, by frame or by entry. A frame of which that is nothing has no potential, in
@@ -225,7 +225,7 @@ class LatentLDS(DVAE):
         x, u, lengths = self.admit(x, u, lengths, feedback, observed)
         entries = as_observed(observed, x)
         with uncast(x.device):
-            q, p = self._chains(x, u, lengths, entries)
+            q, p = self._chains(self.read(x, entries), u, lengths, entries)
             z = q.rsample(noise=noise(q.offset, "sample", generator))
             term = q.kl_per_frame(p) if kl == "analytic" else q.log_prob_per_frame(z) - p.log_prob_per_frame(z)
         seen = frame_log_prob(self._observation(z), x, frame_mask(lengths, x.shape[1]), entries).sum(1)

@@ -82,7 +82,7 @@ def same(model, one, other):
             list_.append(model.generation(x, given, feedback=0.5, generator=seeded()).observation.mean)
     for x, list_ in zip((one, other), found, strict=True):
         list_.append(model.generate(3, prefix=x, generator=seeded()).observation.mean)
-        if model.is_causal:
+        if model.is_causal and not model.infers_backwards:
             list_.append(particle_means(model, x))
         if model.has_proposal:
             list_.append(filtered(model, x))
