@@ -16,7 +16,7 @@ from dvae_lib.distributions import support_of
 from dvae_lib.models import generating
 from dvae_lib.models.equations import HOOKS, Equations
 
-__all__ = ["INPUTS", "POWER", "LogPower", "Reading"]
+__all__ = ["INPUTS", "POWER", "LogPower", "Reading", "log_powers"]
 
 POWER = "power"
 """The name of what is read by default: the data as they are."""
@@ -47,7 +47,7 @@ class LogPower(nn.Module):
 
     def learn(self, train: SequenceDataset) -> None:
         """Take mean and deviation from the training sequences."""
-        found = Standardizer.fit((train[i].to("cpu", torch.float64) + FLOOR).log() for i in range(len(train)))
+        found = log_powers(train)
         self.mean.copy_(found.mean)
         self.scale.copy_(found.scale)
 
@@ -55,6 +55,12 @@ class LogPower(nn.Module):
         """The standardised logarithms."""
         read = ((x + FLOOR).log() - self.mean) / self.scale
         return torch.where((x == 0).all(-1, keepdim=True), 0.0, read)
+
+
+def log_powers(train: SequenceDataset) -> Standardizer:
+    """Mean and deviation of each entry's log-power over the training frames; missing values do not count."""
+    logs = ((train[i].to("cpu", torch.float64) + FLOOR).log() for i in range(len(train)))
+    return Standardizer.fit(logs, missing=train.missing)
 
 
 INPUTS: dict[str, type[LogPower] | None] = {POWER: None, "log_power": LogPower}

@@ -5,7 +5,7 @@ from torch import nn
 
 from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.models.base import DVAE
-from dvae_lib.models.reading import FLOOR
+from dvae_lib.models.reading import log_powers
 from dvae_lib.networks import ObservationHead
 from dvae_lib.training.config import TrainingConfig
 
@@ -50,9 +50,7 @@ def start_at_mean(model: nn.Module, train: SequenceDataset) -> None:
         model: Whose every `ObservationHead` gives the log-variances of a Gamma likelihood.
         train: The training sequences.
     """
-    mean = torch.zeros(train.x_dim, dtype=torch.float64)
-    for i in range(len(train)):
-        mean += (train[i].to("cpu", torch.float64) + FLOOR).log().sum(0)
+    mean = log_powers(train).mean
     for head in model.modules():
         if isinstance(head, ObservationHead):
-            head.linear.bias.copy_(mean / train.num_frames)
+            head.linear.bias.copy_(mean)

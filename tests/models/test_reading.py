@@ -99,7 +99,8 @@ def particle_means(model, x):
     context, state = model.begin_proposals(x, generator=seeded())
     proposal = model.propose(state, context.at(0), x[:, 0], generator=seeded())
     following = model.propose(proposal.state, context.at(1), x[:, 1], generator=seeded())
-    return torch.cat([latent.posterior.mean for latent in following.latents.values()], -1)
+    means = (latent.posterior.mean for latent in following.latents.values())  # none of a latent of the whole sequence
+    return torch.cat([following.observation.mean, *means], -1)
 
 
 def filtered(model, x):

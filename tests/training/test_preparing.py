@@ -56,6 +56,16 @@ def test_the_output_starts_at_the_mean_log_power():
     torch.testing.assert_close(fresh.x_head.linear.bias.double(), mean_log_power(LOUD), rtol=1e-4, atol=1e-4)
 
 
+def test_missing_values_do_not_count():
+    frames = [LOUD[i].clone() for i in range(len(LOUD))]
+    frames[0][1:3, 2] = torch.nan
+    gaps = SequenceDataset(frames, missing=True)
+    trained = fit(model(), gaps, HELD_OUT, config()).best_model
+    known = torch.cat(frames)
+    wanted = torch.stack([(c[~c.isnan()].double() + FLOOR).log().mean() for c in known.unbind(1)])
+    torch.testing.assert_close(trained.reading.mean.double(), wanted, rtol=1e-6, atol=1e-6)
+
+
 def test_an_interrupted_run_goes_on_to_the_same_weights(tmp_path):
     whole = fit(model(SRNN), LOUD, HELD_OUT, config()).last_weights
     stopped = fit(model(SRNN), LOUD, HELD_OUT, config(), folder=tmp_path, callback=lambda m, record: True)
