@@ -237,7 +237,7 @@ class GPVAE(DVAE):
             ValueError, TypeError: See `check`.
         """
         x, _, _ = self.admit(x)
-        frames = self._context(x, None, None, Draws(), Past()).frames
+        frames = self._context(self.read(x), None, None, Draws(), Past()).frames
         if self.posterior == "mean_field":
             frames = {**frames, "transition": torch.zeros_like(frames["offset"])}
         q = _sequence(frames)

@@ -374,7 +374,7 @@ class SwitchingSSM(DVAE):
     ) -> tuple[VLB, Tensor]:
         """The bound with one sample of the states, and that sample."""
         mask = frame_mask(lengths, x.shape[1])
-        latent = self._states(x, u, lengths, Draws(generator=generator))
+        latent = self._states(self.read(x, seen), u, lengths, Draws(generator=generator))
         z, log_q = latent.sample, self._full(latent.posterior.log_prob(latent.sample))
         if mask is not None:
             log_q = torch.where(mask, log_q, 0.0)
@@ -458,7 +458,7 @@ class SwitchingSSM(DVAE):
         x, u, lengths = self.admit(x, u, lengths, 0.0, observed)
         if draw not in ("sample", "mean"):
             raise ValueError(f"draw must be 'sample' or 'mean'; got {draw!r}")
-        z = self._states(x, u, lengths, Draws({}, draw, generator)).sample
+        z = self._states(self.read(x, as_observed(observed, x)), u, lengths, Draws({}, draw, generator)).sample
         with uncast(z.device):
             path = viterbi(self._prior_chain(z), self._evidence(z, u), lengths=lengths).path
         return Regimes(self._marginals(z, u, lengths), path, z)
@@ -496,7 +496,7 @@ class SwitchingSSM(DVAE):
         x, u, lengths = self.admit(x, u, lengths)
         if x.shape[1] < 2:
             raise ValueError(f"x must have at least two frames, for a change to be seen; got {x.shape[1]}")
-        z = self._states(x, u, lengths, Draws(how="mean")).sample
+        z = self._states(self.read(x), u, lengths, Draws(how="mean")).sample
         data = known_states(z, u, frame_mask(lengths, x.shape[1]))
         self._take(best_dynamics(data, first_clusters(data, self.s_dim, generator)))
         found = []

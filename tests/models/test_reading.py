@@ -77,6 +77,8 @@ def same(model, one, other):
         [*latents.values(), output.observation.mean, model.generation(x, given).observation.mean]
         for x, latents, given, output in zip((one, other), inferred, values, outputs, strict=True)
     ]
+    for x, list_ in zip((one, other), found, strict=True):  # also of models with a bound of their own
+        list_ += model.vlb(x, generator=seeded()).kl.values()
     if model.links.predictive:
         for x, given, list_ in zip((one, other), values, found, strict=True):
             list_.append(model.generation(x, given, feedback=0.5, generator=seeded()).observation.mean)
