@@ -5,7 +5,7 @@ knows: names, chapters and classes come from `dvae_lib.MODELS`, everything else 
 
 - ``family``: a drawing for each model, which leads to its chapter.
 - ``gallery``: a card for each model.
-- ``cheat-sheet``: factorisation, exact posterior, gap and bound of each model.
+- ``cheat-sheet``: factorisation, exact posterior, gap and bound of each model of Chapters 2 to 11.
 - ``sounds`` and ``walk``: the first page's recording before and after, and a movement continued by a model.
 - ``citation``: the book's own entry for a bibliography.
 """
@@ -136,11 +136,12 @@ def in_words(cls: type[DVAE], spec: DependencySpec) -> str:
 
 
 def family(chapters: dict[str, str]) -> str:
-    """All models, each a link to its chapter."""
+    """All models that have a page of their own, or share it as equals, each a link to it."""
     cards = []
     for name in MODELS:
         page = chapter_page(name, chapters)
-        if page is not None and MODELS[name].chapter == int(MODELS[name].chapter):
+        whole = chapters.get(str(int(MODELS[name].chapter)), "").removeprefix("book/") if page else ""
+        if page is not None and (MODELS[name].chapter == int(MODELS[name].chapter) or page != whole):
             cards.append(
                 f'<a class="model" href="{page}.html">{picture(name)}<span class="model-name">{label(name)}</span>'
                 f'<span class="model-about">{html.escape(about(name))}</span></a>'
@@ -181,9 +182,9 @@ def gallery(chapters: dict[str, str]) -> str:
 
 
 def cheat_sheet(chapters: dict[str, str]) -> str:
-    """What follows from each spec, on one sheet."""
+    """What follows from the specs of Chapters 2 to 11, on two sheets of paper."""
     parts = []
-    for name in MODELS:
+    for name in (name for name, entry in MODELS.items() if entry.chapter < 12):
         spec = model(name).spec
         gaps = []
         for key, gap in spec.inference_gap().items():
