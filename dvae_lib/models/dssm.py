@@ -36,12 +36,12 @@ GENERATION = """
     x_t ~ z_t                       # (12.1)
 """
 OF_V = """
-    gv_t <- x_t, u_t, gv_{t-1}      # (12.c.10)
-    v ~ gv_T                        # (12.c.11)
+    gv_t <- x_t, u_t, gv_{t-1}      # (12.c.9)
+    v ~ gv_T                        # (12.c.10)
 """
 INFERENCE = {
-    "filter": "z_t ~ z_{t-1}, x_t, u_t, v          # (12.c.12)",
-    "smoother": "gz_t <- x_t, u_t, gz_{t+1} \n z_t ~ z_{t-1}, gz_t, v  # (12.c.9)",
+    "filter": "z_t ~ z_{t-1}, x_t, u_t, v          # (12.c.11)",
+    "smoother": "gz_t <- x_t, u_t, gz_{t+1} \n z_t ~ z_{t-1}, gz_t, v  # (12.c.8)",
 }
 QUIET = -4.0
 """Log-variance of the state's noise in a new model, in the prior and in the posterior."""
@@ -159,13 +159,13 @@ class DSSM(DVAE):
     def _context(self, x: Tensor, u: Tensor | None, lengths: Tensor | None, draws: Draws, past: Past) -> Context:
         """v, and what the present and later frames, or the present one alone, say of z_t; with v beside it."""
         seen = self.encoder(append_input(x, u))
-        v = draws("v", self.v_head(self._summary(seen, lengths, past)))  # (12.c.11)
+        v = draws("v", self.v_head(self._summary(seen, lengths, past)))  # (12.c.10)
         looks_ahead = self.inference_model == "smoother"
         g = past.run("gz", self.e_gz, seen, lengths) if looks_ahead else self.e_gz(seen)
         return Context({"known": torch.cat([g, _drivers(None, v.sample, g.shape[1])], -1)}, {"v": v})
 
     def _summary(self, seen: Tensor, lengths: Tensor | None, past: Past) -> Float[Tensor, "batch g_dim"]:
-        """The forward recursion's state after each sequence's last frame, Eq. (12.c.10)."""
+        """The forward recursion's state after each sequence's last frame, Eq. (12.c.9)."""
         states = past.run("gv", self.e_gv, seen, lengths)
         rows = torch.arange(len(seen), device=seen.device)
         return states[:, -1] if lengths is None else states[rows, lengths - 1]
@@ -174,11 +174,11 @@ class DSSM(DVAE):
         """In the first frame a posterior of its own; then what the transition says, corrected."""
         read, begun = context["known"], known["begun"]
         features, first = self.e_z(torch.cat([read, known["z_prev"]], -1)), self.first_head(self.e_1(read))
-        posterior: Distribution = self.z_head(features, known["expected"], first, begun)  # (12.c.12)
+        posterior: Distribution = self.z_head(features, known["expected"], first, begun)  # (12.c.11)
         return posterior
 
     def _infer(self, x: Tensor, u: Tensor | None, lengths: Tensor | None, draws: Draws) -> Inferred:
-        r"""v, Eqs. (12.c.10)-(12.c.11), then z in turn given v; default: Eq. (12.c.12)."""
+        r"""v, Eqs. (12.c.9)-(12.c.10), then z in turn given v; default: Eq. (12.c.11)."""
         context = self._context(x, u, lengths, draws, Past())
         z, known = draws.given.get("z"), context.frames["known"]
         drivers = _drivers(u, context.latents["v"].sample, x.shape[1])
@@ -206,7 +206,7 @@ class DSSM(DVAE):
             if t == 0:
                 return first
             mean = self.d_z(torch.cat([z_prev, at_t[t]], -1), begun).mean
-            return change(t, z_prev) + torch.cat([mean, torch.zeros_like(mean)], -1)  # (12.c.12)
+            return change(t, z_prev) + torch.cat([mean, torch.zeros_like(mean)], -1)  # (12.c.11)
 
         return sample_chain(parameters, epsilon)
 
