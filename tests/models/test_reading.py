@@ -9,7 +9,7 @@ from torch import nn
 from dvae_lib.data import SequenceDataset
 from dvae_lib.graphs import verify_dependencies
 from dvae_lib.models import DVAE, MODELS, SRNN, VAE, build_model
-from dvae_lib.models.draws import Draws
+from dvae_lib.models.draws import LAST, Draws
 from dvae_lib.models.reading import FLOOR, INPUTS
 from dvae_lib.objectives import Latent, particle
 from dvae_lib.testing import check_model
@@ -130,6 +130,31 @@ def test_steps_and_feedback_are_those_of_whole_sequences(name, options):
             step = model.step(state, x_prev, **{f"{k}_t": latents[k][:, t] for k in model.frame_latents})
             torch.testing.assert_close(step.observation.mean, wanted[:, t])
             state, x_prev = step.state, step.observation.mean if own else x[:, t]
+
+
+def test_what_is_missing_is_read_as_the_models_own_output():
+    """Later frames look back on it through the same transformation: in whole sequences, and frame by frame."""
+    model, x = make("srnn"), powers()
+    seen = torch.rand(x.shape, generator=seeded(7)) < 0.7
+    seen[:, 2] = False
+    output = model(x, observed=seen, draw="mean")
+    z, state, x_prev = output.latents["z"].sample, model.initial_state(len(x)), torch.zeros_like(x[:, 0])
+    for t in range(x.shape[1]):
+        step = model.step(state, x_prev, z_t=z[:, t])
+        torch.testing.assert_close(step.observation.mean, output.observation.mean[:, t])
+        state, x_prev = step.state, torch.where(seen[:, t], x[:, t], step.observation.mean)
+    context, state = model.begin_proposals(x, observed=seen)
+    read, gaps = model.read(x[:, 0], seen[:, 0]), seen[:, 0]
+    proposal = model._proposal(state, context.at(0), read, None, {}, "mean", None, gaps)
+    filled = torch.where(gaps, x[:, 0], proposal.observation.mean)
+    torch.testing.assert_close(proposal.state[LAST], model.read(filled))
+
+
+def test_networks_read_zeros_in_place_of_what_is_missing():
+    model, x = make("srnn"), powers()
+    seen = torch.rand(x.shape, generator=seeded(7)) < 0.7
+    assert (model.read(x, seen)[~seen] == 0).all()
+    assert torch.equal(model.read(x, seen)[seen], model.read(x)[seen])
 
 
 def test_the_likelihood_sees_the_powers():
