@@ -208,13 +208,13 @@ class KVAE(DVAE):
         :math:`p(\mathbf{z}_t | \mathbf{z}_{t-1}, \mathbf{a}_{t:T}, \mathbf{u}_{t:T})`.
 
         Of a frame of which nothing was observed the features are unknown to the smoother, and come from the state, by
-        (6.4). With a mixture, whose matrices need all features, they are what the encoder makes of the neutral value.
+        (6.4). With a mixture, whose matrices need all features, they are drawn in turn from what the filter expects of
+        them, given those before, with the diagonal of its covariance.
         """
-        given = Draws(
-            {name: value.to(self._precision) for name, value in draws.given.items()}, draws.how, draws.generator
-        )
-        a = given("a", self._encoded(x))
+        values = {name: value.to(self._precision) for name, value in draws.given.items()}
+        given = Draws(values, draws.how, draws.generator, draws.observed)
         known = self._known(draws.observed)
+        a = given("a", self._encoded(x)) if draws.observed is None else self._features_in_turn(x, u, given)
         with uncast(x.device):
             ssm, mask = self.state_space(a.sample), _both(frame_mask(lengths, x.shape[1]), known)
             smoothed = kalman_smoother(ssm, a.sample, self._full(u), mask=mask)
@@ -229,6 +229,18 @@ class KVAE(DVAE):
                 q_a = DiagonalGaussian(*(torch.where(known[..., None], q, p) for q, p in parameters))
                 a = Latent(torch.where(known[..., None], a.sample, given("a", p_a).sample), q_a)
         return Inferred({"a": a, "z": Latent(z, q_z)})
+
+    def _features_in_turn(self, x: Tensor, u: Tensor | None, draws: Draws) -> Latent:
+        """The features of frames with gaps: of a mixture, those of blank frames from the filter's predictions."""
+        q_a, seen = self._encoded(x), draws.observed
+        if self.mixture == 1 or seen is None or bool(seen.any(-1).all()):
+            return draws("a", q_a)
+        values = _InTurn(q_a, seen.any(-1), draws.noise(q_a.mean), draws.given.get("a"))
+        with uncast(x.device):
+            state = self._filter_initial_state(len(x), values)
+            for t in range(x.shape[1]):
+                _, state = self._filter_step(state, x[:, t], None if u is None else u[:, t], values)
+        return values.latent
 
     def _known(self, observed: Tensor | None) -> Tensor | None:
         """The frames whose features the state-space model is told; None where it is told all."""
@@ -278,12 +290,18 @@ class KVAE(DVAE):
 
         Features and state share one KL term, ``kl["a, z"]`` of shape ``(B,)``. With one sample it may be
         negative. "analytic" and "sampled" are the same: the features are sampled, the state never. Features of frames
-        of which nothing was observed are integrated out with it, but for a mixture.
+        of which nothing was observed are integrated out with it; of a mixture, they are sampled.
         """
         x, u, lengths = self.admit(x, u, lengths, feedback, observed)
         mask, seen = frame_mask(lengths, x.shape[1]), as_observed(observed, x)
-        q_a = self._encoded(self.read(x, seen))
-        a = q_a.mean + q_a.stddev * noise(q_a.mean, "sample", generator)
+        read = self.read(x, seen)
+        if seen is None:
+            encoded = self._encoded(read)
+            q_a: Distribution = encoded
+            a = encoded.mean + encoded.stddev * noise(encoded.mean, "sample", generator)
+        else:
+            features = self._features_in_turn(read, u, Draws(generator=generator, observed=seen))
+            a, q_a = features.sample, features.posterior
         frames = torch.stack([frame_log_prob(self._observation(a), x, mask, seen).to(a.dtype), q_a.log_prob(a)])
         mask = _both(mask, self._known(seen))
         if mask is not None:
@@ -429,6 +447,31 @@ class KVAE(DVAE):
         """The features, with what the states say of the missing ones."""
         estimated = (self.state_space(a).stepwise("C") @ z[..., None]).squeeze(-1)
         return torch.where(observed[..., None], a, estimated)
+
+
+class _InTurn(Given):
+    """Features frame by frame: from the encoder; where nothing was observed, from what the filter expects."""
+
+    def __init__(self, encoded: DiagonalGaussian, seen: Tensor, epsilon: Tensor, given: Tensor | None) -> None:
+        super().__init__()
+        self.encoded, self.seen, self.epsilon, self.fixed = encoded, seen, epsilon, given
+        self.frames: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def __call__(self, name: str, prior: Distribution, **known: Tensor) -> Tensor:
+        """The features of the next frame."""
+        t, seen = len(self.frames), self.seen[:, len(self.frames), None]
+        mean = torch.where(seen, self.encoded.mean[:, t], prior.mean)
+        logvar = torch.where(seen, self.encoded.logvar[:, t], prior.variance.log())
+        drawn = mean + (0.5 * logvar).exp() * self.epsilon[:, t]
+        value = drawn if self.fixed is None else self.fixed[:, t]
+        self.frames.append((value, mean, logvar))
+        return value
+
+    @property
+    def latent(self) -> Latent:
+        """The features of all frames, with their posterior."""
+        value, mean, logvar = (torch.stack(parts, 1) for parts in zip(*self.frames, strict=True))
+        return Latent(value, DiagonalGaussian(mean, logvar))
 
 
 def _both(mask: Tensor | None, other: Tensor | None) -> Tensor | None:

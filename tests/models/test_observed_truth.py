@@ -17,6 +17,7 @@ from dvae_lib.models.base import Context, Inferred
 from dvae_lib.models.generating import Gaps, rollout
 from dvae_lib.networks import shift
 from dvae_lib.objectives import Generated, importance_weighted, log_weights, particle
+from dvae_lib.statespace import log_likelihood
 
 DOUBLE = {"dtype": torch.float64}
 
@@ -251,6 +252,30 @@ def test_the_bound_of_a_kvae_has_the_kalman_likelihood_with_missing_frames(kvae)
     frames = output.observation.log_prob(x)[seen].sum()
     weight = log_weights(output, x, observed=seen).sum()
     torch.testing.assert_close(weight, frames + exact - log_q, rtol=0, atol=1e-8)
+
+
+def test_a_mixture_of_the_same_matrices_is_one_model_with_missing_frames_too(kvae):
+    one, x, seen, a, exact = kvae
+    torch.manual_seed(0)
+    two = KVAE(6, 3, encoder=(8,), decoder=(8,), mixture=2, weights_dim=4).double()
+    hidden, known = torch.where(seen[..., None], x, math.nan), dict(one.named_parameters())
+    with torch.no_grad():
+        for name, value in two.named_parameters():
+            if not name.startswith("weights"):
+                value.copy_(known[name].expand_as(value))
+        latents = two.inference(hidden.repeat(10_000, 1, 1), observed=seen.repeat(10_000, 1), generator=seeded())
+        drawn, q_a = latents["a"].sample, latents["a"].posterior
+        torch.testing.assert_close(drawn[0][seen[0]], a[seen], rtol=0, atol=1e-9)
+        log_p, log_q = log_likelihood(one.state_space(drawn), drawn), q_a.log_prob(drawn)[:, ~seen[0]].sum(1)
+        # What is drawn besides leaves the mean weight as it is: the likelihood of the features that are known.
+        found, error = estimated(log_p - log_q)
+        assert error < 0.05
+        assert abs(found - exact.llf_obs.sum()) < 4 * error
+        output = two(hidden, observed=seen, generator=seeded())
+        values = {name: latent.sample for name, latent in output.latents.items()}
+        for name, latent in two.inference(hidden, observed=seen, latents=values).items():
+            log_prob = output.latents[name].posterior.log_prob(values[name])
+            torch.testing.assert_close(latent.posterior.log_prob(values[name]), log_prob)
 
 
 def test_the_filter_of_a_kvae_is_the_kalman_filter_with_missing_frames(kvae):
