@@ -1,5 +1,6 @@
 """Planning in imagination: tiny episodes, all policies, and a study that goes on where it was."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -23,6 +24,7 @@ from dvae_lib.experiments.studies.planning import (
 )
 from dvae_lib.experiments.trainings import Interrupted
 from dvae_lib.models import DVAE
+from dvae_lib.resources import resource_path
 
 TINY = PlanningProtocol(
     task=PendulumTask(num_steps=9, dt=0.1, observation_std=0.05),
@@ -156,3 +158,29 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["rsm", *place])
     assert "there is no rsm; there are random, simulator, rssm" in capsys.readouterr().err
+
+
+def test_what_is_kept_is_whole():
+    """Three seeds of all that the page shows, by the protocol that stands in the code, and the model of the first."""
+    records = ResultFile(resource_path("results", "planning.json"), KEY).records
+    shown = {(r["name"], r["seed"]) for r in records if r["velocity"]}
+    assert shown >= {(name, seed) for name in ("random", "simulator", "rssm") for seed in range(3)}
+    protocol = PlanningProtocol()
+    for record in records:
+        assert len(record["returns"]) == protocol.tested
+        if record["name"] in MODELS:
+            assert record["episodes"] == protocol.first + protocol.rounds * protocol.new
+            assert len(record["open_loop"]) == protocol.predicted
+    model = DVAE.from_pretrained("rssm-pendulum")
+    assert json.loads(json.dumps(model.options)) == json.loads(json.dumps(MODELS["rssm"](4).options))
+    assert model.metadata["seed"] == 0
+
+
+def test_a_number_that_is_kept_comes_out_again():
+    (record,) = planning_task("random", 0, "nowhere").compute()
+    (kept,) = (
+        r
+        for r in ResultFile(resource_path("results", "planning.json"), KEY).records
+        if (r["name"], r["seed"]) == ("random", 0)
+    )
+    assert record["returns"] == pytest.approx(kept["returns"], abs=0.05)
