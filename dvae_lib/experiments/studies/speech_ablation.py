@@ -30,7 +30,7 @@ from dvae_lib.experiments.trainings import Interrupted, print_epoch, starting_mo
 from dvae_lib.objectives import free_bits
 from dvae_lib.training import TrainingConfig, fit
 from dvae_lib.training.objective import vlb_terms
-from dvae_lib.training.schedules import Schedule
+from dvae_lib.training.schedules import Number, Schedule
 
 __all__ = ["CONFIGURATIONS", "KEY", "Configuration", "ablation_task", "main", "table"]
 
@@ -155,7 +155,7 @@ def ablation_task(
     return Task([key], compute)
 
 
-def _outcome(history: Sequence[Mapping[str, float]]) -> Record:
+def _outcome(history: Sequence[Mapping[str, Number]]) -> Record:
     """The bounds in nats per frame: of the best epoch, of the last, and all of them."""
     best = max(history, key=lambda row: _bound(row, "validation"))
     last = history[-1]
@@ -175,12 +175,12 @@ def _outcome(history: Sequence[Mapping[str, float]]) -> Record:
     }
 
 
-def _bound(row: Mapping[str, float], part: str) -> float:
-    return row[f"{part}_vlb_per_frame"]
+def _bound(row: Mapping[str, Number], part: str) -> float:
+    return _term(row, part, "vlb")
 
 
-def _term(row: Mapping[str, float], part: str, name: str) -> float:
-    return row[f"{part}_{name}_per_frame"]
+def _term(row: Mapping[str, Number], part: str, name: str) -> float:
+    return float(row[f"{part}_{name}_per_frame"])
 
 
 def table(records: Sequence[Record]) -> str:
