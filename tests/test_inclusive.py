@@ -8,7 +8,7 @@ from torch import nn
 
 from dvae_lib import DSAE, LVRNN, STORN, VRNN, build_model
 from dvae_lib.distributions import Bernoulli, DiagonalGaussian
-from dvae_lib.experiments.studies.particles import LinearModel, filtered_score, kalman_score
+from dvae_lib.experiments.scalar_models import LinearModel, filtered_score, kalman_score
 from dvae_lib.graphs import DependencySpec
 from dvae_lib.models import DVAE
 from dvae_lib.models.draws import Context

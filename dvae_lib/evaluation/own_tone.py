@@ -7,7 +7,7 @@ vectors with edited feedback.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -107,11 +107,13 @@ def hearing(
     _check(model)
     tone = torch.arange(model.x_dim, device=x.device) == entry
     latents = {name: latent.sample for name, latent in model.inference(x, generator=generator).items()}
-    state = model.initial_state(len(x), **{name: latents[name] for name in model.sequence_latents})
+    of_sequence: Any = {name: latents[name] for name in model.sequence_latents}
+    state = model.initial_state(len(x), **of_sequence)
     x_prev, units, cost = torch.zeros_like(x[:, 0]), [], 0.0
     layer = getattr(model, "phi_x", None)
     for t, x_t in enumerate(x.unbind(1)):
-        step = model.step(state, x_prev, **{f"{name}_t": latents[name][:, t] for name in model.frame_latents})
+        of_frame: Any = {f"{name}_t": latents[name][:, t] for name in model.frame_latents}
+        step = model.step(state, x_prev, **of_frame)
         cost -= float(step.observation.log_prob(x_t).mean()) / x.shape[1]
         state, x_prev = step.state, edit(step.observation.mean, x_t, tone)
         if isinstance(layer, nn.Module):

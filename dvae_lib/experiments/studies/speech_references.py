@@ -20,6 +20,7 @@ can be compared with them utterance by utterance. It takes about three minutes o
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -119,7 +120,7 @@ def score(source: Source, data: ExperimentData, *, num_workers: int | None = Non
     names = [recording.name for recording in data.recordings]
     pairs = [resynthesised(source, recording.path, front_end) for recording in data.recordings]
     originals, made = zip(*pairs, strict=True)
-    options = {"sample_rate": front_end.settings.sample_rate, "metrics": ["si_sdr", "pesq_nb", "estoi"]}
+    options: Any = {"sample_rate": front_end.settings.sample_rate, "metrics": ["si_sdr", "pesq_nb", "estoi"]}
     table = speech_metrics(originals, made, names=names, num_workers=num_workers, progress=False, **options)
     return table.with_column("pesq", [raw_pesq(value) for value in table.columns["pesq_nb"]])
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dvae_lib.experiments.studies.particles import (
+from dvae_lib.experiments.scalar_models import (
     GrowthModel,
     LinearModel,
     ScalarStateSpace,
