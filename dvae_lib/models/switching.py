@@ -85,7 +85,7 @@ class RegimeMixture(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log-density, in nats."""
-        return (self.weights.log_probabilities + self.components.log_prob(value[..., None, :])).logsumexp(-1)
+        return (self.weights.log_probabilities + self.components.log_prob(value[..., None, :].expand_as(self.components.mean))).logsumexp(-1)
 
     def sample(self, sample_shape: Sequence[int] = (), *, generator: Generator | None = None) -> Tensor:
         """A sample through which no gradient flows."""
@@ -302,7 +302,8 @@ class SwitchingSSM(DVAE):
 
     def _evidence(self, z: Tensor, u: Tensor | None) -> Tensor:
         """log p(z_t | z_{t-1}, s_t = k), `(B, T, K)`."""
-        evidence: Tensor = self._dynamics(z, u).log_prob(self._full(z)[..., None, :])
+        dynamics = self._dynamics(z, u)
+        evidence: Tensor = dynamics.log_prob(self._full(z)[..., None, :].expand_as(dynamics.mean))
         return evidence
 
     def log_marginal(
@@ -423,7 +424,7 @@ class SwitchingSSM(DVAE):
             expected = torch.where(state["begun"] == 0, self._weights("initial"), moved).log_softmax(-1)
             each = self._at(state, u_t)
             z = draws("z", RegimeMixture(expected, each), z_prev=state["z"])
-            s = (expected + each.log_prob(self._full(z)[:, None])).softmax(-1)
+            s = (expected + each.log_prob(self._full(z)[:, None].expand_as(each.mean))).softmax(-1)
         return self._observation(z), {"z": self._full(z), "s": s, "begun": torch.ones_like(state["begun"])}
 
     def _filtered(self, state: State) -> dict[str, tuple[Tensor, Tensor]]:
