@@ -99,7 +99,7 @@ def test_discrete_latents_are_learned_by_enumeration_s_gradient():
     model = Bits().double()
     x = torch.tensor([[[0.7]]], dtype=torch.float64)
     every = torch.tensor([[0.0, 0], [0, 1], [1, 0], [1, 1]], dtype=torch.float64)
-    joint = Bernoulli(model.p.expand(4, 2)).log_prob(every) + model._observe(every).log_prob(x[0])
+    joint = Bernoulli(model.p.expand(4, 2)).log_prob(every) + model._observe(every).log_prob(x[0].expand(4, 1))
     expected = torch.autograd.grad(joint.logsumexp(0), [model.p, model.d.weight])
     model.zero_grad()
     nasmc(model, x, num_particles=400_000, generator=seeded()).value.sum().backward()

@@ -85,7 +85,8 @@ class RegimeMixture(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log-density, in nats."""
-        return (self.weights.log_probabilities + self.components.log_prob(value[..., None, :].expand_as(self.components.mean))).logsumexp(-1)
+        values = torch.broadcast_tensors(value[..., None, :], self.components.mean)[0]
+        return (self.weights.log_probabilities + self.components.log_prob(values)).logsumexp(-1)
 
     def sample(self, sample_shape: Sequence[int] = (), *, generator: Generator | None = None) -> Tensor:
         """A sample through which no gradient flows."""

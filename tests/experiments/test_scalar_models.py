@@ -31,7 +31,7 @@ def test_laws(model):
 def test_evidence_on_a_grid_is_the_kalman_filters():
     model, one = LinearModel(0.8, observation_variance=2.0), torch.eye(1, dtype=torch.float64)
     x = torch.randn(3, 6, 1, generator=seeded(), dtype=torch.float64)
-    found, density, points = grid_evidence(model, x, None, low=-15, high=15, size=2001)
+    found, density, points = grid_evidence(model, x, None, low=-15.0, high=15.0, size=2001)
     ssm = LinearGaussianSSM(0.8 * one, one, one, 2 * one, mu_1=torch.zeros(1).double(), Lambda_1=one)
     exact = kalman_filter(ssm, x)
     torch.testing.assert_close(found, exact.log_likelihood, atol=1e-6, rtol=0)  # 0.8 is a float's
@@ -45,7 +45,7 @@ def test_score_is_the_slope_of_the_evidence():
 
     def evidence(a):
         model.a.data.fill_(a)
-        return grid_evidence(model, x, None, low=-15, high=15, size=2001)[0]
+        return grid_evidence(model, x, None, low=-15.0, high=15.0, size=2001)[0]
 
     slope = (evidence(0.7 + step) - evidence(0.7 - step)) / (2 * step)
     found = kalman_score(model, x, torch.tensor([0.7], dtype=torch.float64))
@@ -57,7 +57,7 @@ def test_evidence_of_the_growth_model_is_what_weighted_samples_say(proposal):
     torch.manual_seed(0)
     x, u, _ = growth_data(2, 2, seeded())
     model = GrowthModel(proposal)
-    exact, _, _ = grid_evidence(model, x, u, low=-45, high=45, size=1500)
+    exact, _, _ = grid_evidence(model, x, u, low=-45.0, high=45.0, size=1500)
     with torch.no_grad():
         estimate = importance_weighted(model, x, u, num_samples=200_000, generator=seeded(1)).value
     torch.testing.assert_close(estimate.double(), exact, atol=0.05, rtol=0)
@@ -69,7 +69,7 @@ def test_a_better_proposal_loses_less():
     lost = {}
     for proposal in ("prior", "optimal"):
         model = LinearModel(0.9, observation_variance=0.05, proposal=proposal)
-        evidence, density, points = grid_evidence(model, x, None, low=-15, high=15, size=1501)
+        evidence, density, points = grid_evidence(model, x, None, low=-15.0, high=15.0, size=1501)
         mean = ((density * points).sum(-1) * (points[1] - points[0])).float()
         lost[proposal] = filter_quality(model, x, None, evidence, mean, num_particles=20, generator=seeded(1))
     assert lost["optimal"].shortfall.mean() > 0

@@ -140,7 +140,7 @@ def test_who_filters(options):
         assert torch.isfinite(run.update(x[:, t]).score).all()
 
 
-def test_refusals():
+def test_refusals(as_a_user):
     with pytest.raises(ValueError, match="posterior must be one of product, free, mean_field; got 'exact'"):
         BlackBoxSSM(5, 3, posterior="exact")
     with pytest.raises(ValueError, match="direction must be 'forward' or 'backward'; got 'both'"):

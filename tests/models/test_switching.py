@@ -475,12 +475,12 @@ def test_clusters_that_nothing_is_in_do_no_harm():
 
 
 @pytest.mark.parametrize("regimes", [0, -1, 2.5, True])
-def test_refuses_what_is_no_number_of_regimes(regimes):
+def test_refuses_what_is_no_number_of_regimes(regimes, as_a_user):
     with pytest.raises(ValueError, match=f"regimes must be an integer of at least 1; got {regimes}"):
         SwitchingSSM(3, 2, regimes=regimes)
 
 
-def test_refuses_at_the_door():
+def test_refuses_at_the_door(as_a_user):
     model = make()
     x = data(model)[0]
     with pytest.raises(ValueError, match="draw must be 'sample' or 'mean'; got 'mode'"):
