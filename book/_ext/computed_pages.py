@@ -46,7 +46,7 @@ PURPOSES = {
     "ImprovedVRNN": "A VRNN whose latent vectors fall silent.",
     "SRNN": "The likelihood of the next frame, with what is drawn kept apart from what is computed.",
     "RVAE": "A clean model within noisy data: nothing noisy is fed back.",
-    "LVRNN": "Learning by particle filters: likelihoods in place of bounds, latents of any kind.",
+    "LVRNN": "Learning by particle filters: proposals that cover the posterior, latents of any kind.",
     "DVBF": "Movement in pictures: the state is trained by what it leads to.",
     "DSSM": "Sequences that each move by a law of their own.",
     "RSSM": "Futures under actions that were never tried: planning.",
