@@ -67,8 +67,9 @@ class DVBF(DVAE):
       the exact posterior. The paper looks ahead in this way at the first frame alone;
     - "filter": :math:`q_\phi(\mathbf{w}_t | \mathbf{z}_{t-1}, \mathbf{x}_t, \mathbf{u}_t)`, the paper's of all others.
 
-    To be trained with small weights of the KL terms at first (a schedule of ``beta``): as long as the posteriors are
-    told to stay near the prior, the noise says nothing, and the decoder learns to do without the state.
+    The transition is learned late. With small weights of the KL terms at first noise is cheap, and may say anew in each
+    frame what the transition should have said; to hold the maps of the noise at zero at first, as the study
+    `dvae_lib.experiments.studies.physics` does, makes states that no single frame shows.
 
     Arguments:
         x_dim: Size F of the observed vectors.

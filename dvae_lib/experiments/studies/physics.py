@@ -70,7 +70,7 @@ _dvbf = partial(DVBF, **SHARED, z_dim=3, u_dim=1, matrices=16, g_dim=64, head=(6
 
 
 def _without_transition() -> DVBF:
-    """A DVBF whose states are noise alone: a static VAE, trained by the same code."""
+    """A DVBF whose states are noise, mixed by the state before: no transition, trained by the same code."""
     model = _dvbf()
     with torch.no_grad():
         model.d_z.A.zero_()
