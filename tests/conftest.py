@@ -1,5 +1,7 @@
 """What all tests share."""
 
+import logging
+
 import jaxtyping
 import pytest
 
@@ -10,3 +12,13 @@ def as_a_user():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(autouse=True)
+def _quiet_again():
+    """What the commands say aloud in one test is not said in the next: they give the library's logger a handler."""
+    logger = logging.getLogger("dvae_lib")
+    handlers, level = list(logger.handlers), logger.level
+    yield
+    logger.handlers = handlers
+    logger.setLevel(level)

@@ -144,7 +144,8 @@ class FrameByFrame:
             reset_h, update_h, candidate_h = torch.addmm(self.b_rec, state[0], self.w_rec).chunk(3, -1)
             update = torch.sigmoid(update + update_h)
             candidate = torch.tanh(torch.addcmul(candidate, torch.sigmoid(reset + reset_h), candidate_h))
-            return (torch.lerp(candidate, state[0], update),)
+            # Under autocast the first state is of the weights' dtype, and what the layers put out is not.
+            return (torch.lerp(candidate, state[0].to(candidate.dtype), update),)
         gates = torch.addmm(self.known[t], torch.cat([rest, state[0]], -1), self.weight)
         if self.cell == "rnn":
             return (self.activation(gates),)
