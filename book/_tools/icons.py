@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
 import re
 from pathlib import Path
 
@@ -23,6 +24,8 @@ FAMILY = re.compile(r"font-family:([^;}]+)")
 SOURCE = re.compile(r"src:[^;}]*")
 NAME = re.compile(r"\bfa-[a-z0-9-]+")
 CODE = re.compile(r"\\(f[0-9a-f]{3})\b")
+# It tells of every table of a font, wherever a package has set the root's level.
+logging.getLogger("fontTools").setLevel(logging.WARNING)
 OWN_FAMILIES = ("Font Awesome 6 Free", "Font Awesome 6 Brands")
 
 
