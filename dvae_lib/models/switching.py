@@ -413,9 +413,6 @@ class SwitchingSSM(DVAE):
 
     # Particles carry the states alone, and the exact p(s_t | z_{1:t}) of each.
 
-    def _filter_initial_state(self, batch_size: int, draws: Given) -> State:
-        return self._initial_state(batch_size, draws)
-
     def _filter_step(
         self, state: State, x_prev: Tensor, u_t: Tensor | None, draws: Given
     ) -> tuple[Distribution, State]:
