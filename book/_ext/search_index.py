@@ -4,8 +4,9 @@ Sphinx's search downloads the whole HTML of every hit for its excerpts, and know
 index knows sections, is weighed by BM25 (in `_static/search.js`) and cut into pieces, of which a query loads a few:
 
 =======================  =====================================================================================
-``search/book.js``       pages, their sections, the labels of equations, figures and tables, and other spellings
-``search/words-va.js``   words that begin with va: in which sections, how often
+``search/book.js``       pages, lengths of their sections, the labels of equations, figures and tables, spellings
+``search/words-va.js``   words that begin with va: in which sections, how often; ``=vae``: what is documented as that
+``search/page-3.js``     anchors and titles of a page's sections, loaded for pages that are found
 ``search/text-7.js``     running text of some sections, without formulas and code, for excerpts
 =======================  =====================================================================================
 
@@ -160,15 +161,15 @@ def shard_of(term: str) -> str:
     return term[:2] if re.match(r"[a-z0-9]{2}", term) else "other"
 
 
-def packed(section: Section, before: str, length: int) -> list[Any]:
+def packed(section: Section, before: str) -> list[Any]:
     """A section as the pages load it: characters of the anchor before it that this one begins with, the rest of its
-    anchor, its title, its words. Where an anchor ends with the title, a number says from where on.
+    anchor, its title. Where an anchor ends with the title, a number says from where on.
     """
     start = len(section.anchor) - len(section.title)
     title = start if section.anchor.endswith(section.title) else section.title
     pairs = enumerate(zip(before, section.anchor, strict=False))
     shared = next((at for at, (a, b) in pairs if a != b), min(len(before), len(section.anchor)))
-    return [shared, section.anchor[shared:], title, length]
+    return [shared, section.anchor[shared:], title]
 
 
 def index_of(pages: dict[str, list[Section]], labels: dict[str, str], wanted: dict[str, Any]) -> dict[str, Any]:
@@ -181,11 +182,12 @@ def index_of(pages: dict[str, list[Section]], labels: dict[str, str], wanted: di
     """
     words = Words(wanted["spellings"], frozenset(wanted["ignored"]))
     postings: dict[str, dict[int, int]] = defaultdict(dict)
+    names: dict[str, list[int]] = defaultdict(list)  # the last part of a documented name: its sections
     files: dict[str, Any] = {}
     listed, blocks = [], []  # pages; the first section of each block of text
     number, block, size = 0, [], 0
     for docname, sections in pages.items():
-        entries = []
+        entries, lengths = [], []
         for position, section in enumerate(sections):
             counts = Counter(words.terms(section.text))
             length = sum(counts.values())
@@ -196,7 +198,10 @@ def index_of(pages: dict[str, list[Section]], labels: dict[str, str], wanted: di
                     counts[term] += HINT_WEIGHT
             for term, count in counts.items():
                 postings[term][number] = count
-            entries.append(packed(section, sections[position - 1].anchor if position else "", length))
+            entries.append(packed(section, sections[position - 1].anchor if position else ""))
+            lengths.append(length)
+            if kind_of(docname) == "api" and position:
+                names[section.title.rpartition(".")[2].lower()].append(number)
             if not block:
                 blocks.append(number)
             block.append(section.text[:TEXT_MOST])
@@ -206,12 +211,16 @@ def index_of(pages: dict[str, list[Section]], labels: dict[str, str], wanted: di
                 files[f"text-{len(blocks) - 1}"], block, size = block, [], 0
         own = " ".join(sorted(label for label, page in labels.items() if page == docname))
         hints = [*wanted["pages"].get(docname, []), re.sub(r"^[\dA-C]+[a-z]? ", "", sections[0].title)]
-        listed.append({"name": docname, "kind": kind_of(docname), "sections": entries, "labels": own, "hints": hints})
+        files[f"page-{len(listed)}"] = entries
+        page = {"name": docname, "kind": kind_of(docname), "title": sections[0].title, "lengths": lengths}
+        listed.append(page | {"labels": own, "hints": hints})
     if block:
         files[f"text-{len(blocks) - 1}"] = block
     shards: dict[str, dict[str, list[int]]] = defaultdict(dict)
     for term in sorted(postings):
         shards[shard_of(term)][term] = [value for posting in postings[term].items() for value in posting]
+    for name in sorted(names):
+        shards[shard_of(name)]["=" + name] = names[name]
     files |= {f"words-{shard}": terms for shard, terms in shards.items()}
     files["book"] = {
         "pages": listed,

@@ -30,18 +30,24 @@
     if (book) return;
     book = await load("book");
     book.pages.forEach((page, number) => {
-      let anchor = "";
-      page.sections.forEach(([shared, rest, title, length], place) => {
-        anchor = anchor.slice(0, shared) + rest;
-        title = typeof title === "number" ? anchor.slice(title) : title;
-        sections.push({ page: number, anchor: place ? anchor : "", title, length });
-      });
-      page.title = page.sections[0][2];
-      page.length = page.sections.reduce((sum, section) => sum + section[3], 0);
+      page.file = "page-" + number;
+      page.lengths.forEach((length, place) => sections.push({ page: number, place, length }));
+      page.length = page.lengths.reduce((sum, length) => sum + length, 0);
       page.phrases = page.hints.map(hint => terms(hint).sort().join(" "));
     });
     book.labels = new Map(book.pages.flatMap(page => page.labels.split(" ").map(label => [label, page])));
     book.groups = book.same.map(group => group.map(name => terms(name)));
+  }
+  // Anchors and titles of the sections of a page.
+  async function named(page) {
+    if (!page.named) {
+      let anchor = "";
+      page.named = (await load(page.file)).map(([shared, rest, title], place) => {
+        anchor = anchor.slice(0, shared) + rest;
+        return { anchor: place ? anchor : "", title: typeof title === "number" ? anchor.slice(title) : title };
+      });
+    }
+    return page.named;
   }
   const address = (page, anchor) => `${top}${page.name}.html${anchor ? "#" + anchor : ""}`;
 
@@ -117,7 +123,7 @@
     const piece = pieces["words-" + shard(word)] || {};
     let names = [word];
     if (!Object.hasOwn(piece, word)) {
-      const all = Object.keys(piece);
+      const all = Object.keys(piece).filter(name => name[0] !== "=");
       names = word.length > 2 ? all.filter(name => name.startsWith(word)) : [];
       if (!names.length && word.length > 4) names = all.filter(name => oneSlip(word, name));
     }
@@ -166,7 +172,9 @@
   async function find(query) {
     await open();
     const wanted = concepts(query);
-    const needed = new Set(wanted.flat().flatMap(([list]) => list).map(shard));
+    const looksLikeCode = /[a-z][A-Z]|\w_\w|\w\.\w|\(\)/.test(query);
+    const asName = query.trim().replace(/\(\)$/, "").split(".").pop().toLowerCase();
+    const needed = new Set([...wanted.flat().flatMap(([list]) => list), ...(looksLikeCode ? [asName] : [])].map(shard));
     await Promise.all([...needed].filter(name => book.shards.includes(name)).map(name => load("words-" + name)));
     const memory = new Map();
     const inSections = word => memory.get(word) || memory.set(word, postings(word)).get(word);
@@ -178,8 +186,7 @@
     const lengths = book.pages.map(page => page.length), phrase = terms(query).sort().join(" ");
     const bySection = scored(wanted, inSections, sections.map(section => section.length), sections.length);
     const byPage = scored(wanted, inPages, lengths, book.pages.length);
-    const looksLikeCode = /[a-z][A-Z]|\w_\w|\w\.\w|\(\)/.test(query);
-    const asName = query.trim().replace(/\(\)$/, "").split(".").pop().toLowerCase();
+    const documented = new Set(looksLikeCode ? (pieces["words-" + shard(asName)] || {})["=" + asName] : []);
     const best = new Map();
     for (const [number, score] of [...bySection].sort((a, b) => b[1] - a[1])) {
       const page = sections[number].page;
@@ -188,13 +195,18 @@
     }
     const results = [...byPage].map(([number, score]) => {
       const page = book.pages[number], hits = best.get(number) || [];
-      const named = looksLikeCode && hits.find(hit => hit.title.split(".").pop().toLowerCase() === asName);
-      if (named) hits.sort((a, b) => (b === named) - (a === named));
-      const weight = named ? 3 : looksLikeCode && page.kind === "api" ? 1 : KIND[page.kind][1];
+      const exact = hits.find(hit => documented.has(hit.number));
+      if (exact) hits.sort((a, b) => (b === exact) - (a === exact));
+      const weight = exact ? 3 : looksLikeCode && page.kind === "api" ? 1 : KIND[page.kind][1];
       const meant = page.phrases.includes(phrase) ? MEANT : 1;
       return { page, hits, score: weight * meant * (score + (hits.length ? hits[0].score : 0)) };
     });
-    return results.sort((a, b) => b.score - a.score).slice(0, PAGES);
+    const first = results.sort((a, b) => b.score - a.score).slice(0, PAGES);
+    await Promise.all(first.map(async ({ page, hits }) => {
+      const titles = await named(page);
+      for (const hit of hits) Object.assign(hit, titles[hit.place]);
+    }));
+    return first;
   }
 
   // --- the page -------------------------------------------------------------------------------------------------
