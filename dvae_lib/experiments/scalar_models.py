@@ -25,12 +25,14 @@ from dvae_lib.objectives.particles import filtered_frames
 
 __all__ = [
     "FilterQuality",
+    "GridPosterior",
     "GrowthModel",
     "LinearModel",
     "ScalarStateSpace",
     "filter_quality",
     "filtered_score",
     "grid_evidence",
+    "grid_smoother",
     "growth_data",
     "kalman_score",
 ]
@@ -243,9 +245,7 @@ def grid_evidence(
     density = None
     for t in range(x.shape[1]):
         before = points[:, None] if density is not None else torch.zeros(1, 1, dtype=torch.float64)
-        u_t = None if u is None else u[:1, t].double().expand(len(before), -1)  # the same for all sequences
-        mean, variance = model.transition(before, u_t)
-        step = _density(points - mean, variance)  # from each state before to each point
+        step = _step(model, before, points, u, t)
         predicted = step.expand(len(x), -1) if density is None else density @ step * width
         likelihood = _density(x[:, t].double() - model.emission(points)[0], model.emission(points)[1].double())
         joint = predicted * likelihood
@@ -254,6 +254,71 @@ def grid_evidence(
         density = joint / total[:, None]
         densities.append(density)
     return evidence, torch.stack(densities, 1), points
+
+
+class GridPosterior(NamedTuple):
+    """What all frames together say of the states, on a grid.
+
+    Attributes:
+        evidence: log p(x_{1:T}) in nats, of each sequence.
+        density: p(z_t | x_{1:T}) at the points.
+        path: The most probable sequence of states among those of the grid, from p(z_{1:T} | x_{1:T}).
+        points: The points.
+    """
+
+    evidence: Float[Tensor, " batch"]
+    density: Float[Tensor, "batch time size"]
+    path: Float[Tensor, "batch time 1"]
+    points: Float[Tensor, " size"]
+
+
+@torch.no_grad()
+def grid_smoother(
+    model: ScalarStateSpace, x: Float[Tensor, "batch time 1"], u: Tensor | None, *, low: float, high: float, size: int
+) -> GridPosterior:
+    r"""The smoothed densities and the most probable path, by quadrature and by Viterbi's recursion on a grid.
+
+    .. math:: p(z_t | x_{1:T}) = p(z_t | x_{1:t}) \int p(z_{t+1} | z_t)
+        \frac{p(z_{t+1} | x_{1:T})}{p(z_{t+1} | x_{1:t})} \, \mathrm{d} z_{t+1}
+
+    Arguments:
+        model: The model, whose states hardly leave the grid.
+        x: The frames.
+        u: The inputs, the same for all sequences.
+        low: Where the grid begins.
+        high: Where it ends.
+        size: Number of points.
+    """
+    evidence, filtered, points = grid_evidence(model, x, u, low=low, high=high, size=size)
+    width, least = points[1] - points[0], torch.finfo(torch.float64).tiny
+    steps = [_step(model, points[:, None], points, u, t) for t in range(1, x.shape[1])]  # into frame t
+    smoothed = [filtered[:, -1]]
+    for t, step in reversed(list(enumerate(steps))):
+        predicted = (filtered[:, t] @ step * width).clamp_min(least)
+        smoothed.append(filtered[:, t] * ((smoothed[-1] / predicted) @ step.mT * width))
+    density = torch.stack(smoothed[::-1], 1)
+
+    scores = _step(model, torch.zeros(1, 1, dtype=torch.float64), points, u, 0).log()
+    origins = []
+    for t in range(x.shape[1]):
+        if t > 0:
+            scores, origin = (scores[..., None] + steps[t - 1].log()).max(1)
+            origins.append(origin)
+        seen, noise = model.emission(points)
+        scores = scores + _density(x[:, t].double() - seen, noise.double()).log()
+    best = [scores.argmax(-1, keepdim=True)]
+    for origin in reversed(origins):
+        best.append(origin.gather(1, best[-1]))
+    return GridPosterior(evidence, density, points[torch.stack(best[::-1], 1)], points)
+
+
+def _step(
+    model: ScalarStateSpace, before: Float[Tensor, "from 1"], points: Float[Tensor, " size"], u: Tensor | None, t: int
+) -> Float[Tensor, "from size"]:
+    """The density of each point at a frame, given each state before it."""
+    u_t = None if u is None else u[:1, t].double().expand(len(before), -1)  # the same for all sequences
+    mean, variance = model.transition(before, u_t)
+    return _density(points - mean, variance)
 
 
 def _density(distance: Tensor, variance: Tensor) -> Tensor:

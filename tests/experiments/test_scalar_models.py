@@ -9,11 +9,12 @@ from dvae_lib.experiments.scalar_models import (
     ScalarStateSpace,
     filter_quality,
     grid_evidence,
+    grid_smoother,
     growth_data,
     kalman_score,
 )
 from dvae_lib.objectives import importance_weighted
-from dvae_lib.statespace import LinearGaussianSSM, kalman_filter
+from dvae_lib.statespace import LinearGaussianSSM, kalman_filter, kalman_smoother
 from dvae_lib.testing import check_model
 
 
@@ -37,6 +38,34 @@ def test_evidence_on_a_grid_is_the_kalman_filters():
     torch.testing.assert_close(found, exact.log_likelihood, atol=1e-6, rtol=0)  # 0.8 is a float's
     mean = (density * points).sum(-1) * (points[1] - points[0])
     torch.testing.assert_close(mean, exact.mean[..., 0], atol=1e-6, rtol=0)
+
+
+def test_what_all_frames_say_on_a_grid_is_the_kalman_smoothers():
+    """Means and variances; and the most probable path of a Gaussian is its mean, to within a point."""
+    model, one = LinearModel(0.8, observation_variance=2.0), torch.eye(1, dtype=torch.float64)
+    x = torch.randn(3, 6, 1, generator=seeded(), dtype=torch.float64)
+    found = grid_smoother(model, x, None, low=-12.0, high=12.0, size=1201)
+    ssm = LinearGaussianSSM(0.8 * one, one, one, 2 * one, mu_1=torch.zeros(1).double(), Lambda_1=one)
+    exact, width = kalman_smoother(ssm, x), found.points[1] - found.points[0]
+    torch.testing.assert_close(found.evidence, kalman_filter(ssm, x).log_likelihood, atol=1e-6, rtol=0)
+    mean = (found.density * found.points).sum(-1) * width
+    torch.testing.assert_close(mean, exact.mean[..., 0], atol=1e-6, rtol=0)
+    variance = (found.density * (found.points - mean[..., None]).square()).sum(-1) * width
+    torch.testing.assert_close(variance, exact.covariance[..., 0, 0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(found.path, exact.mean, atol=1.01 * width.item(), rtol=0)
+
+
+def test_no_path_of_the_growth_model_on_a_grid_is_more_probable():
+    """Against all paths of three frames on a coarse grid."""
+    x, u, _ = growth_data(2, 3, seeded(3))
+    model = GrowthModel().double()
+    found = grid_smoother(model, x, u, low=-20.0, high=20.0, size=41)
+    paths = torch.cartesian_prod(*[found.points] * 3)[..., None]
+    for number in range(2):
+        every = [value.double().expand(len(paths), -1, -1) for value in (x[number], u[number])]
+        out = model.generation(every[0], {"z": paths}, every[1])
+        score = out.prior["z"].log_prob(paths).sum(1) + out.observation.log_prob(every[0]).sum(1)
+        torch.testing.assert_close(found.path[number], paths[score.argmax()])
 
 
 def test_score_is_the_slope_of_the_evidence():
