@@ -1,6 +1,6 @@
 """A pendulum is swung up by models of it that were learned from a few episodes, and by nothing else.
 
-    python -m dvae_lib.experiments.studies.planning [NAME ...] [--seeds 0 1 2] [--velocity shown hidden]
+    python -m dvae_lib.experiments.studies.planning [NAME ...] [--seeds 0 1 2] [--views state angle film]
 
 The motor is too weak to lift the pendulum at once (`dvae_lib.data.toy.PendulumTask`). Each model starts from episodes
 of random torques, and then goes round: it is trained on all episodes so far, plans new ones with the cross-entropy
@@ -9,9 +9,11 @@ on episodes without noise, and on predictions of episodes that no model has made
 model, `ssm` the same without h, `rnn` without z (`GRNN`); `random` acts at random, and `simulator` plans with the
 pendulum itself: nothing plans better by this search.
 
-Everything is compared from the same starts. With `--velocity hidden` the models see angles alone, and have to infer the
-velocity. The result is data/results/planning.json; the first seed's RSSM goes into data/pretrained. A model takes half
-a minute on a CPU core, all seeds and models together about five. What is in the file already is not computed again.
+Everything is compared from the same starts. Three views of the pendulum can be given to the models: "state" shows sine
+and cosine of the angle and the velocity; "angle" hides the velocity; "film" shows pictures. Where the velocity is not
+shown it has to be inferred. The result is data/results/planning.json; the first RSSM that sees states goes into
+data/pretrained. A model takes half a minute on a CPU core, whatever it sees. What is in the file already is not
+computed again.
 """
 
 import math
@@ -30,6 +32,7 @@ from torch.distributions import Distribution
 
 from dvae_lib.data.pretrained import SHIPPED
 from dvae_lib.data.sequences import SequenceDataset
+from dvae_lib.data.toy.pendulum import pendulum_images
 from dvae_lib.data.toy.pendulum_task import PendulumTask
 from dvae_lib.experiments.corpora import data_facts
 from dvae_lib.experiments.records import Record
@@ -44,6 +47,7 @@ __all__ = [
     "KEY",
     "MODELS",
     "NAMES",
+    "VIEWS",
     "Episodes",
     "PlanningProtocol",
     "expected_reward",
@@ -58,7 +62,7 @@ __all__ = [
 ]
 
 COMMAND = "python -m dvae_lib.experiments.studies.planning"
-KEY = ("name", "velocity", "seed")
+KEY = ("name", "view", "seed")
 PUBLISHED = "rssm-pendulum"
 
 SIZES: dict[str, Any] = {"observation": "gaussian(scale=0.05)", "u_dim": 1}
@@ -72,6 +76,9 @@ MODELS: dict[str, Callable[[int], DVAE]] = {
 has between 30,000 and 40,000 weights."""
 
 NAMES = ("random", "simulator", *MODELS)
+VIEWS = ("state", "angle", "film")
+PICTURE, RADIUS = 8, 1.5
+"""Pixels on a side of a film's pictures, and the radius of the bob in them."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,8 @@ class PlanningProtocol:
     """How episodes are made, planned and learned from.
 
     Attributes:
-        velocity: Whether the velocity is seen; where it is not, it has to be inferred from the angles.
+        view: What is seen: "state", sine and cosine of the angle and a fifth of the velocity; "angle", without the
+            velocity; "film", a picture of 8 x 8 pixels.
         task: The pendulum.
         hold: How much of a random torque is kept from one frame to the next.
         first: Episodes of random torques that a model starts from.
@@ -96,9 +104,13 @@ class PlanningProtocol:
         seen: Frames that are seen before a prediction; from each of these numbers on.
         predicted: Frames that are predicted.
         samples: Samples whose mean is the prediction.
+
+    Raises:
+        ValueError: There is no such view, or an episode of the task ends before what is to be learned from it or
+            predicted of it.
     """
 
-    velocity: bool = True
+    view: str = "state"
     task: PendulumTask = field(default_factory=lambda: PendulumTask(num_steps=80, dt=0.1, observation_std=0.05))
     hold: float = 0.8
     first: int = 10
@@ -116,12 +128,23 @@ class PlanningProtocol:
     predicted: int = 30
     samples: int = 20
 
+    def __post_init__(self) -> None:
+        if self.view not in VIEWS:
+            raise ValueError(f"view must be one of {', '.join(VIEWS)}; got {self.view!r}")
+        wanted = {"sequence_length": self.sequence_length, "seen + predicted": max(self.seen) + self.predicted}
+        for name, frames in wanted.items():
+            if frames > self.task.num_steps:
+                raise ValueError(
+                    f"an episode of the task ends after {self.task.num_steps} frames, {name} asks for {frames}: "
+                    "make the task's num_steps larger, or that smaller"
+                )
+
 
 class Episodes(NamedTuple):
     """What happened in episodes that ran side by side.
 
     Attributes:
-        x: Sine and cosine of the angle and a fifth of the velocity, with noise; and the reward, (B, T, 4).
+        x: What is seen of the state, with noise; and the reward, (B, T, F): F is 4, or of another view 3 or 65.
         u: Torques in units of the motor's limit, (B, T, 1); zero at the first frame.
         z: Angle in radians and velocity in rad/s, (B, T, 2).
         promised: What each plan expected of itself, per frame; empty where nothing was planned, (B, T - 1).
@@ -243,9 +266,12 @@ def run_episodes(
 
 
 def _seen(protocol: PlanningProtocol, z_t: Float[Tensor, "batch 2"], generator: Generator) -> Tensor:
-    """Sine, cosine and, where it is shown, a fifth of the velocity."""
+    """What the view shows of the states."""
+    if protocol.view == "film":
+        picture = pendulum_images(z_t[:, 0], size=PICTURE, radius=RADIUS).flatten(1)
+        return picture + protocol.task.observation_std * torch.randn(picture.shape, generator=generator)
     seen = protocol.task.observe(z_t, generator=generator)
-    return seen * torch.tensor([1.0, 1.0, 0.2]) if protocol.velocity else seen[:, :2]
+    return seen[:, :2] if protocol.view == "angle" else seen * torch.tensor([1.0, 1.0, 0.2])
 
 
 def learn(
@@ -330,7 +356,7 @@ def planning_task(
         protocol: How; None is the book's.
     """
     settings = PlanningProtocol() if protocol is None else protocol
-    key: Record = {"name": name, "velocity": settings.velocity, "seed": seed}
+    key: Record = {"name": name, "view": settings.view, "seed": seed}
 
     def compute() -> list[Record]:
         began, record = time.monotonic(), dict(key)
@@ -354,9 +380,8 @@ def planning_task(
             model.metadata["seed"] = seed  # of all of it; the last training's stands in its configuration
             for absent in ("validation_bound_per_frame", "seconds"):  # nothing was validated; seconds of one round
                 del model.metadata[absent]
-            shown = "" if settings.velocity else "-blind"
-            model.save_pretrained(Path(runs) / f"planning-{name}{shown}-seed-{seed}", half=True)
-            if (name, settings.velocity, seed) == ("rssm", True, 0) and models is not None:
+            model.save_pretrained(Path(runs) / f"planning-{name}-{settings.view}-seed-{seed}", half=True)
+            if (name, settings.view, seed) == ("rssm", "state", 0) and models is not None:
                 model.save_pretrained(Path(models) / PUBLISHED, half=True)
         else:
             policy = {"random": random_policy, "simulator": simulator_policy}[name](settings, generator)
@@ -388,15 +413,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("--runs", type=Path, default=RUNS, help="where all trained models are kept")
     options.add_argument("--output", type=Path, default=RESULTS / "planning.json")
     options.add_argument("--again", action="store_true", help="compute also what is in the file already")
-    options.add_argument("--velocity", choices=["shown", "hidden"], nargs="+", default=["shown"])
+    options.add_argument("--views", choices=VIEWS, nargs="+", default=["state"], help="what is shown of the pendulum")
     chosen = options.parse_args(arguments)
     names = select(options, chosen.names, NAMES)
     tasks = (
-        planning_task(name, seed, chosen.runs, chosen.models, PlanningProtocol(velocity=velocity == "shown"))
-        for velocity in chosen.velocity
+        planning_task(name, seed, chosen.runs, chosen.models, PlanningProtocol(view=view))
+        for view in chosen.views
         for seed in chosen.seeds
         for name in names
-        if name in MODELS or velocity == "shown"  # what learns nothing sees nothing
+        if name in MODELS or view == "state"  # what learns nothing sees nothing
     )
     try:
         complete(ResultFile(chosen.output, KEY), tasks, again=chosen.again)

@@ -32,6 +32,9 @@ TINY = PlanningProtocol(
     search={"candidates": 4, "elites": 2, "iterations": 1}, tested=2, seen=(3, 4), predicted=5, samples=2,
 )  # fmt: skip
 
+SIZES = {"state": 4, "angle": 3, "film": 65}
+FILMED = []
+
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
@@ -41,15 +44,15 @@ def timeless(record):
     return {key: value for key, value in record.items() if key != "seconds"}
 
 
-@pytest.mark.parametrize("velocity", [True, False])
+@pytest.mark.parametrize(("view", "size"), SIZES.items())
 @pytest.mark.parametrize("name", MODELS)
-def test_a_model_learns_plans_and_is_tested(name, velocity, made_by, tmp_path):
-    protocol = replace(TINY, velocity=velocity)
+def test_a_model_learns_plans_and_is_tested(name, view, size, made_by, tmp_path):
+    protocol = replace(TINY, view=view)
     file = ResultFile(tmp_path / "planning.json", KEY)
     task = planning_task(name, 0, tmp_path / "runs", tmp_path / "models", protocol)
     (record,) = complete(file, [task], say=lambda line: None)
     made_by(record)
-    assert task.keys == [{"name": name, "velocity": velocity, "seed": 0}]
+    assert task.keys == [{"name": name, "view": view, "seed": 0}]
     assert len(record["returns"]) == 2
     assert len(record["open_loop"]) == 5
     assert [len(part["returns"]) for part in record["rounds"]] == [3, 2]
@@ -57,8 +60,8 @@ def test_a_model_learns_plans_and_is_tested(name, velocity, made_by, tmp_path):
     assert set(record["rounds"][1]) == {"returns", "promised", "kept"}
     assert record["episodes"] == 5
     model = DVAE.from_pretrained(next((tmp_path / "runs").iterdir()))
-    assert (model.x_dim, model.u_dim) == (4 if velocity else 3, 1)
-    assert (tmp_path / "models" / "rssm-pendulum").exists() == (name == "rssm" and velocity)
+    assert (model.x_dim, model.u_dim) == (size, 1)
+    assert (tmp_path / "models" / "rssm-pendulum").exists() == (name == "rssm" and view == "state")
     (again,) = planning_task(name, 0, tmp_path / "again", None, protocol).compute()
     assert timeless(again) == {key: value for key, value in timeless(record).items() if key in again}
 
@@ -82,8 +85,45 @@ def test_an_episode_is_the_tasks():
         torch.testing.assert_close(episodes.x[:, t, 3], reward)
     torch.testing.assert_close(episodes.x[..., 0], episodes.z[..., 0].sin(), rtol=0, atol=0.3)
     torch.testing.assert_close(episodes.x[..., 2], 0.2 * episodes.z[..., 1], rtol=0, atol=0.06)
-    blind = run_episodes(replace(TINY, velocity=False), random_policy(TINY, seeded(1)), start, seeded(2))
+    blind = run_episodes(replace(TINY, view="angle"), random_policy(TINY, seeded(1)), start, seeded(2))
     torch.testing.assert_close(blind.x, episodes.x[..., [0, 1, 3]])
+
+
+def test_a_film_shows_where_the_bob_is():
+    """The brightest place of a picture is where the angle says; the reward is the last entry, as in every view."""
+    start = TINY.task.reset(20, generator=seeded()) * 20
+    film = run_episodes(replace(TINY, view="film"), random_policy(TINY, seeded(1)), start, seeded(2))
+    picture = film.x[..., :-1].unflatten(-1, (8, 8)).clamp_min(0.2) - 0.2
+    pixel = torch.arange(8) + 0.5
+    across = (picture.sum(-2) * pixel).sum(-1) / picture.sum((-2, -1))
+    down = (picture.sum(-1) * pixel).sum(-1) / picture.sum((-2, -1))
+    torch.testing.assert_close(across, 4 + 2.5 * film.z[..., 0].sin(), rtol=0, atol=0.3)
+    torch.testing.assert_close(down, 4 + 2.5 * film.z[..., 0].cos(), rtol=0, atol=0.3)
+    torch.testing.assert_close(film.x[..., -1], TINY.task.reward(film.z, 4 * film.u))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"view": "picture"}, "view must be one of state, angle, film; got 'picture'"),
+        ({"sequence_length": 10}, "ends after 9 frames, sequence_length asks for 10: make the task's num_steps larger"),
+        ({"predicted": 6}, r"ends after 9 frames, seen \+ predicted asks for 10"),
+        ({"task": PendulumTask(num_steps=3)}, "ends after 3 frames, sequence_length asks for 4"),
+    ],
+)
+def test_a_task_that_ends_early_is_refused(changes, message):
+    """Before anything is trained: rounds of episodes would be collected for nothing."""
+    with pytest.raises(ValueError, match=message):
+        replace(TINY, **changes)
+
+
+def test_an_episode_may_end_within_the_horizon():
+    """Plans look beyond the last frame; what is carried out ends with the task."""
+    protocol = replace(TINY, horizon=20)
+    start = protocol.task.reset(2, generator=seeded())
+    episodes = run_episodes(protocol, simulator_policy(protocol, seeded(1)), start, seeded(2))
+    assert episodes.x.shape == (2, 9, 4)
+    assert episodes.promised.shape == (2, 8)
 
 
 def test_a_plan_keeps_what_carrying_it_out_gives():
@@ -146,14 +186,14 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     asked = []
 
     def task(name, seed, runs, models, protocol):
-        asked.append((name, protocol.velocity, seed))
-        key = {"name": name, "velocity": protocol.velocity, "seed": seed}
+        asked.append((name, protocol.view, seed))
+        key = {"name": name, "view": protocol.view, "seed": seed}
         return planning.Task([key], lambda: [key])
 
     monkeypatch.setattr(planning, "planning_task", task)
     place = ["--output", str(tmp_path / "planning.json")]
-    assert main(["--seeds", "4", "--velocity", "shown", "hidden", *place]) == 0
-    assert asked == [(n, True, 4) for n in NAMES] + [(n, False, 4) for n in MODELS]
+    assert main(["--seeds", "4", "--views", "state", "angle", *place]) == 0
+    assert asked == [(n, "state", 4) for n in NAMES] + [(n, "angle", 4) for n in MODELS]
     assert len(ResultFile(tmp_path / "planning.json", KEY).records) == 8
     with pytest.raises(SystemExit, match="2"):
         main(["rsm", *place])
@@ -163,8 +203,9 @@ def test_the_command(tmp_path, monkeypatch, capsys):
 def test_what_is_kept_is_whole():
     """Three seeds of all that the page shows, by the protocol that stands in the code, and the model of the first."""
     records = ResultFile(resource_path("results", "planning.json"), KEY).records
-    shown = {(r["name"], r["seed"]) for r in records if r["velocity"]}
-    assert shown >= {(name, seed) for name in ("random", "simulator", "rssm") for seed in range(3)}
+    shown = {(r["name"], r["view"], r["seed"]) for r in records}
+    wanted = [(name, "state") for name in NAMES] + [(name, "angle") for name in MODELS] + FILMED
+    assert shown == {(*one, seed) for one in wanted for seed in range(3)}
     protocol = PlanningProtocol()
     for record in records:
         assert len(record["returns"]) == protocol.tested
@@ -181,6 +222,6 @@ def test_a_number_that_is_kept_comes_out_again():
     (kept,) = (
         r
         for r in ResultFile(resource_path("results", "planning.json"), KEY).records
-        if (r["name"], r["seed"]) == ("random", 0)
+        if (r["name"], r["view"], r["seed"]) == ("random", "state", 0)
     )
     assert record["returns"] == pytest.approx(kept["returns"], abs=0.05)
