@@ -326,7 +326,8 @@ def test_potentials_that_say_nothing_or_everything(method, entrywise):
     assert log_z.abs().max() < 1e-12
     # Missing frames are potentials of zero, whatever stands there; missing entries likewise.
     J, h = torch.rand(2, T, L, generator=seeded()).double(), torch.randn(2, T, L, generator=seeded(1)).double()
-    for mask in (torch.rand(2, T, generator=seeded(2)) < 0.5, torch.rand(2, T, L, generator=seeded(2)) < 0.5):
+    some = (torch.rand(2, T, generator=seeded(2)) < 0.5, torch.rand(2, T, L, generator=seeded(2)) < 0.5)
+    for mask in (*some, torch.zeros(2, T, dtype=torch.bool)):  # the last has no frame at all
         there = mask if mask.ndim == 3 else mask[..., None]
         expected = prior.condition(torch.where(there, J, 0), torch.where(there, h, 0))
         junk = prior.condition(torch.where(there, J, torch.nan), torch.where(there, h, torch.inf), mask=mask)
