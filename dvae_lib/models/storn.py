@@ -3,6 +3,7 @@ r"""The stochastic recurrent network, STORN (Chapter 7).
 Bayer and Osendorfer (2014), "Learning stochastic recurrent networks".
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution
 
-from dvae_lib.distributions import FactorisedDistribution, standard_normal
+from dvae_lib.distributions import DiagonalGaussian, FactorisedDistribution, standard_normal
 from dvae_lib.graphs import DependencySpec
 from dvae_lib.models.base import DVAE, Context, Draws, Given, Inferred, Past, State, Values
 from dvae_lib.models.registry import choose_spec, register
@@ -46,6 +47,10 @@ SPECS = {
     "lagged": DependencySpec(GENERATION, "g_t <- x_{t-1}, u_t, g_{t-1} \n z_t ~ g_t"),
     "smoother": DependencySpec(GENERATION, "g_bwd_t <- x_t, u_t, g_bwd_{t+1} \n z_t ~ h_{t-1}, x_{t-1}, u_t, g_bwd_t"),
 }
+WITH_MEMORY = {
+    name: DependencySpec(GENERATION.replace("z_t ~ ", "z_t ~ z_{t-1}"), spec.inference) for name, spec in SPECS.items()
+}
+"""The same with the prior z_t ~ z_{t-1}, which Chapter 14b needs."""
 
 
 @register(
@@ -98,12 +103,18 @@ class STORN(DVAE):
       posterior (7.12). The past comes in through :math:`\mathbf{h}_{t-1}` and :math:`\mathbf{x}_{t-1}`, which are all
       that the future knows of it; a backward network reads :math:`\mathbf{x}_{t:T}`.
 
+    With a `memory` :math:`\alpha` the noise is no longer independent: each entry is a stationary autoregressive
+    process, :math:`z_t \sim \mathcal{N}(\alpha z_{t-1}, 1 - \alpha^2)`. The first two inference models,
+    which do not look at :math:`\mathbf{z}_{t-1}`, can then not collapse: they pay at least
+    `dvae_lib.objectives.committed_rate` (Razavi et al., 2019).
+
     Arguments:
         x_dim: Size F of the observed vectors.
         z_dim: Size L of the latent vectors.
         observation: The family of :math:`p(\mathbf{x}_t | \mathbf{h}_t)`.
         u_dim: Size of the input vectors.
         inference_model: "filter", "lagged" or "smoother".
+        memory: Correlation :math:`\alpha` of an entry of the latent vector with itself a frame before, under the prior.
         feature_x: Sizes of the layers (Tanh) between :math:`\mathbf{x}_{t-1}` and the recursion :math:`d_h`.
         feature_z: The same between :math:`\mathbf{z}_t` and :math:`d_h`.
         h_dim: Size of the internal state :math:`\mathbf{h}_t`.
@@ -132,6 +143,7 @@ class STORN(DVAE):
         observation: str = "gaussian",
         u_dim: int = 0,
         inference_model: str = "filter",
+        memory: float = 0.0,
         feature_x: Sequence[int] = (256,),
         feature_z: Sequence[int] = (32, 64),
         h_dim: int = 128,
@@ -142,8 +154,10 @@ class STORN(DVAE):
         cell: str = "lstm",
     ) -> None:
         super().__init__(x_dim, z_dim, observation=observation, u_dim=u_dim)
-        self.inference_model = inference_model
-        self.spec = choose_spec(SPECS, u_dim, inference_model=inference_model)
+        if not -1 < memory < 1:
+            raise ValueError(f"memory is a correlation between -1 and 1; got {memory}")
+        self.inference_model, self.memory = inference_model, memory
+        self.spec = choose_spec(WITH_MEMORY if memory else SPECS, u_dim, inference_model=inference_model)
         smoother = inference_model == "smoother"
         # h_t, and p(x_t | h_t)
         self.phi_x = MLP(x_dim, feature_x)
@@ -203,7 +217,17 @@ class STORN(DVAE):
         z, h = latents["z"], states.get("h")
         if h is None:
             h = self._states(append_input(self.phi_x(shift(x)), u), z)
-        return Generated({"z": standard_normal(z)}, self._observe(h))  # (7.7), (7.5), (7.6)
+        before = shift(z)
+        started = torch.ones_like(z[..., :1])
+        started[:, 0] = 0.0
+        return Generated({"z": self._prior(before, started)}, self._observe(h))  # (7.7), (7.5), (7.6)
+
+    def _prior(self, z_prev: Float[Tensor, "*batch z_dim"], started: Float[Tensor, "*batch 1"]) -> DiagonalGaussian:
+        """The prior given the frame before; where nothing has started there is none."""
+        if not self.memory:
+            return standard_normal(z_prev)  # (7.7)
+        logvar = math.log1p(-(self.memory**2)) * started.expand_as(z_prev)
+        return DiagonalGaussian(self.memory * z_prev, logvar)
 
     def _states(self, driving: Tensor, z: Tensor) -> Float[Tensor, "batch time h_dim"]:
         """The internal states, Eq. (7.4), from what is known of the past and the latent vectors."""
@@ -214,11 +238,16 @@ class STORN(DVAE):
         return observation
 
     def _initial_state(self, batch_size: int, draws: Given) -> State:
-        return self.d_h.initial_state(batch_size)
+        state = self.d_h.initial_state(batch_size)
+        if self.memory:
+            state = {**state, "z": state["h"].new_zeros(batch_size, self.z_dim), "started": state["h"][:, 0, :1] * 0}
+        return state
 
     def _step(self, state: State, x_prev: Tensor, u_t: Tensor | None, draws: Given) -> tuple[Distribution, State]:
-        prior = standard_normal(x_prev.new_empty(len(x_prev), self.z_dim))
-        z = draws("z", prior, h_prev=state["h"][:, 0])  # (7.7)
+        z_prev = state["z"] if self.memory else x_prev.new_empty(len(x_prev), self.z_dim)
+        prior = self._prior(z_prev, state.get("started", z_prev[:, :1]))
+        z = draws("z", prior, h_prev=state["h"][:, 0])
         inputs = torch.cat([append_input(self.phi_x(x_prev), u_t), self.phi_z(z)], -1)
-        h, state = self.d_h(inputs[:, None], state)  # (7.4)
-        return self._observe(h[:, 0]), state  # (7.6)
+        h, internal = self.d_h(inputs[:, None], state)  # (7.4)
+        memory = {"z": z, "started": torch.ones_like(z[:, :1])} if self.memory else {}
+        return self._observe(h[:, 0]), {**internal, **memory}  # (7.6)

@@ -1,14 +1,15 @@
 """The variational lower bound and its relatives.
 
 As objectives, functions of a model and a batch, with gradients, of the form that `dvae_lib.training.fit` takes: `vlb`,
-`free_bits`, `importance_weighted`, `particle`, `nasmc`. And as functions of what a model returns:
-`variational_lower_bound`, `log_weights`, `importance_weighted_bound`.
+`free_bits`, `word_dropout`, `balanced_kl`, `importance_weighted`, `particle`, `nasmc`. And as functions of what a model
+returns: `variational_lower_bound`, `log_weights`, `importance_weighted_bound`. And of numbers: `committed_rate`.
 
 Everything is in nats and per sequence, shape ``(B,)``, unless said otherwise. Frames beyond a sequence's length
 contribute nothing, and so do entries that were not observed: `dvae_lib.objectives.missing` derives that bound.
 """
 
 from dvae_lib.objectives.bound import free_bits, vlb
+from dvae_lib.objectives.collapse import balanced_kl, committed_rate, word_dropout
 from dvae_lib.objectives.importance import importance_weighted, importance_weighted_bound
 from dvae_lib.objectives.inclusive import nasmc
 from dvae_lib.objectives.particles import particle
@@ -29,6 +30,8 @@ __all__ = [
     "DVAEOutput",
     "Generated",
     "Latent",
+    "balanced_kl",
+    "committed_rate",
     "frame_mask",
     "free_bits",
     "importance_weighted",
@@ -38,4 +41,5 @@ __all__ = [
     "particle",
     "variational_lower_bound",
     "vlb",
+    "word_dropout",
 ]

@@ -83,6 +83,7 @@ def free_bits(
     observed: Observed | None = None,
     nats: float = 0.1,
     per: Literal["entry", "frame", "sequence"] = "entry",
+    averaged: bool = False,
     beta: float = 1.0,
     feedback: float = 0.0,
     generator: Generator | None = None,
@@ -101,6 +102,8 @@ def free_bits(
         observed: As in `vlb`.
         nats: What is free in each term, :math:`\lambda`.
         per: What a term is: each entry of each latent vector, each vector, or each sequence as a whole.
+        averaged: Whether a term is the mean over the batch (and over all its frames), so that a frame may cost less
+            where another costs more. Then the price is that of the batch, in equal parts for each frame or sequence.
         beta: Weight of the KL terms.
         feedback: As in `vlb`.
         generator: Source of randomness.
@@ -114,7 +117,9 @@ def free_bits(
         TypeError: See `vlb`.
 
     Source: Kingma, Salimans, Jozefowicz, Chen, Sutskever and Welling (2016), "Improved variational inference with
-    inverse autoregressive flow", whose terms are means over a batch; here each sequence has its own.
+    inverse autoregressive flow", whose terms are means over a batch, as `averaged` has them. Each frame and sequence
+    for itself is how PlaNet (Hafner et al., 2019) has it, the mean of a frame over batch and time how the first Dreamer
+    has it.
     """
     check_weight(nats, "nats")
     if per not in ("entry", "frame", "sequence"):
@@ -126,15 +131,25 @@ def free_bits(
         if per == "entry" and name not in bound.kl_per_dim:
             raise ValueError(f"the KL of {name!r} is no sum over entries: use per='frame' or per='sequence'")
         if per == "sequence":
-            price = price + term.flatten(1).sum(1).clamp_min(nats) if term.ndim > 1 else price + term.clamp_min(nats)
+            whole = term.flatten(1).sum(1) if term.ndim > 1 else term
+            price = price + (whole.mean().expand_as(whole) if averaged else whole).clamp_min(nats)
             continue
         terms = bound.kl_per_dim[name] if per == "entry" else term
+        if averaged:
+            terms = _mean_term(terms, lengths, framewise=term.ndim > 1)
         paid = terms.clamp_min(nats)
         mask = frame_mask(lengths, x.shape[1]) if term.ndim > 1 else None
         if mask is not None:  # nothing is paid for frames that are not there
             paid = paid.where(mask.reshape(mask.shape + (1,) * (paid.ndim - 2)), 0.0)
         price = price + (paid.flatten(1).sum(1) if paid.ndim > 1 else paid)
     return replace(bound, value=bound.value + beta * (bound.total_kl - price))
+
+
+def _mean_term(terms: Tensor, lengths: Tensor | None, *, framewise: bool) -> Tensor:
+    """The mean of the terms over the batch and its frames, in the place of each; padded frames hold zeros."""
+    leading = terms.shape[:2] if framewise else terms.shape[:1]
+    count = int(lengths.sum()) if framewise and lengths is not None else leading.numel()
+    return (terms.flatten(0, len(leading) - 1).sum(0) / count).expand_as(terms)
 
 
 def _gaps(model: Any, observed: Observed | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.distributions import support_of
 from dvae_lib.models.base import DVAE
 from dvae_lib.training.config import TrainingConfig
+from dvae_lib.training.encoder import inference_parameters
 from dvae_lib.training.schedules import Schedule
 
 __all__ = ["check_fit"]
@@ -29,6 +30,8 @@ def check_fit(
             raise ValueError(
                 f"freeze names {prefix!r}, but no parameter's name begins like that; there are {', '.join(parameters)}"
             )
+    if any(steps > 0 for _, steps in config.extra_steps.points):
+        inference_parameters(model)  # refuses a model that has none
     fed_back = any(value > 0 for _, value in config.schedule.get("feedback", Schedule.constant(0)).points)
     if fed_back and isinstance(model, DVAE):
         model.check_feedback()

@@ -34,6 +34,9 @@ class TrainingConfig:
             so that all epochs are compared by the same measure.
         freeze: Parameters that stay as they are for a number of epochs, by the beginning of their names:
             ``{"dynamics": 10}``.
+        encoder_steps: So many steps train the inference model alone before each one that trains all weights: the
+            encoder is not to lag behind the posterior that it approximates (He et al., 2019, who stop these steps when
+            their loss rises). A number or a `Schedule`, which should end at 0: what counts is then trained together.
         inputs: What the networks read of the data: "power", the data as they are, or "log_power", their standardised
             logarithms, learned from the training part; None leaves the model as it is.
         start_at_mean: Start the output layer at the mean log-power of the training part, before the first step.
@@ -59,6 +62,7 @@ class TrainingConfig:
     gradient_clip: Number | None = None
     schedules: Mapping[str, Number | Schedule] = field(default_factory=dict)
     freeze: Mapping[str, int] = field(default_factory=dict)
+    encoder_steps: Number | Schedule = 0
     inputs: str | None = None
     start_at_mean: bool = False
     seed: int = 0
@@ -99,6 +103,9 @@ class TrainingConfig:
         if any(rate <= 0 for _, rate in self.rate.points):
             raise ValueError(f"learning_rate must be positive; got {self.rate.to_json()}")
         put("schedules", {name: Schedule.of(value) for name, value in self.schedules.items()})
+        put("encoder_steps", Schedule.of(self.encoder_steps))
+        if any(steps < 0 for _, steps in self.extra_steps.points):
+            raise ValueError(f"encoder_steps is a number of steps, 0 or more; got {self.extra_steps.to_json()}")
         beta, feedback = (self.schedule.get(name, Schedule.constant(0)) for name in ("beta", "feedback"))
         if any(value < 0 for _, value in beta.points):
             raise ValueError(f"beta weighs the KL terms and cannot be negative; got {beta.to_json()}")
@@ -111,6 +118,11 @@ class TrainingConfig:
         return Schedule.of(self.learning_rate)
 
     @property
+    def extra_steps(self) -> Schedule:
+        """The number of steps of the inference model alone, over the epochs; between whole numbers the nearest."""
+        return Schedule.of(self.encoder_steps)
+
+    @property
     def schedule(self) -> dict[str, Schedule]:
         """The objective's scheduled arguments."""
         return {name: Schedule.of(value) for name, value in self.schedules.items()}
@@ -118,7 +130,7 @@ class TrainingConfig:
     @property
     def settled(self) -> int:
         """The number of epochs after which what is optimised stays the same."""
-        return max([0, *(s.settled for s in self.schedule.values()), *self.freeze.values()])
+        return max([self.extra_steps.settled, *(s.settled for s in self.schedule.values()), *self.freeze.values()])
 
     @classmethod
     def speech(cls, **overrides: Any) -> "TrainingConfig":
@@ -153,11 +165,14 @@ class TrainingConfig:
         return cls(**{"learning_rate": 1e-4, "patience": 30, "schedules": warm_up, **overrides})
 
     def to_dict(self) -> dict[str, Any]:
-        """All values as JSON data; those of the preparation only where there is one, as runs were without before."""
+        """All values as JSON data; those that runs were without before only where they do something."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         values = {name: v for name, v in values.items() if name not in self.PREPARING or v not in (None, False)}
+        extra = self.extra_steps.to_json()
+        values.pop("encoder_steps")
         return {
             **values,
+            **({} if extra == 0 else {"encoder_steps": extra}),
             "learning_rate": self.rate.to_json(),
             "schedules": {name: schedule.to_json() for name, schedule in self.schedule.items()},
             "freeze": dict(self.freeze),
@@ -171,8 +186,9 @@ class TrainingConfig:
         if unknown:
             raise ValueError(f"A training configuration has no {', '.join(unknown)}; it has {', '.join(known)}")
         values = dict(values)
-        if "learning_rate" in values:
-            values["learning_rate"] = Schedule.of(values["learning_rate"])
+        for name in ("learning_rate", "encoder_steps"):
+            if name in values:
+                values[name] = Schedule.of(values[name])
         if isinstance(values.get("schedules"), Mapping):
             values["schedules"] = {name: Schedule.of(value) for name, value in values["schedules"].items()}
         return cls(**values)

@@ -26,6 +26,7 @@ from dvae_lib.models.replay import Replay, replay_recursion
 from dvae_lib.randomness import derive_seed, isolated_randomness
 from dvae_lib.training.checks import check_fit
 from dvae_lib.training.config import TrainingConfig
+from dvae_lib.training.encoder import inference_parameters
 from dvae_lib.training.evaluator import Evaluator, ObjectiveModule, Rows
 from dvae_lib.training.failures import non_finite
 from dvae_lib.training.objective import Objective, check_objective, vlb_terms
@@ -216,6 +217,8 @@ class _Loop:
         optimizer = torch.optim.Adam(self.parameters.values(), lr=config.rate(0))
         self.module, self.optimizer = fabric.setup(ObjectiveModule(model, objective), optimizer)
         self.evaluator = Evaluator(fabric, self.module, next(iter(self.parameters.values())).dtype)
+        extra = any(steps > 0 for _, steps in config.extra_steps.points)
+        self.encoder = inference_parameters(model) if extra else frozenset()
         self.mean_frames = train.num_frames / len(train)
         self.batches_per_epoch = math.ceil(len(train) / config.batch_size)
         self.state = RunState(model, optimizer)
@@ -296,11 +299,13 @@ class _Loop:
         return stop > 0, save > 0 or bool(every and progress.step % every == 0)
 
     def gradients(self) -> dict[str, Tensor]:
-        """By the names of the parameters; those that are frozen have none."""
+        """By the names of the parameters; those that are frozen, or not trained in this step, have none."""
         frozen = tuple(name for name, epochs in self.config.freeze.items() if self.state.progress.epoch < epochs)
+        extra = round(self.config.extra_steps(self.state.progress.epoch))
+        encoder_alone = self.state.progress.step % (extra + 1) < extra
         gradients = {}
         for name, parameter in self.parameters.items():
-            if frozen and name.startswith(frozen):
+            if (frozen and name.startswith(frozen)) or (encoder_alone and name not in self.encoder):
                 parameter.grad = None
             elif parameter.grad is not None:
                 gradients[name] = parameter.grad

@@ -7,6 +7,7 @@ from written_out import data, lstm
 
 from dvae_lib.graphs.spec import Gap
 from dvae_lib.models import STORN, build_model
+from dvae_lib.testing import check_model
 
 SIZES = {"feature_x": (4,), "feature_z": (3,), "h_dim": 4, "decoder": (5,), "encoder": (4,), "g_dim": 3, "head": (6,)}
 VARIANTS = ("filter", "lagged", "smoother")
@@ -130,3 +131,23 @@ def test_defaults_are_those_of_the_speech_preset():
     speech = build_model("storn", preset="speech")
     plain = STORN(513, 16, observation="gamma")
     assert {k: v.shape for k, v in plain.state_dict().items()} == {k: v.shape for k, v in speech.state_dict().items()}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_prior_with_memory_obeys_all_laws(variant):
+    model = make(variant, memory=0.6)
+    check_model(model)
+    assert model.spec.compact()["z_t"] == {"z_{t-1}"}
+    assert model.spec.inference_gap() == make(variant).spec.inference_gap()
+
+
+def test_a_prior_with_memory_is_a_stationary_process():
+    """Generated latents: mean 0, variance 1 in every frame, and the memory as the correlation of neighbours."""
+    torch.manual_seed(1)
+    z = make(memory=-0.6).generate(5, 20_000, generator=torch.Generator().manual_seed(0)).latents["z"]
+    assert z.mean(0).abs().max() < 4 / 20_000**0.5
+    assert (z.var(0) - 1).abs().max() < 4 * (2 / 20_000) ** 0.5
+    assert ((z[:, 1:] * z[:, :-1]).mean(0) + 0.6).abs().max() < 4 * (1.36 / 20_000) ** 0.5
+    for wrong in (1.0, -1.2, float("nan")):
+        with pytest.raises(ValueError, match="memory is a correlation between -1 and 1"):
+            make(memory=wrong)
