@@ -1,9 +1,9 @@
 r"""Distributions of one frame, with the interface of `torch.distributions`.
 
-Every class but `FullGaussian` describes a vector whose entries are independent given the parameters, as in Eqs. (2.4)
-and (2.19) of the review. The last dimension of a parameter is the vector (the *event*), all dimensions before
-it are the *batch*: parameters of shape ``(B, T, D)`` make a batch of shape ``(B, T)`` and `log_prob`
-returns ``(B, T)``, in nats. What samples takes a keyword `generator`.
+Every class but `FullGaussian` and the flows describes a vector whose entries are independent given the parameters, as
+in Eqs. (2.4) and (2.19) of the review. The last dimension of a parameter is the vector (the *event*), all dimensions
+before it are the *batch*: parameters of shape ``(B, T, D)`` make a batch of shape ``(B, T)`` and `log_prob` returns
+``(B, T)``, in nats. What samples takes a keyword `generator`.
 """
 
 from dvae_lib.distributions.base import FactorisedDistribution
@@ -17,6 +17,7 @@ from dvae_lib.distributions.families import (
     register_observation,
     support_of,
 )
+from dvae_lib.distributions.flow import FLOWS, Flow, InverseAutoregressiveFlow, PlanarFlow
 from dvae_lib.distributions.full_gaussian import FullGaussian
 from dvae_lib.distributions.gamma import Gamma, itakura_saito
 from dvae_lib.distributions.gaussian import (
@@ -32,18 +33,22 @@ from dvae_lib.distributions.mixture import GaussianMixture
 from dvae_lib.distributions.support import Support
 
 __all__ = [
+    "FLOWS",
     "OBSERVATIONS",
     "Bernoulli",
     "CentimetreGaussian",
     "DiagonalGaussian",
     "FactorisedDistribution",
     "FixedGaussian",
+    "Flow",
     "FullGaussian",
     "Gamma",
     "GaussianMixture",
+    "InverseAutoregressiveFlow",
     "Laplace",
     "NegativeBinomial",
     "OneHotCategorical",
+    "PlanarFlow",
     "Poisson",
     "StudentT",
     "Support",

@@ -100,7 +100,7 @@ def verify_dependencies(
     edge exists if a derivative exceeds ``tolerance`` times the largest one of the same variable, for any draw of
     weights and data: so a unit that happens to be dead, or weights that start at zero, hide nothing. Of each
     distribution, ``mean`` and those of ``logvar``, ``logits``, ``covariance_matrix`` and ``variance`` that it has are
-    differentiated.
+    differentiated; of one that has none of them, such as a flow, a reparameterised draw at fixed noise.
 
     Arguments:
         model: An `nn.Module` with attributes ``spec`` and ``x_dim`` (and ``u_dim`` if driven), and the methods
@@ -245,8 +245,15 @@ def _parameters(distribution: Any, name: str, leading: tuple[int, ...]) -> list[
                 f"with {leading}"
             )
         found.append(value)
+    if not found and getattr(distribution, "has_rsample", False):
+        with torch.random.fork_rng(devices=[]):  # at noise that is the same whatever the parameters are
+            torch.manual_seed(0)
+            found.append(distribution.rsample())
     if not found:
-        raise ValueError(f"the distribution of {name}, {type(distribution).__name__}, has no mean to differentiate")
+        raise ValueError(
+            f"the distribution of {name}, {type(distribution).__name__}, has neither a mean nor a reparameterised draw "
+            "to differentiate"
+        )
     return [value for value in found if value.requires_grad]
 
 

@@ -19,6 +19,7 @@ from dvae_lib.models.base import DVAE, Context, Draws, Given, Inferred, Past, St
 from dvae_lib.models.registry import choose_spec, register
 from dvae_lib.networks import (
     MLP,
+    FlowHead,
     GatedTransition,
     GaussianHead,
     ObservationHead,
@@ -119,6 +120,9 @@ class DKF(DVAE):
         combiner: Sizes of the hidden layers between :math:`\mathbf{z}_{t-1}` and the Tanh layer of Eq. (5.5).
         head: Sizes of the hidden layers of :math:`e_z` (Tanh).
         cell: "lstm", "gru" or "rnn".
+        posterior: "gaussian", Eq. (5.7); or "planar" or "iaf", a normalizing flow in its place (Section 14.3.2), which
+            is sampled frame by frame beside the generator's steps.
+        flow_steps: Number of the flow's steps.
 
     Example:
         >>> import torch
@@ -145,6 +149,8 @@ class DKF(DVAE):
         combiner: Sequence[int] = (),
         head: Sequence[int] = (),
         cell: str = "lstm",
+        posterior: str = "gaussian",
+        flow_steps: int = 4,
     ) -> None:
         super().__init__(x_dim, z_dim, observation=observation, u_dim=u_dim)
         self.spec = choose_spec(SPECS, u_dim, inference_model=inference_model)
@@ -161,7 +167,9 @@ class DKF(DVAE):
         self.e_local = None if variant.forward or variant.backward else MLP(features, [g_dim])
         self.combiner = MLP(z_dim, [*combiner, g_dim]) if variant.z_prev else None
         self.e_z = MLP(g_dim, head)
-        self.z_head = GaussianHead(self.e_z.out_dim, z_dim)
+        self.z_head: GaussianHead | FlowHead = GaussianHead(self.e_z.out_dim, z_dim)
+        if posterior != "gaussian":
+            self.z_head = FlowHead(self.e_z.out_dim, z_dim, posterior, flow_steps)
 
     def _context(self, x: Tensor, u: Tensor | None, lengths: Tensor | None, draws: Draws, past: Past) -> Context:
         """The part of g_t, Eq. (5.5), that observations and inputs determine, weighted as it enters the mean."""
@@ -191,7 +199,7 @@ class DKF(DVAE):
 
     def _infer(self, x: Tensor, u: Tensor | None, lengths: Tensor | None, draws: Draws) -> Inferred:
         r"""Default: :math:`q_\phi(\mathbf{z}_t | \mathbf{z}_{t-1}, \mathbf{x}_{t:T}, \mathbf{u}_{t:T})`, Eq. (5.8)."""
-        if self.combiner is None:  # nothing recurs
+        if self.combiner is None or isinstance(self.z_head, FlowHead):  # nothing recurs, or not as `recursion` has it
             return super()._infer(x, u, lengths, draws)
         frames = self._context(x, u, lengths, draws, Past()).frames
         if "z" in draws.given:

@@ -2,6 +2,7 @@ r"""The networks that the models are built from: :math:`d_x`, :math:`e_z`, the r
 
 from dvae_lib.networks.layers import (
     MLP,
+    FlowHead,
     GatedTransition,
     GaussianHead,
     ObservationHead,
@@ -22,6 +23,7 @@ from dvae_lib.networks.recurrence import (
 
 __all__ = [
     "MLP",
+    "FlowHead",
     "FrameByFrame",
     "GatedTransition",
     "GaussianHead",

@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dvae_lib.distributions import DiagonalGaussian, FactorisedDistribution, observation_family
+from dvae_lib.distributions import FLOWS, DiagonalGaussian, FactorisedDistribution, Flow, observation_family
 
-__all__ = ["MLP", "GatedTransition", "GaussianHead", "ObservationHead", "append_input", "prepend_input"]
+__all__ = ["MLP", "FlowHead", "GatedTransition", "GaussianHead", "ObservationHead", "append_input", "prepend_input"]
 
 
 class MLP(nn.Sequential):
@@ -50,6 +50,39 @@ class GaussianHead(nn.Module):
     def forward(self, features: Float[Tensor, "*batch in_dim"]) -> DiagonalGaussian:
         """The Gaussian, with the batch shape of `features`."""
         return DiagonalGaussian.from_output(self.linear(features))
+
+
+class FlowHead(nn.Module):
+    """A linear layer to the mean and log-variance of a posterior and to the steps that bend it: a normalizing flow.
+
+    The steps start near the identity, the posterior near a Gaussian.
+
+    Arguments:
+        in_dim: Size of the features.
+        dim: Size D of the latent vector.
+        flow: A name in `dvae_lib.distributions.FLOWS`: "planar" or "iaf".
+        steps: Number of steps.
+
+    Raises:
+        ValueError: Another name, or no step.
+    """
+
+    def __init__(self, in_dim: int, dim: int, flow: str, steps: int = 4) -> None:
+        super().__init__()
+        if flow not in FLOWS:
+            raise ValueError(f"flow must be one of {', '.join(FLOWS)}; got {flow!r}")
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"steps must be a whole number of at least 1; got {steps!r}")
+        self.dim, self.family = dim, FLOWS[flow]
+        self.linear = nn.Linear(in_dim, 2 * dim + steps * self.family.step_size(dim))
+        start = torch.cat([self.family.identity(torch.zeros(dim)) for _ in range(steps)])
+        with torch.no_grad():
+            self.linear.weight[2 * dim :] *= 0.1
+            self.linear.bias[2 * dim :] = start + 0.1 * self.linear.bias[2 * dim :]
+
+    def forward(self, features: Float[Tensor, "*batch in_dim"]) -> Flow:
+        """The flow, with the batch shape of `features`."""
+        return self.family.from_output(self.linear(features), self.dim)
 
 
 class ObservationHead(nn.Module):

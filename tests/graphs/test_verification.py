@@ -52,7 +52,8 @@ class Declared(nn.Module):
         if self.full_covariance and name == "z":
             factor = torch.diag_embed(spread.exp()) + torch.tril(mean[..., None] * spread[..., None, :], -1)
             return MultivariateNormal(mean, covariance_matrix=factor @ factor.mT)
-        return Normal(mean, spread.exp())
+        family = self.observation if self.observation is WithoutMoments else Normal
+        return family(mean, spread.exp())
 
     def inference(self, x, u=None, *, latents=None):
         values = {"x": x, "u": u}
@@ -355,3 +356,23 @@ def test_bad_input(as_a_user):
 
     with pytest.raises(ValueError, match="the spec's latent variables are"):
         verify_dependencies(Other(review.DKF))
+
+
+class WithoutMoments(Normal):
+    """A distribution of which nothing but draws is known."""
+
+    @property
+    def mean(self):
+        raise NotImplementedError
+
+    @property
+    def variance(self):
+        raise NotImplementedError
+
+
+def test_of_a_distribution_without_moments_a_draw_is_differentiated():
+    spec = MODELS["DKF"].undriven()
+    model = Declared(spec, observation=WithoutMoments)
+    assert verify_dependencies(model).agrees
+    planted = DependencySpec(spec.generation, "z_t ~ x_t").undriven()
+    assert not verify_dependencies(Declared(planted, spec, observation=WithoutMoments)).agrees

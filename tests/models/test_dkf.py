@@ -12,6 +12,7 @@ from dvae_lib.models import build_model
 from dvae_lib.models.dkf import DKF, INFERENCE_MODELS
 from dvae_lib.objectives import Latent
 from dvae_lib.statespace import LinearGaussianSSM, log_likelihood, sample
+from dvae_lib.testing import check_model
 
 
 class LinearTransition(nn.Module):
@@ -183,3 +184,21 @@ def test_speech_preset_has_the_layers_of_appendix_b():
     assert model.e_backward.network.hidden_size == 128
     assert [sizes[f"combiner.{i}.weight"] for i in (0, 2)] == [(32, 16), (128, 32)]
     assert [sizes["e_z.0.weight"], sizes["z_head.linear.weight"]] == [(32, 128), (32, 32)]
+
+
+@pytest.mark.parametrize(
+    ("posterior", "inference_model"),
+    [("planar", "smoother"), ("iaf", "whole")],
+)
+def test_with_a_flow_as_posterior_it_obeys_all_laws(posterior, inference_model):
+    torch.manual_seed(0)
+    sizes = {"g_dim": 6, "encoder": (6,), "decoder": (6,), "flow_steps": 2}
+    verdicts = check_model(DKF(3, 2, inference_model=inference_model, posterior=posterior, **sizes))
+    assert sum(verdict == "holds" for verdict in verdicts.values()) > 15
+    for other in INFERENCE_MODELS:
+        assert verify_dependencies(DKF(3, 2, inference_model=other, posterior=posterior, **sizes)).agrees
+
+
+def test_an_unknown_posterior_is_refused():
+    with pytest.raises(ValueError, match=r"flow must be one of planar, iaf; got 'radial'"):
+        DKF(3, 2, posterior="radial")
