@@ -208,12 +208,16 @@ class PlanarFlow(Flow):
         target = (w * after).sum(-1, keepdim=True) + b  # of a + product tanh(a)
         with torch.no_grad():
             low, high = target - product.abs(), target + product.abs()
-            for _ in range(64 if after.dtype == torch.float64 else 32):
+            for _ in range(12):
                 middle = (low + high) / 2
                 above = middle + product * middle.tanh() > target
                 low, high = torch.where(above, low, middle), torch.where(above, middle, high)
             found = (low + high) / 2
-        h = found.tanh()  # one step of Newton's, through which the gradient of the solution passes
+            for _ in range(5):  # Newton's steps, near enough now to double its digits
+                h = found.tanh()
+                step = (found + product * h - target) / (1 + product * (1 - h.square()))
+                found = torch.minimum(torch.maximum(found - step, low), high)
+        h = found.tanh()  # one more, through which the gradient of the solution passes
         found = found - (found + product * h - target) / (1 + product * (1 - h.square()))
         return after - u * found.tanh()
 
