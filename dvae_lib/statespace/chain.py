@@ -21,6 +21,7 @@ from torch.distributions import Distribution, constraints
 from torch.distributions.kl import register_kl
 
 from dvae_lib.distributions import DiagonalGaussian, FullGaussian
+from dvae_lib.scans import Method, affine_recursion, check_method
 from dvae_lib.statespace import chain_forms as forms
 from dvae_lib.statespace.chain_forms import ChainMoments, ChainPrecision, log_det, solve
 from dvae_lib.statespace.chain_layout import (
@@ -39,7 +40,7 @@ from dvae_lib.statespace.chain_layout import (
 )
 from dvae_lib.statespace.information import information_ahead
 from dvae_lib.statespace.model import LinearGaussianSSM, covariance_factor
-from dvae_lib.statespace.recursions import Method, affine_recursion, check_method, lyapunov_differentiable
+from dvae_lib.statespace.recursions import lyapunov_differentiable
 from dvae_lib.statespace.tridiagonal import eliminate
 
 __all__ = ["ChainMoments", "ChainPosterior", "ChainPrecision", "Direction", "GaussianChain"]

@@ -11,8 +11,9 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
+from dvae_lib.scans import Method, affine_recursion
 from dvae_lib.statespace.model import LinearGaussianSSM, check_input, covariance_factor, holds, state_offsets
-from dvae_lib.statespace.recursions import Method, affine_recursion, symmetric
+from dvae_lib.statespace.recursions import symmetric
 from dvae_lib.statespace.tridiagonal import inverse_factor
 
 __all__ = [

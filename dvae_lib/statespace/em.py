@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dvae_lib.scans import Method
 from dvae_lib.statespace.kalman import SmootherResult, filter_and_smooth, observed_components
 from dvae_lib.statespace.model import LinearGaussianSSM, in_double
-from dvae_lib.statespace.recursions import Method, symmetric
+from dvae_lib.statespace.recursions import symmetric
 from dvae_lib.statespace.series import Series, as_mask, as_series
 
 __all__ = ["EMResult", "fit_em"]

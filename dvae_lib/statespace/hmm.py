@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
+from dvae_lib.scans import Element, Method, check_method, loop, scan
 from dvae_lib.statespace.model import holds
-from dvae_lib.statespace.recursions import Element, Method, check_method, loop, scan
 
 __all__ = [
     "HMMFilterResult",

@@ -10,19 +10,9 @@ recursion, with the same derivatives.
 import torch
 from torch import Tensor
 
+from dvae_lib.scans import Element, Method, is_differentiated, loop, scan
 from dvae_lib.statespace.model import covariance_factor
-from dvae_lib.statespace.recursions import (
-    Element,
-    Method,
-    beside,
-    condition,
-    is_differentiated,
-    loop,
-    riccati_factors,
-    riccati_with_gradient,
-    scan,
-    triangular_factor,
-)
+from dvae_lib.statespace.recursions import beside, condition, riccati_factors, riccati_with_gradient, triangular_factor
 
 __all__ = ["information_ahead"]
 

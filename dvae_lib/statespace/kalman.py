@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dvae_lib.scans import Method, affine_recursion, check_method, is_differentiated
 from dvae_lib.statespace.model import (
     LinearGaussianSSM,
     check_input,
@@ -24,12 +25,8 @@ from dvae_lib.statespace.model import (
     state_offsets,
 )
 from dvae_lib.statespace.recursions import (
-    Method,
-    affine_recursion,
     beside,
-    check_method,
     condition,
-    is_differentiated,
     lyapunov_differentiable,
     lyapunov_factors,
     lyapunov_factors_constant,

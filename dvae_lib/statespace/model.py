@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dvae_lib.statespace.recursions import affine_recursion
+from dvae_lib.scans import affine_recursion
 from dvae_lib.statespace.series import Series, as_series
 
 __all__ = ["LinearGaussianSSM", "StateSpaceSample", "covariance_factor", "sample"]

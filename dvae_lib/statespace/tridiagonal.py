@@ -14,17 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dvae_lib.scans import Element, Method, is_differentiated, loop, records_steps, scan
 from dvae_lib.statespace.model import holds
-from dvae_lib.statespace.recursions import (
-    Element,
-    Method,
-    is_differentiated,
-    loop,
-    lyapunov_differentiable,
-    records_steps,
-    scan,
-    symmetric,
-)
+from dvae_lib.statespace.recursions import lyapunov_differentiable, symmetric
 
 __all__ = ["eliminate", "inverse_factor"]
 
