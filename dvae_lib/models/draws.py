@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from dvae_lib.distributions import DiagonalGaussian
-from dvae_lib.networks import InternalState, Recurrence, shift
+from dvae_lib.networks import Memory, Recurrence, shift
 from dvae_lib.objectives import Latent
 
 __all__ = [
@@ -277,12 +277,12 @@ class Past:
 
         Arguments:
             name: Of what is carried over.
-            recurrence: A `Recurrence` or an `InternalState`.
+            recurrence: A `Recurrence` or a causal `Memory`, such as an `InternalState`.
             inputs: The frames.
             lengths: The sequences' lengths in a padded batch.
         """
         last: Any
-        if isinstance(recurrence, InternalState):
+        if isinstance(recurrence, Memory):
             states, last = recurrence(inputs, self.carried.get(name))
         elif isinstance(recurrence, Recurrence) and self.streaming and not recurrence.backward:
             states, last = recurrence.resume(inputs, self.carried.get(name))
@@ -300,6 +300,6 @@ class Past:
 def _picked(value: Any, rows: Tensor) -> Any:
     if isinstance(value, Tensor):
         return value[rows]
-    if isinstance(value, dict):  # of `InternalState`, the batch first
+    if isinstance(value, dict):  # of a `Memory`, the batch first
         return {name: item[rows] for name, item in value.items()}
     return tuple(item[:, rows] for item in value)  # of torch's layers, the layers first

@@ -1,5 +1,6 @@
 r"""The networks that the models are built from: :math:`d_x`, :math:`e_z`, the recursions and the output layers."""
 
+from dvae_lib.networks.causal import Memory
 from dvae_lib.networks.layers import (
     MLP,
     FlowHead,
@@ -9,6 +10,7 @@ from dvae_lib.networks.layers import (
     append_input,
     prepend_input,
 )
+from dvae_lib.networks.memory import MEMORIES, TCN, CausalAttention, LinearRecurrence, make_memory
 from dvae_lib.networks.recurrence import (
     FrameByFrame,
     InternalState,
@@ -22,17 +24,23 @@ from dvae_lib.networks.recurrence import (
 )
 
 __all__ = [
+    "MEMORIES",
     "MLP",
+    "TCN",
+    "CausalAttention",
     "FlowHead",
     "FrameByFrame",
     "GatedTransition",
     "GaussianHead",
     "InternalState",
+    "LinearRecurrence",
     "LocallyLinear",
+    "Memory",
     "ObservationHead",
     "PrecomputedInput",
     "Recurrence",
     "append_input",
+    "make_memory",
     "prepend_input",
     "reverse_time",
     "sample_chain",

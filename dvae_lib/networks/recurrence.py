@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dvae_lib.networks.causal import Memory
 from dvae_lib.networks.layers import MLP
 
 __all__ = [
@@ -25,7 +26,7 @@ __all__ = [
 CELLS: dict[str, Any] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
 
-class InternalState(nn.Module):
+class InternalState(Memory):
     r"""The recursion :math:`\mathbf{h}_t = d_h(\mathbf{u}_t, \mathbf{h}_{t-1})`, Eqs. (3.3) and (3.5).
 
     With ``cell="rnn"`` it is Eq. (3.1), :math:`d_\mathrm{hid}(W_\mathrm{in} \mathbf{u}_t + W_\mathrm{rec}
@@ -39,6 +40,8 @@ class InternalState(nn.Module):
         num_layers: Number of recurrent layers, each driven by the one below.
         learn_initial_state: Learn :math:`\mathbf{h}_0` instead of starting from zero.
     """
+
+    is_recurrent = True
 
     def __init__(
         self,
