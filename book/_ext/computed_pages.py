@@ -54,6 +54,7 @@ PURPOSES = {
     "DSAE": "Something constant throughout (a speaker, an object), kept apart from what changes.",
     "SVG": "The next frame where there is something to decide, such as video: the prior says when, and how much.",
     "VRAE": "A map of whole sequences: one point for each, from which the sequence can be made again.",
+    "STCN": "Long sequences, trained at all frames at once; a filter that is its own smoother.",
     "GPVAE": "Latent vectors that move smoothly by assumption: missing pixels and frames filled in, with their doubt.",
 }
 # Names that are no acronym with a variant.

@@ -14,7 +14,7 @@ from dvae_lib.architecture.rows import columns, levels, ordered_rows
 from dvae_lib.graphs.marks import ARROW
 from dvae_lib.graphs.patches import SOLID, Shape, add_arrow, add_outline, cubic_path
 from dvae_lib.models.base import DVAE
-from dvae_lib.networks import GatedTransition, GaussianHead, LocallyLinear, ObservationHead
+from dvae_lib.networks import GatedTransition, GaussianHead, LocallyLinear, Memory, ObservationHead
 from dvae_lib.plotting import CARD, COLOURS
 
 __all__ = ["draw_architecture"]
@@ -127,6 +127,9 @@ class _Drawing:
             return ["gated"]
         if isinstance(part, LocallyLinear):
             return ["locally", "linear →"]
+        if isinstance(part, Memory):
+            words = {"CausalAttention": ["attention →"], "LinearRecurrence": ["linear", "recurrence →"]}
+            return words.get(type(part).__name__, [f"{type(part).__name__} →"])
         if isinstance(part, GaussianHead | ObservationHead):
             return ["output layer"]
         if is_matrices(part):

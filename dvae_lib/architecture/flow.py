@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from dvae_lib.models.base import DVAE
-from dvae_lib.networks import LocallyLinear
+from dvae_lib.networks import LocallyLinear, Memory
 
 __all__ = [
     "FRAMES",
@@ -150,8 +150,8 @@ def is_matrices(part: nn.Module) -> bool:
 
 
 def is_recurrent(part: nn.Module) -> bool:
-    """Whether a part carries a state from frame to frame."""
-    return any(isinstance(m, nn.RNNBase | LocallyLinear) for m in part.modules())
+    """Whether a part carries a state, or a memory of another kind, from frame to frame."""
+    return any(isinstance(m, nn.RNNBase | LocallyLinear | Memory) for m in part.modules())
 
 
 def _data(model: DVAE) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from torch import nn
 
 from dvae_lib.architecture.flow import FRAMES, HERE, Process, Term, is_matrices, is_recurrent, parts_of
 from dvae_lib.models.base import DVAE
-from dvae_lib.networks import GatedTransition, GaussianHead, LocallyLinear, ObservationHead
+from dvae_lib.networks import GatedTransition, GaussianHead, InternalState, LocallyLinear, Memory, ObservationHead
 
 __all__ = ["Notation", "layers", "sizes_of"]
 
@@ -70,6 +70,10 @@ class Notation:
                 others = set(graph.pred[name, t]) - {(name, last)}
                 if others == parents or self._without_sums(others) == parents:
                     return name, t
+            # A memory that looks at its past inputs directly: they are the node's parents.
+            direct = time == t and self.graph.nodes[name, time]["kind"] == "deterministic"
+            if direct and isinstance(self.parts[term.name], Memory) and parents <= set(self.graph.pred[name, t]):
+                return name, t
         return "", t
 
     def _without_sums(self, nodes: set[Any]) -> set[Any]:
@@ -126,6 +130,8 @@ class Notation:
             return f"mixture of {len(part.A)} linear transitions, driven by {inside}"
         if isinstance(part, GaussianHead | ObservationHead):
             return f"output layer on {inside}"
+        if isinstance(part, Memory) and not isinstance(part, InternalState):
+            return f"{type(part).__name__}({inside}, {part.out_dim})"
         if is_matrices(part):
             return "matrices " + ", ".join(name for name, _ in part.named_parameters())
         for layer in part.modules():
@@ -158,6 +164,8 @@ def sizes_of(part: nn.Module) -> tuple[int, int]:
         return part.linear.in_features, 2 * part.linear.out_features
     if isinstance(part, LocallyLinear):
         return part.u_dim + part.w_dim, part.out_dim
+    if isinstance(part, Memory):
+        return part.in_dim or 1, part.out_dim
     if is_matrices(part):
         return 0, sum(p.numel() for p in part.parameters())
     layers = [m for m in part.modules() if isinstance(m, nn.Linear | nn.RNNBase)]

@@ -250,10 +250,10 @@ class Structure:
     def _check_acyclic(self, process: Process) -> None:
         # A cycle may have to run forward and back before it closes: leave it room.
         graph = self.developed(self.interior()[0], process)
-        try:
-            cycle = nx.find_cycle(graph)
-        except nx.NetworkXNoCycle:
+        # Linear in the graph; the search for a cycle to show is not, where there is none.
+        if nx.is_directed_acyclic_graph(graph):
             return
+        cycle = nx.find_cycle(graph)
         shown = " <- ".join(node_label(node) for node in (*(edge[1] for edge in reversed(cycle)), cycle[-1][1]))
         (parent, _), (child, _) = cycle[0]
         statement = self.statements(process)[child]

@@ -19,6 +19,7 @@ from dvae_lib.models.rnn import GRNN, RNN
 from dvae_lib.models.rssm import RSSM
 from dvae_lib.models.rvae import RVAE
 from dvae_lib.models.srnn import SRNN
+from dvae_lib.models.stcn import STCN
 from dvae_lib.models.storn import STORN
 from dvae_lib.models.svae import SVAE
 from dvae_lib.models.svg import SVG
@@ -49,6 +50,7 @@ __all__ = [
     "RSSM",
     "RVAE",
     "SRNN",
+    "STCN",
     "STORN",
     "SVAE",
     "SVG",
