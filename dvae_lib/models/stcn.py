@@ -16,7 +16,7 @@ from dvae_lib.graphs import DependencySpec
 from dvae_lib.models.base import DVAE, Context, Draws, Given, Inferred, Past, State, Values
 from dvae_lib.models.registry import register
 from dvae_lib.networks import MLP, GaussianHead, Memory, ObservationHead, append_input, make_memory, shift
-from dvae_lib.objectives import Generated
+from dvae_lib.objectives import Generated, Latent
 
 __all__ = ["STCN"]
 
@@ -202,7 +202,7 @@ class STCN(DVAE):
     def _infer(self, x: Tensor, u: Tensor | None, lengths: Tensor | None, draws: Draws) -> Inferred:
         """Level by level, each for all frames at once."""
         context = self._context(x, u, lengths, draws, Past())
-        latents = {}
+        latents: dict[str, Latent] = {}
         for name in self.levels:
             above = self._above(name, {k: latent.sample for k, latent in latents.items()}, x)
             latents[name] = draws(name, self._propose(name, context.frames, {"above": above}))

@@ -63,7 +63,8 @@ class Stack(Memory):
     ) -> tuple[Float[Tensor, "batch time h_dim"], dict[str, Tensor]]:
         """All outputs, and the state after the last frame; see `Memory`."""
         state = self.initial_state(len(u)) if state is None else state
-        a, after = self.enter(u), {}
+        a = self.enter(u)
+        after: dict[str, Tensor] = {}
         for i, (norm, mix, frame) in enumerate(zip(self.norms, self._mixers, self.frames, strict=True), 1):
             mixed, own = mix(norm(a), {name: state[f"{name}{i}"] for name in mix.state_names})
             after |= {f"{name}{i}": value for name, value in own.items()}
