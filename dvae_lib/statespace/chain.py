@@ -533,9 +533,8 @@ class GaussianChain(Distribution):
         F, b, D, h, J = wide(chain._F, chain._b, chain._D, h, J)
         V = layout.unflat(information_ahead(layout.flat(F), layout.flat(D), layout.flat(J), self.method))
         F, b, D, log_z = forms.times_potentials(F, b, D, h, J, V, self.method)
-        dtype = self._b.dtype
-        result = self._build(F, b, D, layout, chain._own, self.method, dtype)
-        return ChainPosterior(result, chain._per_frame(log_z).sum(-1).to(dtype))
+        result = self._build(F, b, D, layout, chain._own, self.method, self._b.dtype)
+        return ChainPosterior(result, chain._per_frame(log_z).sum(-1).to(self._b.dtype))
 
     def reversed(self) -> GaussianChain:
         """The same Gaussian as a chain in the other direction; its samples from given noise are others."""
