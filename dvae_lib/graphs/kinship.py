@@ -9,13 +9,13 @@ from dvae_lib.graphs.language import Process
 from dvae_lib.graphs.ranges import Node
 from dvae_lib.graphs.spec import DependencySpec
 
-__all__ = ["Arrow", "arrows", "arrows_that_differ", "nearest"]
+__all__ = ["Dependence", "arrows", "arrows_that_differ", "nearest"]
 
 # Read off far from both ends, at frame t of T: by how many frames the parent is later than the child.
 _WHEN = {-1: "_{t-1}", 0: "_t", 1: "_{t+1}"}
 
 
-class Arrow(NamedTuple):
+class Dependence(NamedTuple):
     """An arrow of a compact graph, by the roles of its ends; the names of variables do not count.
 
     Attributes:
@@ -30,7 +30,7 @@ class Arrow(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def arrows(spec: DependencySpec) -> frozenset[Arrow]:
+def arrows(spec: DependencySpec) -> frozenset[Dependence]:
     """The kinds of arrows that a model has, in generation and inference, at an interior frame.
 
     All latent variables of a frame play one role, whatever they are called, and so do those of a sequence. An arrow
@@ -46,7 +46,7 @@ def arrows(spec: DependencySpec) -> frozenset[Arrow]:
     return frozenset(arrow for process in processes for arrow in _of_process(spec.undriven(), process))
 
 
-def _of_process(spec: DependencySpec, process: Process) -> set[Arrow]:
+def _of_process(spec: DependencySpec, process: Process) -> set[Dependence]:
     num_steps, t = spec.interior()
     graph = spec.unroll(num_steps, process, "compact")
     kinds = nx.get_node_attributes(graph, "kind")
@@ -63,14 +63,14 @@ def _of_process(spec: DependencySpec, process: Process) -> set[Arrow]:
         return _WHEN.get(later) or ("_{1:t-2}" if later < 0 else "_{t+2:T}")
 
     return {
-        Arrow(process, role(parent) + index(parent, child), role(child) + ("" if child[1] is None else "_t"))
+        Dependence(process, role(parent) + index(parent, child), role(child) + ("" if child[1] is None else "_t"))
         for child in graph
         if child[1] in (t, None)
         for parent in graph.pred[child]
     }
 
 
-def arrows_that_differ(one: DependencySpec, other: DependencySpec) -> frozenset[Arrow]:
+def arrows_that_differ(one: DependencySpec, other: DependencySpec) -> frozenset[Dependence]:
     """The arrows that exactly one of two models has; their number is a distance between the two.
 
     The number is zero for models that differ in names, networks and families only, it is the same either way, and the

@@ -6,20 +6,20 @@ import pytest
 import review_specs as review
 
 from dvae_lib import MODELS, DependencySpec
-from dvae_lib.graphs.kinship import Arrow, arrows, arrows_that_differ, nearest
+from dvae_lib.graphs.kinship import Dependence, arrows, arrows_that_differ, nearest
 
 CHAIN = DependencySpec("z_t ~ z_{t-1}\nx_t ~ z_t", "z_t ~ z_{t-1}, x_{t:T}")
 REGISTERED = {name: entry.cls.spec for name, entry in MODELS.items()}
 
 
 def generated(*pairs):
-    return {Arrow("generation", *pair) for pair in pairs}
+    return {Dependence("generation", *pair) for pair in pairs}
 
 
 def test_arrows_of_a_model_by_hand():
     assert arrows(review.VRAE) >= generated(("v", "x_t"), ("x_{t-1}", "x_t"), ("x_{1:t-2}", "x_t"))
     assert arrows(CHAIN) == generated(("z_{t-1}", "z_t"), ("z_t", "x_t")) | {
-        Arrow("inference", parent, "z_t") for parent in ("z_{t-1}", "x_t", "x_{t+1}", "x_{t+2:T}")
+        Dependence("inference", parent, "z_t") for parent in ("z_{t-1}", "x_t", "x_{t+1}", "x_{t+2:T}")
     }
 
 
@@ -33,7 +33,7 @@ def test_one_arrow_more_is_one_arrow_apart():
     predictive = DependencySpec("z_t ~ z_{t-1}\nx_t ~ z_t, x_{t-1}", CHAIN.inference)
     assert arrows_that_differ(CHAIN, predictive) == generated(("x_{t-1}", "x_t"))
     whole = DependencySpec("v ~\nx_t ~ v", "v ~ x_{1:T}")
-    assert Arrow("inference", "x_{1:T}", "v") in arrows_that_differ(CHAIN, whole)
+    assert Dependence("inference", "x_{1:T}", "v") in arrows_that_differ(CHAIN, whole)
 
 
 def test_it_is_a_distance():
