@@ -13,6 +13,7 @@ from dvae_lib.architecture import (
     data_flow,
     draw_architecture,
     layers,
+    show_architecture,
     to_markdown,
 )
 
@@ -185,3 +186,13 @@ def test_networks_are_compared_with_what_is_published():
     for wrong in ({"e_z": "64, Tanh"}, {"e_backward": 64}, {"e_z": 128}, {"nothing": 1}):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))}: expected"):
             check_networks(model, **wrong)
+
+
+def test_a_model_is_shown_and_handed_on(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda *what: shown.extend(what))
+    model = build_model("vae", x_dim=4, z_dim=2)
+    assert show_architecture(model) is model
+    drawing, table = shown
+    assert drawing.axes
+    assert table.data == to_markdown(architecture(model))
