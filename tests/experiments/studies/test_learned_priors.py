@@ -191,11 +191,13 @@ def test_the_command_runs_every_case(monkeypatch, chords, tmp_path):
     assert len(ResultFile(tmp_path / "learned_prior.json", KEY).records) == 5
 
 
-@pytest.mark.parametrize(("case", "name"), [(case, KEPT[case]) for case in ("random", "elastic")])
+@pytest.mark.parametrize(("case", "name"), KEPT.items())
 def test_the_models_that_are_here_are_those_of_the_study(case, name):
-    kept, protocol = DVAE.from_pretrained(name), BounceProtocol()
+    kept = DVAE.from_pretrained(name)
+    protocol = BounceProtocol() if case in BOUNCES else FragmentProtocol()
+    config = protocol.config(0) if case in BOUNCES else protocol.config(*FRAGMENTS[case], seed=0)
     assert kept.metadata["case"] == case
-    assert kept.metadata["training"] == protocol.config(0).to_dict()
+    assert kept.metadata["training"] == config.to_dict()
     torch.manual_seed(0)
     assert {k: v.shape for k, v in kept.state_dict().items()} == {
         k: v.shape for k, v in protocol.build().state_dict().items()
