@@ -12,7 +12,6 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 from torch.distributions import Distribution
 
-from dvae_lib.models.draws import split_state
 from dvae_lib.models.filtering import Filter
 
 __all__ = ["Plan", "Planner", "cross_entropy_method", "imagined_return"]
@@ -128,10 +127,8 @@ def imagined_return(
         raise ValueError(
             f"expected actions of size {model.u_dim} for {belief.batch_size} sequences; got {tuple(actions.shape)}"
         )
-    picked = torch.multinomial(belief.weights.exp().T, candidates, replacement=True, generator=generator)
-    rows = (picked * batch + torch.arange(batch, device=picked.device)[:, None]).flatten()
-    state, _, x = split_state({name: value[rows] for name, value in belief.state.items()})
-    total = x.new_zeros(len(rows))
+    state, x = belief.draw(candidates, generator)
+    total = x.new_zeros(len(x))
     for t in range(horizon):
         out = model.step(state, x, actions[:, :, t].flatten(0, 1), generator=generator)
         state, x = out.state, out.observation.mean

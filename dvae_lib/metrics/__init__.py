@@ -1,6 +1,7 @@
 """How close a resynthesised signal is to its original: the measures of the review's Section 13.2.4.
 
-For speech waveforms: SI-SDR, PESQ (narrow- and wide-band) and ESTOI. For human motion: MPJPE.
+For speech waveforms: SI-SDR, PESQ (narrow- and wide-band) and ESTOI. For human motion: MPJPE. Of forecasts that
+are distributions: CRPS and the coverage of intervals.
 `speech_metrics` scores lists of files or arrays in parallel processes and gives a `ScoreTable`.
 
 A measure that does not exist for a signal (PESQ of silence, say) raises `UndefinedScoreError` when a
@@ -8,6 +9,7 @@ function is called for one pair; in a table it is NaN, with its reason in ``Scor
 be compared at all (different lengths, NaN samples, another sample rate) is an error everywhere.
 """
 
+from dvae_lib.metrics.forecasts import coverage, crps
 from dvae_lib.metrics.motion import mpjpe
 from dvae_lib.metrics.registry import METRICS, Metric, metrics_of, register_metric
 from dvae_lib.metrics.scoring import speech_metrics
@@ -29,6 +31,8 @@ __all__ = [
     "ScoreTable",
     "Summary",
     "UndefinedScoreError",
+    "coverage",
+    "crps",
     "estoi",
     "metrics_of",
     "mpjpe",

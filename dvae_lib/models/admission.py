@@ -93,6 +93,19 @@ class Admission(Reading):
         blanked = None if u is None else torch.where(inside[..., None], u, zero)
         return torch.where(inside[..., None], x, zero), blanked, lengths
 
+    def _check_inputs(self, u: Tensor | None, batch_size: int, num_steps: int, start: int = 0) -> None:
+        """Refuse inputs of new frames, and of a prefix before them, that the model cannot be run on."""
+        wanted = (batch_size, start + num_steps, self.u_dim) if self.u_dim else None
+        if u is not None:
+            check_tensor(u, "u")
+        got = None if u is None else tuple(u.shape)
+        if wanted != got:
+            frames = f"{start} frames of the prefix and {num_steps} new ones" if start else f"{num_steps} new frames"
+            raise ValueError(f"expected {f'u of shape {wanted}' if wanted else 'no u'}, for {frames}; got {got}")
+        if u is not None:
+            extremes = check_sequences(u, "u", self.u_dim, next(self.parameters()))
+            warn_of_raw_data(u, "u", extremes, self, "input_standardizer")
+
     @property
     def _support(self) -> Support:
         return support_of(self.observation)

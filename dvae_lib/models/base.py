@@ -355,16 +355,7 @@ class DVAE(Imputing):
                 check_observed(seen, None, apart=self._entries_apart)
                 prefix = torch.where(seen, prefix, neutral_of(self.observation))
             batch_size, start = prefix.shape[:2]
-        wanted = (batch_size, start + num_steps, self.u_dim) if self.u_dim else None
-        if u is not None:
-            check_tensor(u, "u")
-        got = None if u is None else tuple(u.shape)
-        if wanted != got:
-            frames = f"{start} frames of the prefix and {num_steps} new ones" if start else f"{num_steps} new frames"
-            raise ValueError(f"expected {f'u of shape {wanted}' if wanted else 'no u'}, for {frames}; got {got}")
-        if u is not None:
-            extremes = check_sequences(u, "u", self.u_dim, parameter)
-            warn_of_raw_data(u, "u", extremes, self, "input_standardizer")
+        self._check_inputs(u, batch_size, num_steps, start)
         inferred: dict[str, Tensor] = {}
         if prefix is not None:
             before = None if u is None else u[:, :start]

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 from torch.distributions import Distribution
 
-from dvae_lib.models.draws import Draws, Given, Past, sample, split_state
+from dvae_lib.models.draws import Draws, Given, Past, State, sample, split_state
 from dvae_lib.objectives.importance import effective_sample_size
 from dvae_lib.objectives.missing import Observed
 from dvae_lib.objectives.particles import check_threshold, surviving_rows
@@ -141,6 +141,50 @@ class Filter:
         size = effective_sample_size(self.weights)
         self._resample(proposal.state, size)
         return FilterOutput(latents, prediction, -evidence, size)
+
+    @torch.no_grad()
+    def forecast(
+        self,
+        num_steps: int,
+        u: Float[Tensor, "batch time u_dim"] | None = None,
+        *,
+        num_samples: int = 100,
+        generator: Generator | None = None,
+    ) -> Float[Tensor, "samples batch time x_dim"]:
+        r"""Futures of what was seen: samples of :math:`p(\mathbf{x}_{t+1:t+H} | \mathbf{x}_{1:t})`.
+
+        Each starts from a particle, picked by its weight, and draws its own latents and frames; so the frames of one
+        sample belong together. The filter stays as it was, and may go on.
+
+        Arguments:
+            num_steps: Number H of frames.
+            u: Their inputs, for a driven model.
+            num_samples: Number of futures of each sequence. More than there are particles helps little.
+            generator: Source of randomness; by default the filter's.
+
+        Raises:
+            ValueError, TypeError: Numbers below 1; inputs of another shape, dtype or device, or not finite.
+        """
+        check_counts(num_steps=num_steps, num_samples=num_samples)
+        self.model._check_inputs(u, self.batch_size, num_steps)
+        generator = self.generator if generator is None else generator
+        state, x = self.draw(num_samples, generator)
+        frames = []
+        for t in range(num_steps):
+            u_t = None if u is None else u[:, t].repeat_interleave(num_samples, 0)
+            observation, state = self.model._filter_step(state, x, u_t, Given({}, generator))
+            frames.append(sample(observation, generator))
+            x = self.model.read(frames[-1])
+        return torch.stack(frames, 1).unflatten(0, (self.batch_size, num_samples)).transpose(0, 1)
+
+    def draw(self, count: int, generator: Generator | None = None) -> tuple[State, Tensor]:
+        """States of particles and the frames that they look back on, picked by weight: B * count rows, each sequence's
+        together.
+        """
+        picked = torch.multinomial(self.weights.exp().T, count, replacement=True, generator=generator)
+        rows = (picked * self.batch_size + torch.arange(self.batch_size, device=picked.device)[:, None]).flatten()
+        state, _, x = split_state({name: value[rows] for name, value in self.state.items()})
+        return state, x
 
     def _prediction(self, u_k: Tensor | None) -> Moments:
         """What is expected of the next frame: the particles' observation models, at latents drawn from the priors."""

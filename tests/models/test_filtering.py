@@ -71,6 +71,30 @@ class TestLinearGaussian:
         assert abs(ratio.mean() - 1) < 4 * ratio.std() / math.sqrt(3000)
         assert estimates.mean() < log_likelihood(ssm, x)
 
+    def test_a_forecast_is_that_of_the_kalman_filter(self):
+        model, ssm = linear_dkf()
+        x, n, steps = model.generate(12, 3, generator=seeded()).x, 4000, 5
+        watch = model.filter(3, num_particles=n, generator=seeded(1))
+        for x_t in x.unbind(1):
+            watch.update(x_t)
+        futures = watch.forecast(steps, num_samples=n)
+        exact = kalman_filter(ssm, x)
+        mean, covariance = exact.mean[:, -1], exact.covariance[:, -1]
+        centred, spreads, covariances = [], [], []
+        for t in range(steps):
+            mean, covariance = mean @ ssm.A.T, ssm.A @ covariance @ ssm.A.mT + ssm.Lambda
+            covariances.append(covariance)
+            spreads.append((ssm.C @ covariance @ ssm.C.mT + ssm.Sigma).diagonal(dim1=-2, dim2=-1).sqrt())
+            centred.append((futures[:, :, t] - mean @ ssm.C.T) / spreads[-1])
+            assert centred[-1].mean(0).abs().max() < 0.1
+            torch.testing.assert_close(centred[-1].std(0), torch.ones_like(spreads[-1]), rtol=0.08, atol=0)
+        # The frames of one future belong together.
+        shared = (ssm.C @ covariances[1] @ ssm.A.mT @ ssm.C.mT).diagonal(dim1=-2, dim2=-1)
+        correlation = shared / (spreads[1] * spreads[2])
+        torch.testing.assert_close((centred[1] * centred[2]).mean(0), correlation, rtol=0, atol=0.06)
+        assert correlation.abs().min() > 0.2
+        assert watch.num_frames == 12
+
     def test_an_odd_frame_scores_high(self):
         model, _ = linear_dkf()
         x = model.generate(20, 1, generator=seeded()).x

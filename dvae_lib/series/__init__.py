@@ -1,0 +1,9 @@
+"""A trained model at work on series in the units of the data: forecasts, gaps filled in, scores, codes.
+
+Arrays come in and go out as arrays, DataFrames as DataFrames with their times and columns.
+"""
+
+from dvae_lib.series.tables import Table, following_index
+from dvae_lib.series.trained import Encoded, Forecast, TrainedModel
+
+__all__ = ["Encoded", "Forecast", "Table", "TrainedModel", "following_index"]

@@ -1,0 +1,349 @@
+"""A trained model and the units of its data."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+
+from dvae_lib.arrays import as_tensor
+from dvae_lib.data.sequences import SequenceDataset
+from dvae_lib.devices import on_the_host
+from dvae_lib.models import DVAE
+from dvae_lib.objectives.terms import check_counts
+from dvae_lib.series.tables import Table, array, following_index, like, named
+
+__all__ = ["Encoded", "Forecast", "TrainedModel"]
+
+QUANTILES = (0.05, 0.5, 0.95)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a model says of values that were not seen, in the units of the data.
+
+    Attributes:
+        mean: Their mean, (T, D).
+        quantiles: Each of the quantiles asked for, (T, D), by its level; of every value by itself.
+        samples: Whole courses, (K, T, D): frames of one sample belong together.
+    """
+
+    mean: Table
+    quantiles: dict[float, Table]
+    samples: NDArray[Any]
+
+
+class Encoded(NamedTuple):
+    """Posteriors of a series' latent variables, by name: (T, L), or (L,) for one of the whole sequence."""
+
+    mean: dict[str, Table]
+    deviation: dict[str, Table]
+
+
+class TrainedModel:
+    r"""A trained model on series in the units of their data: `forecast`, `impute`, `score` and `encode`.
+
+    The standardisation that the model was trained with is done on the way in and undone on the way out. A series is an
+    array of shape (T, x_dim) or a DataFrame; results come as what was given, of a DataFrame with its columns and times.
+
+    Arguments:
+        model: A trained `DVAE`, of which `fit` has noted the standardisation. It is put into evaluation mode.
+
+    Example:
+        >>> from dvae_lib import SRNN
+        >>> trained = TrainedModel(SRNN(x_dim=2, z_dim=1, h_dim=4, g_dim=4))
+        >>> found = trained.forecast(np.zeros((20, 2)), steps=5, quantiles=(0.1, 0.9), num_samples=50)
+        >>> found.mean.shape, sorted(found.quantiles), found.samples.shape
+        ((5, 2), [0.1, 0.9], (50, 5, 2))
+        >>> trained.score(np.zeros((20, 2))).shape
+        (20,)
+    """
+
+    def __init__(self, model: DVAE) -> None:
+        if not isinstance(model, DVAE):
+            raise TypeError(
+                f"expected a DVAE; got {type(model).__name__}. TrainedModel.from_pretrained takes a folder of weights"
+            )
+        self.model = model.eval()
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "TrainedModel":
+        """The model in a folder that `fit` or `save_pretrained` wrote; see `DVAE.from_pretrained` for errors."""
+        return cls(DVAE.from_pretrained(folder))
+
+    # ---------------------------------------------------------------- what is asked
+
+    @torch.no_grad()
+    @on_the_host()
+    def forecast(
+        self,
+        x: Table,
+        steps: int,
+        *,
+        inputs: Table | None = None,
+        quantiles: Sequence[float] = QUANTILES,
+        num_samples: int = 1000,
+        missing: bool = False,
+        seed: int = 0,
+    ) -> Forecast:
+        r"""What comes next: :math:`p(\mathbf{x}_{T+1:T+H} | \mathbf{x}_{1:T})`, as mean, quantiles and samples.
+
+        A particle filter runs over the series; each of its particles draws a future. So both the state at the end and
+        what follows are uncertain, and the weights correct what the inference model misses. A model that cannot filter
+        (not causal, or without a proposal per frame) draws the latents of the past from its inference model instead,
+        uncorrected.
+
+        Arguments:
+            x: The series so far. Of a long one its end is enough.
+            steps: Number H of frames to come.
+            inputs: For a driven model, its inputs over the past and the future, (T + H, u_dim). Other future inputs are
+                an intervention: what would come if.
+            quantiles: Levels between 0 and 1.
+            num_samples: Number of particles, and of futures.
+            missing: Whether NaN in x stands for a missing value; otherwise it is refused.
+            seed: Of the samples; the same seed gives the same forecast.
+
+        Raises:
+            ValueError: Numbers below 1, levels outside (0, 1), inputs that do not reach from the first frame to the
+                last of the future, a series that the model does not fit, times of a DataFrame without a rhythm.
+            TypeError: What is no array of numbers.
+        """
+        check_counts(steps=steps, num_samples=num_samples)
+        index = following_index(x.index, steps) if hasattr(x, "iloc") else None
+        past, u, observed = self._taken(x, inputs, missing, steps)
+        generator = self._generator(seed)
+        if self.model.has_proposal and self.model.is_causal:
+            before, after = (None, None) if u is None else (u[:, : len(x)], u[:, len(x) :])
+            watch = self._filtered(past, before, observed, num_samples, generator)
+            samples = watch.forecast(steps, after, num_samples=num_samples)[:, 0]
+        else:
+            many = {
+                "prefix": past.expand(num_samples, -1, -1),
+                "u": None if u is None else u.expand(num_samples, -1, -1),
+            }
+            many |= {} if observed is None else {"observed": observed.expand(num_samples, -1, -1)}
+            samples = self.model.generate(steps, generator=generator, **many).x
+        return self._summary(x, samples, quantiles, index)
+
+    @torch.no_grad()
+    @on_the_host()
+    def impute(
+        self,
+        x: Table,
+        observed: Table | None = None,
+        *,
+        inputs: Table | None = None,
+        quantiles: Sequence[float] = QUANTILES,
+        num_samples: int = 200,
+        weighted: bool = False,
+        seed: int = 0,
+    ) -> Forecast:
+        r"""What was missed: :math:`p(\mathbf{x}_m | \mathbf{x}_o)`, looking back and ahead. See `DVAE.impute`.
+
+        Arguments:
+            x: The series; NaN where a value is missing.
+            observed: In place of NaN: what was observed, (T,) or (T, x_dim), boolean.
+            inputs: The inputs of a driven model, (T, u_dim); they have no gaps.
+            quantiles: Levels between 0 and 1.
+            num_samples: Number of samples.
+            weighted: Weight the samples by their importance.
+            seed: Of the samples.
+
+        Returns:
+            The whole series: what was observed as it was, in mean, quantiles and samples.
+
+        Raises:
+            ValueError, TypeError: See `forecast` and `DVAE.impute`.
+        """
+        mask = None if observed is None else as_tensor(observed, "observed")
+        if mask is not None and mask.dtype != torch.bool:
+            raise TypeError(f"observed must be boolean; got {mask.dtype}")
+        values = as_tensor(x, "x")
+        if mask is not None:
+            if mask.shape not in (values.shape, values.shape[:1]):
+                raise ValueError(
+                    f"observed must have shape {tuple(values.shape[:1])} or {tuple(values.shape)}, as x has; got "
+                    f"{tuple(mask.shape)}"
+                )
+            seen = mask if mask.ndim == values.ndim else mask[:, None]
+            values = torch.where(seen, values.double(), torch.nan)
+        series, u, gaps = self._taken(values, inputs, missing=True)
+        seen = torch.ones_like(series, dtype=torch.bool) if gaps is None else gaps
+        options = {"num_samples": num_samples, "weighted": weighted, "generator": self._generator(seed)}
+        filled = self.model.impute(series, seen, u, **options)
+        found = self._summary(x, filled.samples[:, 0], quantiles, None, self._in_units(filled.mean[0]))
+        return _with_what_was_seen(found, values, seen[0].cpu())
+
+    @torch.no_grad()
+    @on_the_host()
+    def score(
+        self,
+        x: Table,
+        *,
+        inputs: Table | None = None,
+        num_particles: int = 200,
+        missing: bool = False,
+        seed: int = 0,
+    ) -> Table:
+        r"""How expected each frame was: :math:`\log p(\mathbf{x}_t | \mathbf{x}_{1:t-1})`, in nats, (T,).
+
+        By a particle filter, of the density in the units of the data; the sum over the frames is an estimate of the
+        series' log-likelihood, with an unbiased exponential. An odd frame scores low: compare with `threshold`. Of a
+        frame of which nothing was observed the score is zero.
+
+        Arguments:
+            x: The series.
+            inputs: The inputs of a driven model, (T, u_dim).
+            num_particles: Number of particles; with more, scores of odd frames are more exact.
+            missing: Whether NaN stands for a missing value.
+            seed: Of the particles.
+
+        Raises:
+            NotImplementedError: Of a model that cannot filter; `DVAE.importance_weighted_bound` scores whole series.
+            ValueError, TypeError: See `forecast`.
+        """
+        check_counts(num_particles=num_particles)
+        series, u, observed = self._taken(x, inputs, missing)
+        if not (self.model.has_proposal and self.model.is_causal):
+            raise NotImplementedError(
+                f"{type(self.model).__name__} cannot score frame by frame: its generation must be causal, with a "
+                "proposal per frame. importance_weighted_bound scores whole series"
+            )
+        scores: list[Tensor] = []
+        self._filtered(series, u, observed, num_particles, self._generator(seed), scores)
+        found = torch.stack(scores)
+        if observed is not None:  # but for rounding it is zero there already
+            found = torch.where(observed[0].any(1), found, 0.0)
+        if self.model.standardizer is not None:  # the density of x, not of the standardised x
+            logs = self.model.standardizer.scale.log().to(found)
+            found = found - (logs if observed is None else observed[0] * logs).expand(len(found), -1).sum(1)
+        return named(x, found, "log_density")
+
+    def threshold(self, series: Sequence[Table], *, false_alarms: float = 0.01, **options: Any) -> float:
+        """The score below which a frame is called odd, so that a given share of ordinary frames is.
+
+        Arguments:
+            series: Ordinary ones, that the model was not trained on: the validation part.
+            false_alarms: That share, between 0 and 1.
+            options: Of `score`; ``inputs`` as a list, one for each series.
+
+        Raises:
+            ValueError: No series, or a share outside (0, 1).
+        """
+        if not 0 < false_alarms < 1:
+            raise ValueError(f"false_alarms is a share between 0 and 1; got {false_alarms}")
+        if len(series) == 0:
+            raise ValueError("a threshold is learned from ordinary series, and there is none")
+        inputs = options.pop("inputs", None) or [None] * len(series)
+        scores = [np.asarray(self.score(x, inputs=u, **options)) for x, u in zip(series, inputs, strict=True)]
+        return float(np.quantile(np.concatenate(scores), false_alarms))
+
+    @torch.no_grad()
+    @on_the_host()
+    def encode(self, x: Table, *, inputs: Table | None = None, missing: bool = False) -> Encoded:
+        r"""The latents that the inference model reads in a series: mean and deviation of their posteriors.
+
+        Where a posterior depends on the latents before, it is taken at their means.
+
+        Arguments:
+            x: The series.
+            inputs: The inputs of a driven model, (T, u_dim).
+            missing: Whether NaN stands for a missing value.
+
+        Raises:
+            ValueError, TypeError: See `forecast`.
+        """
+        series, u, observed = self._taken(x, inputs, missing)
+        latents = self.model.inference(series, u, observed=observed, draw="mean")
+        mean, deviation = {}, {}
+        for name, latent in latents.items():
+            both = (latent.posterior.mean[0], latent.posterior.stddev[0])
+            framewise = self.model.spec.is_framewise(name)
+            mean[name], deviation[name] = (named(x, v, name) if framewise else array(v) for v in both)
+        return Encoded(mean, deviation)
+
+    # ---------------------------------------------------------------- units, and the filter
+
+    def _taken(
+        self, x: Table, inputs: Table | None, missing: bool, ahead: int = 0
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """A series as the model reads it, (1, T, D): standardised, with its inputs and what was observed of it."""
+        model, parameter = self.model, next(self.model.parameters())
+        if missing and bool(as_tensor(x, "x", masked="nan").isnan().all()):
+            raise ValueError("x holds no value that was observed: every one is NaN")
+        data = SequenceDataset(
+            [x], names=["x"], standardizer=model.standardizer, missing=missing, dtype=parameter.dtype
+        )
+        if data.x_dim != model.x_dim:
+            raise ValueError(f"the model was trained on {model.x_dim} columns; got {data.x_dim}")
+        series, u = data[0][None].to(parameter.device), None
+        if (inputs is None) != (model.u_dim == 0):
+            wanted = (
+                "takes no inputs" if inputs is not None else f"is driven by {model.u_dim} inputs a frame: inputs=..."
+            )
+            raise ValueError(f"the model {wanted}")
+        if inputs is not None:
+            drive = SequenceDataset(
+                [inputs], names=["inputs"], standardizer=model.input_standardizer, dtype=parameter.dtype
+            )
+            frames = f"{series.shape[1]} frames of the past and {ahead} to come" if ahead else "as many as x has"
+            if (len(drive[0]), drive.x_dim) != (series.shape[1] + ahead, model.u_dim):
+                raise ValueError(
+                    f"inputs must have shape {(series.shape[1] + ahead, model.u_dim)}, for {frames}; got "
+                    f"{tuple(drive[0].shape)}"
+                )
+            u = drive[0][None].to(parameter.device)
+        observed = ~series.isnan() if missing and bool(series.isnan().any()) else None
+        return series, u, observed
+
+    def _filtered(
+        self,
+        x: Tensor,
+        u: Tensor | None,
+        observed: Tensor | None,
+        num_particles: int,
+        generator: Generator,
+        scores: list[Tensor] | None = None,
+    ) -> Any:
+        """The filter after a series; the log-densities of its frames go into `scores`."""
+        watch = self.model.filter(num_particles=num_particles, generator=generator)
+        for t in range(x.shape[1]):
+            seen = None if observed is None else observed[:, t]
+            output = watch.update(x[:, t], None if u is None else u[:, t], observed=seen)
+            if scores is not None:
+                scores.append(-output.score[0])
+        return watch
+
+    def _in_units(self, values: Tensor) -> Tensor:
+        standardizer = self.model.standardizer
+        return values.double() if standardizer is None else standardizer.inverse(values.double())
+
+    def _summary(
+        self, given: Table, samples: Tensor, quantiles: Sequence[float], index: Any, mean: Tensor | None = None
+    ) -> Forecast:
+        levels = [float(level) for level in quantiles]
+        if not all(0 < level < 1 for level in levels):
+            raise ValueError(f"quantiles lie between 0 and 1; got {tuple(quantiles)}")
+        samples = self._in_units(samples)
+        found: Mapping[float, Tensor] = {level: samples.quantile(level, 0) for level in levels}
+        tables = {level: like(given, value, index) for level, value in found.items()}
+        return Forecast(like(given, samples.mean(0) if mean is None else mean, index), tables, array(samples))
+
+    def _generator(self, seed: int) -> Generator:
+        return Generator(next(self.model.parameters()).device).manual_seed(seed)
+
+
+def _with_what_was_seen(found: Forecast, x: Tensor, seen: Tensor) -> Forecast:
+    """What was observed as it was handed in, to the last digit: not as standardising and back leaves it."""
+    values, mask = x.numpy(), seen.numpy()
+    for table in (found.mean, *found.quantiles.values()):
+        if hasattr(table, "iloc"):
+            table[:] = np.where(mask, values, table.to_numpy())
+        else:
+            table[mask] = values[mask]
+    found.samples[:, mask] = values[mask]
+    return found
