@@ -1,6 +1,8 @@
-"""The command line: ``dvae data``, ``train``, ``evaluate``, ``enhance``, ``benchmark``, ``report``, ``info``."""
+"""The command line: ``dvae data``, ``train``, ``evaluate``, ``forecast``, ``impute``, ``score``, ``enhance``,
+``benchmark``, ``report``, ``info``.
+"""
 
-from dvae_lib.cli import data, enhance, evaluate, experiments, info, train
+from dvae_lib.cli import data, enhance, evaluate, experiments, info, series, train
 from dvae_lib.cli.app import app
 
 __all__ = ["app", "main"]
@@ -10,6 +12,9 @@ app.add_typer(data.app, name="data")
 for command in (
     train.train,
     evaluate.evaluate,
+    series.forecast,
+    series.impute,
+    series.score,
     enhance.enhance,
     experiments.benchmark,
     experiments.report,

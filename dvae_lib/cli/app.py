@@ -73,6 +73,8 @@ def _options(
 
     dvae evaluate runs/vae
 
+    dvae forecast runs/mine series.csv --steps 12
+
     dvae enhance noisy.wav -o clean.wav
 
     dvae benchmark runs/benchmark --corpus librispeech

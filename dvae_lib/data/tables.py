@@ -35,11 +35,13 @@ class Table(NamedTuple):
         file: Where they come from.
         values: The observed columns, (T, x_dim).
         inputs: The columns that drive them, (T, u_dim).
+        names: Of the observed columns.
     """
 
     file: Path
     values: NDArray[np.float64]
     inputs: NDArray[np.float64]
+    names: tuple[str, ...]
 
 
 def read_csv_folder(
@@ -96,7 +98,9 @@ def read_csv_folder(
     else:
         observed = [str(name) for name in columns]
     _check_asked(sheets, [*observed, *inputs])
-    return [Table(sheet.file, sheet.numbers(observed, missing), sheet.numbers(inputs)) for sheet in sheets]
+    return [
+        Table(sheet.file, sheet.numbers(observed, missing), sheet.numbers(inputs), tuple(observed)) for sheet in sheets
+    ]
 
 
 @dataclass

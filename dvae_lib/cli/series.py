@@ -1,0 +1,143 @@
+"""``dvae forecast``, ``dvae impute`` and ``dvae score``: a trained model on a series of your own."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from dvae_lib.cli import console
+
+__all__ = ["forecast", "impute", "score"]
+
+MODEL = Annotated[str, typer.Argument(help="Folder of a run or of a saved model.")]
+SERIES = Annotated[
+    Path, typer.Argument(help="One series: a CSV file, a row for each frame, or a .npy file (T, x_dim).")
+]
+INPUTS = Annotated[
+    Path | None, typer.Option("--inputs", help="Inputs of a driven model, one row a frame; a forecast's reach ahead.")
+]
+OUTPUT = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Write the CSV here. Default: print it.", metavar="FILE")
+]
+LEVELS = (0.05, 0.5, 0.95)
+QUANTILES = Annotated[
+    list[float] | None,
+    typer.Option("--quantile", "-q", help=f"A level between 0 and 1; may be repeated. Default: {LEVELS}."),
+]
+SEED = Annotated[int, typer.Option(min=0, help="Of the samples.")]
+
+
+def forecast(
+    model: MODEL,
+    series: SERIES,
+    steps: Annotated[int, typer.Option(min=1, help="Frames to come.")] = 10,
+    quantile: QUANTILES = None,
+    samples: Annotated[int, typer.Option(min=1, help="Futures that are drawn.")] = 1000,
+    inputs: INPUTS = None,
+    output: OUTPUT = None,
+    seed: SEED = 0,
+) -> None:
+    """Say what comes after a series: mean and quantiles of each value, in the units of the data.
+
+    Empty cells are taken for missing values.
+
+    [bold]Example[/]
+
+    dvae forecast runs/mine series.csv --steps 12 -o next.csv
+    """
+    trained, x, names = _opened(model, series, output)
+    options: dict[str, Any] = {"quantiles": quantile or LEVELS, "num_samples": samples, "seed": seed, "missing": True}
+    found = trained.forecast(x, steps, inputs=_numbers(inputs), **options)
+    _write(output, names, len(x), found.mean, found.quantiles)
+
+
+def impute(
+    model: MODEL,
+    series: SERIES,
+    quantile: QUANTILES = None,
+    samples: Annotated[int, typer.Option(min=1, help="Samples that are drawn.")] = 200,
+    inputs: INPUTS = None,
+    output: OUTPUT = None,
+    seed: SEED = 0,
+) -> None:
+    """Fill in the empty cells of a series, with quantiles, looking back and ahead.
+
+    [bold]Example[/]
+
+    dvae impute runs/mine series.csv -o filled.csv
+    """
+    trained, x, names = _opened(model, series, output)
+    found = trained.impute(x, inputs=_numbers(inputs), quantiles=quantile or LEVELS, num_samples=samples, seed=seed)
+    _write(output, names, 0, found.mean, found.quantiles)
+
+
+def score(
+    model: MODEL,
+    series: SERIES,
+    particles: Annotated[int, typer.Option(min=1, help="Of the particle filter.")] = 200,
+    inputs: INPUTS = None,
+    output: OUTPUT = None,
+    seed: SEED = 0,
+) -> None:
+    """Say how expected each frame of a series was: its log-density given the past, in nats. Odd frames score low.
+
+    [bold]Example[/]
+
+    dvae score runs/mine series.csv -o scores.csv
+    """
+    trained, x, _ = _opened(model, series, output)
+    found = trained.score(x, inputs=_numbers(inputs), num_particles=particles, missing=True, seed=seed)
+    _write(output, ["log_density"], 0, found[:, None], {})
+
+
+def _opened(model: str, series: Path, output: Path | None) -> tuple[Any, NDArray[Any], list[str]]:
+    """The model, and the series with the names of its columns. What would fail at the end fails now."""
+    from dvae_lib.series import TrainedModel
+
+    if output is not None and not output.parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {output.parent} to write {output.name} into")
+    x, names = _read(series)
+    return TrainedModel.from_pretrained(model), x, names
+
+
+def _read(file: Path) -> tuple[NDArray[Any], list[str]]:
+    from dvae_lib.data.own_files import read_numpy
+    from dvae_lib.data.tables import read_csv_folder
+
+    if file.suffix.lower() == ".csv" and file.is_file():
+        (table,) = read_csv_folder(file, missing=True)
+        return table.values, list(table.names)
+    if file.suffix.lower() not in (".npy", ".npz"):
+        raise ValueError(f"{file} is not a series: expected one CSV or NumPy file")
+    found = read_numpy(file)
+    if len(found) != 1:
+        raise ValueError(f"{file} holds {len(found)} sequences; expected one. Write the one you mean into its own file")
+    (x,) = found.values()
+    return x, [str(i) for i in range(x.shape[1])]
+
+
+def _numbers(file: Path | None) -> NDArray[Any] | None:
+    return None if file is None else _read(file)[0]
+
+
+def _write(
+    output: Path | None, names: Sequence[str], start: int, mean: NDArray[Any], quantiles: dict[float, NDArray[Any]]
+) -> None:
+    """A CSV: the frame's number, then the columns and their quantiles."""
+    from dvae_lib.files import write_atomically
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["frame", *names, *(f"{name} q{level:g}" for level in quantiles for name in names)])
+    rows = np.concatenate([mean, *quantiles.values()], axis=1)
+    writer.writerows([start + t, *(f"{value:.6g}" for value in row)] for t, row in enumerate(rows))
+    if output is None:
+        typer.echo(text.getvalue(), nl=False)
+        return
+    write_atomically(output, text.getvalue().encode())
+    console.out.print(f"Written: {output}", soft_wrap=True, highlight=False)

@@ -1,0 +1,82 @@
+"""``dvae forecast``, ``dvae impute`` and ``dvae score``: what the library gives, as tables."""
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import dvae
+
+from dvae_lib import SRNN, build_model
+from dvae_lib.series import TrainedModel
+
+
+@pytest.fixture
+def run():
+    torch.manual_seed(0)
+    SRNN(x_dim=2, z_dim=1, h_dim=4, g_dim=4).save_pretrained("run")
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(12, 2))
+    lines = [f"{day},{a:.9f},{b:.9f}" for day, (a, b) in enumerate(x)]
+    Path("series.csv").write_text("\n".join(["time,heat,level", *lines]) + "\n")
+    return np.round(x, 9)
+
+
+def table(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_a_forecast_is_that_of_the_library(run):
+    options = ("--steps", 3, "--samples", 20, "-q", 0.5, "--seed", 4)
+    dvae("forecast", "run", "series.csv", *options, "-o", "next.csv")
+    rows = table(Path("next.csv").read_text())
+    found = TrainedModel.from_pretrained("run").forecast(run, 3, quantiles=(0.5,), num_samples=20, seed=4)
+    assert list(rows[0]) == ["frame", "heat", "level", "heat q0.5", "level q0.5"]
+    assert [row["frame"] for row in rows] == ["12", "13", "14"]
+    np.testing.assert_allclose([[float(r["heat"]), float(r["level"])] for r in rows], found.mean, rtol=1e-4)
+    np.testing.assert_allclose([float(r["level q0.5"]) for r in rows], found.quantiles[0.5][:, 1], rtol=1e-4)
+
+
+def test_empty_cells_are_filled(run):
+    lines = Path("series.csv").read_text().splitlines()
+    lines[4] = "3,,"
+    lines[8] = lines[8].rpartition(",")[0] + ","
+    Path("gaps.csv").write_text("\n".join(lines) + "\n")
+    assert "Written" in dvae("impute", "run", "gaps.csv", "-o", "filled.csv", "--samples", 10)
+    rows = table(Path("filled.csv").read_text())
+    filled = np.array([[float(r["heat"]), float(r["level"])] for r in rows])
+    assert np.isfinite(filled).all()
+    kept = np.ones((12, 2), dtype=bool)
+    kept[3], kept[7, 1] = False, False
+    np.testing.assert_allclose(filled[kept], run[kept], rtol=1e-5)
+
+
+def test_scores(run):
+    np.save("series.npy", run)
+    dvae("score", "run", "series.npy", "-o", "scores.csv", "--particles", 10)
+    rows = table(Path("scores.csv").read_text())
+    found = TrainedModel.from_pretrained("run").score(run, num_particles=10)
+    np.testing.assert_allclose([float(r["log_density"]) for r in rows], found, rtol=1e-4)
+
+
+def test_inputs_of_a_driven_model(run):
+    build_model("rssm", x_dim=2, z_dim=1, u_dim=1).save_pretrained("driven")
+    np.save("inputs.npy", np.zeros((15, 1)))
+    printed = dvae("forecast", "driven", "series.csv", "--steps", 3, "--inputs", "inputs.npy", "--samples", 5)
+    assert "frame,heat,level" in printed
+    assert "inputs=" in dvae("forecast", "driven", "series.csv", code=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("forecast", "run", "nowhere.csv"), "expected one CSV or NumPy file"),
+        (("forecast", "run", "series.csv", "-q", "2"), "between 0 and 1"),
+        (("score", "run", "series.csv", "-o", "no/where.csv"), "There is no folder"),
+        (("impute", "nowhere", "series.csv"), "nowhere"),
+    ],
+)
+def test_errors_are_sentences(run, arguments, message):
+    assert message in dvae(*arguments, code=1)
