@@ -71,6 +71,7 @@ NEEDS = {
     r"\b(speech_metrics|analysis_resynthesis|pesq)\(": "pesq",
     r"\b(load_chorales\(|music21\b)": "music",
     r"\bimport statsmodels|\bfrom statsmodels": "statsmodels",
+    r"\bimport pandas": "pandas",
     r"\bfrom sklearn|\bimport sklearn|\bmoving_digits\b": "scikit-learn",
 }
 MODULES = {"scikit-learn": "sklearn"}  # what is imported under another name than it is installed

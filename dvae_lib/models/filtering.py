@@ -175,7 +175,8 @@ class Filter:
             observation, state = self.model._filter_step(state, x, u_t, Given({}, generator))
             frames.append(sample(observation, generator))
             x = self.model.read(frames[-1])
-        return torch.stack(frames, 1).unflatten(0, (self.batch_size, num_samples)).transpose(0, 1)
+        futures: Tensor = torch.stack(frames, 1).unflatten(0, (self.batch_size, num_samples)).transpose(0, 1)
+        return futures
 
     def draw(self, count: int, generator: Generator | None = None) -> tuple[State, Tensor]:
         """States of particles and the frames that they look back on, picked by weight: B * count rows, each sequence's

@@ -4,6 +4,6 @@ Arrays come in and go out as arrays, DataFrames as DataFrames with their times a
 """
 
 from dvae_lib.series.tables import Table, following_index
-from dvae_lib.series.trained import Encoded, Forecast, TrainedModel
+from dvae_lib.series.trained import Encoded, Prediction, TrainedModel
 
-__all__ = ["Encoded", "Forecast", "Table", "TrainedModel", "following_index"]
+__all__ = ["Encoded", "Prediction", "Table", "TrainedModel", "following_index"]

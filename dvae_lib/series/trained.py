@@ -17,13 +17,13 @@ from dvae_lib.models import DVAE
 from dvae_lib.objectives.terms import check_counts
 from dvae_lib.series.tables import Table, array, following_index, like, named
 
-__all__ = ["Encoded", "Forecast", "TrainedModel"]
+__all__ = ["Encoded", "Prediction", "TrainedModel"]
 
 QUANTILES = (0.05, 0.5, 0.95)
 
 
 @dataclass(frozen=True)
-class Forecast:
+class Prediction:
     """What a model says of values that were not seen, in the units of the data.
 
     Attributes:
@@ -89,7 +89,7 @@ class TrainedModel:
         num_samples: int = 1000,
         missing: bool = False,
         seed: int = 0,
-    ) -> Forecast:
+    ) -> Prediction:
         r"""What comes next: :math:`p(\mathbf{x}_{T+1:T+H} | \mathbf{x}_{1:T})`, as mean, quantiles and samples.
 
         A particle filter runs over the series; each of its particles draws a future. So both the state at the end and
@@ -121,11 +121,8 @@ class TrainedModel:
             watch = self._filtered(past, before, observed, num_samples, generator)
             samples = watch.forecast(steps, after, num_samples=num_samples)[:, 0]
         else:
-            many = {
-                "prefix": past.expand(num_samples, -1, -1),
-                "u": None if u is None else u.expand(num_samples, -1, -1),
-            }
-            many |= {} if observed is None else {"observed": observed.expand(num_samples, -1, -1)}
+            many: dict[str, Any] = {"prefix": past, "u": u, "observed": observed}
+            many = {name: value.expand(num_samples, -1, -1) for name, value in many.items() if value is not None}
             samples = self.model.generate(steps, generator=generator, **many).x
         return self._summary(x, samples, quantiles, index)
 
@@ -141,7 +138,7 @@ class TrainedModel:
         num_samples: int = 200,
         weighted: bool = False,
         seed: int = 0,
-    ) -> Forecast:
+    ) -> Prediction:
         r"""What was missed: :math:`p(\mathbf{x}_m | \mathbf{x}_o)`, looking back and ahead. See `DVAE.impute`.
 
         Arguments:
@@ -173,7 +170,7 @@ class TrainedModel:
             values = torch.where(seen, values.double(), torch.nan)
         series, u, gaps = self._taken(values, inputs, missing=True)
         seen = torch.ones_like(series, dtype=torch.bool) if gaps is None else gaps
-        options = {"num_samples": num_samples, "weighted": weighted, "generator": self._generator(seed)}
+        options: dict[str, Any] = {"num_samples": num_samples, "weighted": weighted, "generator": self._generator(seed)}
         filled = self.model.impute(series, seen, u, **options)
         found = self._summary(x, filled.samples[:, 0], quantiles, None, self._in_units(filled.mean[0]))
         return _with_what_was_seen(found, values, seen[0].cpu())
@@ -275,11 +272,10 @@ class TrainedModel:
         model, parameter = self.model, next(self.model.parameters())
         if missing and bool(as_tensor(x, "x", masked="nan").isnan().all()):
             raise ValueError("x holds no value that was observed: every one is NaN")
-        data = SequenceDataset(
-            [x], names=["x"], standardizer=model.standardizer, missing=missing, dtype=parameter.dtype
-        )
+        data = SequenceDataset([x], names=["x"], missing=missing, dtype=parameter.dtype)
         if data.x_dim != model.x_dim:
             raise ValueError(f"the model was trained on {model.x_dim} columns; got {data.x_dim}")
+        data.standardizer = model.standardizer
         series, u = data[0][None].to(parameter.device), None
         if (inputs is None) != (model.u_dim == 0):
             wanted = (
@@ -287,15 +283,14 @@ class TrainedModel:
             )
             raise ValueError(f"the model {wanted}")
         if inputs is not None:
-            drive = SequenceDataset(
-                [inputs], names=["inputs"], standardizer=model.input_standardizer, dtype=parameter.dtype
-            )
+            drive = SequenceDataset([inputs], names=["inputs"], dtype=parameter.dtype)
             frames = f"{series.shape[1]} frames of the past and {ahead} to come" if ahead else "as many as x has"
             if (len(drive[0]), drive.x_dim) != (series.shape[1] + ahead, model.u_dim):
                 raise ValueError(
                     f"inputs must have shape {(series.shape[1] + ahead, model.u_dim)}, for {frames}; got "
                     f"{tuple(drive[0].shape)}"
                 )
+            drive.standardizer = model.input_standardizer
             u = drive[0][None].to(parameter.device)
         observed = ~series.isnan() if missing and bool(series.isnan().any()) else None
         return series, u, observed
@@ -324,20 +319,20 @@ class TrainedModel:
 
     def _summary(
         self, given: Table, samples: Tensor, quantiles: Sequence[float], index: Any, mean: Tensor | None = None
-    ) -> Forecast:
+    ) -> Prediction:
         levels = [float(level) for level in quantiles]
         if not all(0 < level < 1 for level in levels):
             raise ValueError(f"quantiles lie between 0 and 1; got {tuple(quantiles)}")
         samples = self._in_units(samples)
         found: Mapping[float, Tensor] = {level: samples.quantile(level, 0) for level in levels}
         tables = {level: like(given, value, index) for level, value in found.items()}
-        return Forecast(like(given, samples.mean(0) if mean is None else mean, index), tables, array(samples))
+        return Prediction(like(given, samples.mean(0) if mean is None else mean, index), tables, array(samples))
 
     def _generator(self, seed: int) -> Generator:
         return Generator(next(self.model.parameters()).device).manual_seed(seed)
 
 
-def _with_what_was_seen(found: Forecast, x: Tensor, seen: Tensor) -> Forecast:
+def _with_what_was_seen(found: Prediction, x: Tensor, seen: Tensor) -> Prediction:
     """What was observed as it was handed in, to the last digit: not as standardising and back leaves it."""
     values, mask = x.numpy(), seen.numpy()
     for table in (found.mean, *found.quantiles.values()):

@@ -204,6 +204,7 @@ class TestBadInput:
             (lambda m, x: m.forecast(x, 2, quantiles=(1.2,)), "between 0 and 1"),
             (lambda m, x: m.forecast(x, 2, inputs=np.zeros((8, 1))), "takes no inputs"),
             (lambda m, x: m.forecast(np.zeros((6, 3)), 2), "2 columns; got 3"),
+            (lambda m, x: m.score(np.zeros((6, 1))), "2 columns; got 1"),
             (lambda m, x: m.forecast(np.zeros(6), 2), r"\(6,\)|shape"),
             (lambda m, x: m.forecast(np.full((6, 2), np.nan), 2, missing=True), "no value"),
             (lambda m, x: m.forecast(np.where(np.eye(6, 2) > 0, np.nan, 0.0), 2), "NaN|missing"),
