@@ -135,7 +135,7 @@ def verify_dependencies(
 
     found: set[Edge] = set()
     for _ in range(draws):
-        twin = _randomised(model, generator)
+        twin = randomised(model, generator)
         found |= _edges(twin, spec, num_steps, batch_size, feedback, tolerance, generator)
     return Verification(frozenset(expected - found), frozenset(found - expected))
 
@@ -158,7 +158,7 @@ def _check(model: Any, num_steps: int, feedback: float) -> None:
         raise ValueError(f"{type(model).__name__}.generation takes no feedback: it has no generation mode to verify")
 
 
-def _randomised(model: nn.Module, generator: torch.Generator) -> Any:
+def randomised(model: nn.Module, generator: torch.Generator) -> Any:
     """A copy in float64, in evaluation mode, moved away from weights at which a derivative may vanish by accident."""
     twin = copy.deepcopy(model).to("cpu", torch.float64).eval()
     with torch.no_grad():

@@ -9,6 +9,7 @@ function is called for one pair; in a table it is NaN, with its reason in ``Scor
 be compared at all (different lengths, NaN samples, another sample rate) is an error everywhere.
 """
 
+from dvae_lib.metrics.disentanglement import InformationGap, mutual_information_gap
 from dvae_lib.metrics.forecasts import coverage, crps
 from dvae_lib.metrics.motion import mpjpe
 from dvae_lib.metrics.registry import METRICS, Metric, metrics_of, register_metric
@@ -27,6 +28,7 @@ from dvae_lib.metrics.table import ScoreTable, Summary
 __all__ = [
     "METRICS",
     "SPEECH_METRICS",
+    "InformationGap",
     "Metric",
     "ScoreTable",
     "Summary",
@@ -36,6 +38,7 @@ __all__ = [
     "estoi",
     "metrics_of",
     "mpjpe",
+    "mutual_information_gap",
     "pesq",
     "raw_pesq",
     "register_metric",

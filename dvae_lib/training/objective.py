@@ -27,7 +27,7 @@ Either may return what the other does. ``functools.partial`` fixes arguments tha
 
 GIVEN = ("model", "batch", "x", "u", "lengths", "observed", "generator")
 """Arguments that the loop gives; the others may be scheduled, unless they choose between computations."""
-CHOICES = ("kl", "num_samples", "num_particles", "chunk_size")
+CHOICES = ("kl", "num_samples", "num_particles", "chunk_size", "num_data", "estimator")
 
 
 def vlb_terms(
