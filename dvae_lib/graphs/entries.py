@@ -13,7 +13,7 @@ from torch import Tensor
 from dvae_lib.devices import on_the_host
 from dvae_lib.distributions import FactorisedDistribution
 from dvae_lib.graphs.spec import DependencySpec
-from dvae_lib.graphs.verification import randomised
+from dvae_lib.graphs.verification import parameters_of, randomised
 
 __all__ = ["Entry", "EntryGroups", "entry_groups", "prior_reads"]
 
@@ -106,8 +106,7 @@ def _pairs(
     size = latents[name].shape[-1]
     apart = isinstance(distribution, FactorisedDistribution) and distribution.entries_apart
     pairs: list[tuple[Entry, Entry]] = [] if apart else [((name, 0), (name, l)) for l in range(1, size)]
-    parameters = distribution.parameters if apart else [distribution.mean]
-    parameters = [p for p in parameters if p.requires_grad]
+    parameters = parameters_of(distribution, name, latents[name].shape[:-1])
     strengths: dict[tuple[Entry, Entry], float] = {}
     for l in range(size):
         weighted = [(torch.randn(p[..., l].shape, generator=generator, dtype=p.dtype) * p[..., l]) for p in parameters]

@@ -221,7 +221,7 @@ def _edges(
     edges: set[Edge] = set()
     for process, name, distribution in distributions:
         framewise = spec.is_framewise(name)
-        parameters = _parameters(distribution, name, (batch_size, num_steps) if framewise else (batch_size,))
+        parameters = parameters_of(distribution, name, (batch_size, num_steps) if framewise else (batch_size,))
         for t in range(num_steps) if framewise else (None,):
             child = (name, t + 1 if t is not None else None)
             for parent in _parents(parameters, t, inputs, spec, tolerance, generator):
@@ -229,7 +229,7 @@ def _edges(
     return edges
 
 
-def _parameters(distribution: Any, name: str, leading: tuple[int, ...]) -> list[Tensor]:
+def parameters_of(distribution: Any, name: str, leading: tuple[int, ...]) -> list[Tensor]:
     """The parameters of a distribution that depend on anything, batch and time first."""
     found = []
     for attribute in ("mean", "logvar", "logits", "covariance_matrix", "variance"):

@@ -40,6 +40,10 @@ def test_weights_that_are_zero_by_accident_hide_nothing():
     assert entry_groups(model).prior == TOGETHER
 
 
+def test_a_flow_has_no_mean_and_couples_its_entries():
+    assert entry_groups(DKF(4, 3, inference_model="filter", posterior="planar")).posterior == TOGETHER
+
+
 def test_variables_of_sequences_and_of_frames():
     factorised = entry_groups(DSAE(4, 3, v_dim=2, inference_model="factorised"))
     assert factorised.both == ((("v", 0),), (("v", 1),), *TOGETHER)
