@@ -1,8 +1,8 @@
 """The command line: ``dvae data``, ``train``, ``evaluate``, ``forecast``, ``impute``, ``score``, ``enhance``,
-``benchmark``, ``report``, ``info``.
+``encode``, ``decode``, ``benchmark``, ``report``, ``info``.
 """
 
-from dvae_lib.cli import data, enhance, evaluate, experiments, info, series, train
+from dvae_lib.cli import code, data, enhance, evaluate, experiments, info, series, train
 from dvae_lib.cli.app import app
 
 __all__ = ["app", "main"]
@@ -16,6 +16,8 @@ for command in (
     series.impute,
     series.score,
     enhance.enhance,
+    code.encode,
+    code.decode,
     experiments.benchmark,
     experiments.report,
     info.info,

@@ -63,7 +63,7 @@ def _options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and stop.")
     ] = False,
 ) -> None:
-    """Dynamical variational autoencoders: get data, train models, judge them, enhance speech, repeat experiments.
+    """Dynamical variational autoencoders: get data, train models, judge them, enhance and code speech, repeat studies.
 
     [bold]Examples[/]
 
@@ -76,6 +76,8 @@ def _options(
     dvae forecast runs/mine series.csv --steps 12
 
     dvae enhance noisy.wav -o clean.wav
+
+    dvae encode in.wav -o speech.dvae
 
     dvae benchmark runs/benchmark --corpus librispeech
     """

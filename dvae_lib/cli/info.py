@@ -27,6 +27,7 @@ __all__ = ["info"]
 _OPTIONAL = {
     "speech": ("soundfile", "soxr", "G722", "pesq", "pystoi"),
     "music": ("music21",),
+    "codec": ("constriction",),
 }
 
 

@@ -24,6 +24,8 @@ from dvae_lib.models import DVAE
         (["train"], "dvae train vae --data recordings/ --folder runs/mine --epochs 50"),
         (["evaluate"], "dvae evaluate runs/vae"),
         (["enhance"], "dvae enhance noisy.wav -o clean.wav"),
+        (["encode"], "dvae encode in.wav -o speech.dvae"),
+        (["decode"], "dvae decode speech.dvae -o out.wav"),
         (["benchmark"], "dvae benchmark runs/quick --corpus prompts --model vae --model srnn --budget ci"),
         (["report"], "dvae report runs/benchmark -o report"),
         (["info"], "dvae info runs/vae"),
@@ -35,7 +37,7 @@ def test_help_shows_examples(command, example):
 
 def test_every_option_of_an_example_exists():
     """What the help shows as an example is parsed by the command it is shown for."""
-    for command in ("train", "evaluate", "enhance"):
+    for command in ("train", "evaluate", "enhance", "encode", "decode"):
         text = re.sub(r"\s+", " ", dvae(command, "--help"))
         examples = text.split("Examples")[1].split("╭")[0]
         for option in set(re.findall(r"(?<= )--?[a-z][a-z-]*", examples)) - {"--nproc-per-node", "-m"}:
