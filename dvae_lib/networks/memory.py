@@ -218,8 +218,12 @@ class MaskedAttention(Memory):
         values = torch.cat([state["v"].to(value.dtype), value], 1)
         split = [part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, keys, values)]
         places = torch.arange(keys.shape[1], device=u.device)
-        q, k = _rotated(split[0], places[-u.shape[1] :]), _rotated(split[1], places)
-        mixed = F.scaled_dot_product_attention(q, k, split[2], attn_mask=self._seen(places[-u.shape[1] :], places))
+        now = places[-u.shape[1] :]
+        q, k = _rotated(split[0], now), _rotated(split[1], places)
+        # Of a whole sequence without a window torch need not be given the mask, and then does not hold it all at once.
+        whole = self.window is None and len(now) == len(places)
+        seen = None if whole else self._seen(now, places)
+        mixed = F.scaled_dot_product_attention(q, k, split[2], attn_mask=seen, is_causal=whole)
         kept = keys.shape[1] if self.window is None else self.window - 1
         last = slice(max(0, keys.shape[1] - kept), None)
         return self.out(mixed.transpose(1, 2).flatten(2)), {"k": keys[:, last], "v": values[:, last]}
