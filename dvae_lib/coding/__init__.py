@@ -2,7 +2,7 @@
 
 from dvae_lib.coding.bits_back import Compressed, compress, decompress
 from dvae_lib.coding.container import CodecError
-from dvae_lib.coding.latent_code import NATURAL_STEP, Encoded, Loop, decode, encode
+from dvae_lib.coding.latent_code import NATURAL_STEP, CodedSequence, Loop, decode, encode
 from dvae_lib.coding.speech import SpeechFile, decode_speech, encode_speech, model_of
 from dvae_lib.coding.walking import check_codable
 
@@ -10,7 +10,7 @@ __all__ = [
     "NATURAL_STEP",
     "CodecError",
     "Compressed",
-    "Encoded",
+    "CodedSequence",
     "Loop",
     "SpeechFile",
     "check_codable",

@@ -21,7 +21,7 @@ from dvae_lib.coding.grids import Code, Grid, Symbols, bits_of, constriction
 from dvae_lib.coding.walking import Inference, Walk, check_codable, gaussian, in_double
 from dvae_lib.models.base import DVAE
 
-__all__ = ["NATURAL_STEP", "Encoded", "LatentCode", "Loop", "decode", "decode_frames", "encode", "encode_frames"]
+__all__ = ["NATURAL_STEP", "CodedSequence", "LatentCode", "Loop", "decode", "decode_frames", "encode", "encode_frames"]
 
 Loop = Literal["closed", "open"]
 
@@ -47,7 +47,7 @@ class LatentCode(NamedTuple):
     reconstruction: Float[Tensor, "time x_dim"]
 
 
-class Encoded(NamedTuple):
+class CodedSequence(NamedTuple):
     """A coded sequence.
 
     Attributes:
@@ -72,7 +72,7 @@ class Encoded(NamedTuple):
 @torch.no_grad()
 def encode(
     model: DVAE, x: Float[Tensor, "time x_dim"], *, step: float = NATURAL_STEP, loop: Loop = "closed"
-) -> Encoded:
+) -> CodedSequence:
     r"""Code a sequence by its latents, quantised with a uniform step.
 
     In a closed loop the encoder runs the decoder's own steps: each posterior looks back on the latents as they were
@@ -107,7 +107,7 @@ def encode(
     writer.number(len(x))
     write_latents(writer, twin, found)
     data = writer.file()
-    return Encoded(data, found.bits, 8 * len(data) - 32 * len(found.words), found.reconstruction.to(x.dtype))
+    return CodedSequence(data, found.bits, 8 * len(data) - 32 * len(found.words), found.reconstruction.to(x.dtype))
 
 
 @torch.no_grad()
