@@ -12,9 +12,9 @@ and the same weights to start from; without a remedy also with four times as man
 a STORN, whose posterior has no memory, beside the same STORN with independent latents. The errors in the data and the
 length of a training were chosen, on the validation part with seed 0, so that without a remedy the latent vectors come
 into use late, if at all. Strengths were fixed before the first run: about 0.1 nats for each latent entry and frame
-where a remedy has a price, the papers' values elsewhere. The epoch with the best bound on the validation part is kept; the
-test part is looked at once, and every seed is reported. `sizes` repeats the training without a remedy, and the one with
-annealing, for latent vectors of 1 to 32 entries.
+where a remedy has a price, the papers' values elsewhere. The epoch with the best bound on the validation part is
+kept; the test part is looked at once, and every seed is reported. `sizes` repeats the training without a remedy, and
+the one with annealing, for latent vectors of 1 to 32 entries.
 
 The result is data/results/collapse.json; a training takes about two seconds on a CPU core, all 69 three minutes.
 """
