@@ -2,12 +2,15 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from dvae_lib import DKF, DSAE, GRNN, RSSM, RVAE, SRNN, VAE, VRNN, build_model
 from dvae_lib.coding import CodecError, compress, decompress
 from dvae_lib.coding.bits_back import BitStack
+from dvae_lib.coding.grids import Grid
+from dvae_lib.distributions import DiagonalGaussian
 
 KINDS = {
     "vae": lambda **o: VAE(5, 3, **o),
@@ -81,8 +84,6 @@ def test_a_coarse_grid_lends_less():
 
 def test_what_was_lent_is_given_back():
     """The decoder ends with the random words that the encoder began with, and nothing else."""
-    import numpy as np
-
     from dvae_lib.coding import bits_back
 
     model, sequences = made("dkf"), rolls(20, 9)
@@ -101,6 +102,19 @@ def test_what_was_lent_is_given_back():
     # Each was put under those that were there.
     left = stacks[0].coder.get_compressed()
     assert sorted(left.tolist()) == sorted(random.tolist())
+
+
+def test_entries_of_different_reach_leave_the_stack_as_they_came():
+    """They have entropy models of their own, which are pushed in the reverse order."""
+    zeros = torch.zeros(1, 4, dtype=torch.float64)
+    around, grid = DiagonalGaussian(zeros, zeros), Grid(torch.tensor([0.01, 0.1, 1.0, 3.0]))
+    codes = list(grid.codes(around, around))
+    assert len(codes) > 1
+    stack = BitStack(np.arange(1, 9, dtype=np.uint32))
+    for symbols in (np.array([3, -2, 1, 0], np.int32), np.array([-40, 9, 0, 1], np.int32)):
+        stack.push(symbols, codes)
+    assert stack.pop(codes, 4).tolist() == [-40, 9, 0, 1]
+    assert stack.pop(codes, 4).tolist() == [3, -2, 1, 0]
 
 
 def test_what_cannot_be_coded_is_said():
