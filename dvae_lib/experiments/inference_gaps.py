@@ -73,7 +73,7 @@ class InferredLinear(_Inferred, LinearModel):
     """The linear-Gaussian model, frozen, with an inference network: see `_Inferred.equip` for the arguments."""
 
     def __init__(
-        self, structure: str = "smoother", posterior: str = "gaussian", *, g_dim: int = 32, flow_steps: int = 2
+        self, structure: str = "smoother", posterior: str = "gaussian", *, g_dim: int = 32, flow_steps: int = 4
     ) -> None:
         LinearModel.__init__(self, 0.9)
         self.equip(structure, posterior, g_dim, flow_steps)
@@ -83,7 +83,7 @@ class InferredGrowth(_Inferred, GrowthModel):
     """The growth model, frozen, with an inference network: see `_Inferred.equip` for the arguments."""
 
     def __init__(
-        self, structure: str = "smoother", posterior: str = "gaussian", *, g_dim: int = 32, flow_steps: int = 2
+        self, structure: str = "smoother", posterior: str = "gaussian", *, g_dim: int = 32, flow_steps: int = 4
     ) -> None:
         GrowthModel.__init__(self)
         self.equip(structure, posterior, g_dim, flow_steps)

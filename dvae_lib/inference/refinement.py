@@ -48,6 +48,13 @@ class Refined:
         check_counts(num_samples=num_samples)
         return log_weights_of(self.sequences, dict(self.moves), self.flow, num_samples, generator)
 
+    def posterior(self, t: int) -> dict[str, Distribution]:
+        """The refined posteriors of a frame, counted from 0, of each sequence, at one draw of the latents before."""
+        found: dict[str, Distribution] = {}
+        with torch.no_grad():
+            log_weights_of(self.sequences, dict(self.moves), self.flow, 1, None, kept=(t, found))
+        return found
+
     def vlb(self, num_samples: int = 100, generator: Generator | None = None) -> Float[Tensor, " batch"]:
         """The bound with the refined posterior, in nats per sequence, at new noise."""
         return self.log_weights(num_samples, generator).mean(0)
@@ -176,20 +183,32 @@ def begin_refinement(
 
 
 def log_weights_of(
-    sequences: Sequences, moves: Moves, flow: str | None, num_samples: int, generator: Generator | None
+    sequences: Sequences,
+    moves: Moves,
+    flow: str | None,
+    num_samples: int,
+    generator: Generator | None,
+    *,
+    kept: tuple[int, dict[str, Distribution]] | None = None,
 ) -> Float[Tensor, "samples batch"]:
-    """The log importance weights of draws from moved posteriors; gradients reach the moves through the draws alone."""
+    """The log importance weights of draws from moved posteriors; gradients reach the moves through the draws alone.
+
+    The posteriors of the frame that `kept` names are left in its dictionary.
+    """
     context, state, total = sequences.begin(num_samples, generator)
     last: dict[str, Tensor] = {}
     for t in range(sequences.num_steps):
         here = {key: move[:, t] for key, move in moves.items()}
-        choose = _choosing(here, last, sequences.proposals, num_samples, flow)
+        keep = kept[1] if kept is not None and kept[0] == t else {}
+        choose = _choosing(here, last, sequences.proposals, num_samples, flow, keep)
         frame = sequences.frame(t, context, state, choose, generator)
         total, state, last = total + frame.weight, frame.state, frame.latents
     return total.view(num_samples, -1)
 
 
-def _choosing(moves: Moves, last: Moves, proposals: bool, num_samples: int, flow: str | None) -> Choose:
+def _choosing(
+    moves: Moves, last: Moves, proposals: bool, num_samples: int, flow: str | None, kept: dict[str, Distribution]
+) -> Choose:
     """The posteriors of a frame, moved: drawn from as they are, scored without the moves' own gradient."""
 
     def choose(
@@ -197,7 +216,7 @@ def _choosing(moves: Moves, last: Moves, proposals: bool, num_samples: int, flow
     ) -> tuple[Distribution, Distribution]:
         base = amortised() if proposals else prior
         own = {key: move for key, move in moves.items() if key.startswith(f"{name} ")}
-        drawn_from = _move(base, name, own, last.get(name), num_samples, flow)
+        kept[name] = drawn_from = _move(base, name, own, last.get(name), num_samples, flow)
         if not any(move.requires_grad for move in own.values()):
             return drawn_from, drawn_from
         fixed = {key: move.detach() for key, move in own.items()}

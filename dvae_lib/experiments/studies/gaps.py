@@ -88,14 +88,14 @@ class GapProtocol:
     """
 
     sequences: int = 16
-    frames: int = 12
-    steps: int = 300
+    frames: int = 16
+    steps: int = 600
     batch_size: int = 32
     learning_rate: float = 5e-3
-    refinement_steps: int = 100
-    update_steps: int = 15
-    iterations: int = 4
-    filter_iterations: int = 12
+    refinement_steps: int = 150
+    update_steps: int = 30
+    iterations: int = 5
+    filter_iterations: int = 20
     num_samples: int = 100
     importance_samples: int = 100
     particles: int = 2000
@@ -219,9 +219,7 @@ def stairs(
     found["particles"] = runs.logsumexp(0) - math.log(len(runs))
     found["particle_error"] = runs.std(0) / len(runs) ** 0.5
     found["refined"] = refine(smoother, x, u, **options).vlb(protocol.num_samples, generator)
-    found["refined_flow"] = refine(smoother, x, u, flow="planar", flow_steps=2, **options).vlb(
-        protocol.num_samples, generator
-    )
+    found["refined_flow"] = refine(smoother, x, u, flow="planar", **options).vlb(protocol.num_samples, generator)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         update = UpdateNetwork(smoother.z_dim)
