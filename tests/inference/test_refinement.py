@@ -8,7 +8,7 @@ from torch import Generator
 
 from dvae_lib import DKF, DSAE, RVAE, SRNN, STORN, VAE, VRNN, SwitchingSSM
 from dvae_lib.distributions import Bernoulli, DiagonalGaussian, FullGaussian
-from dvae_lib.experiments.inference_gaps import best_filter_bound
+from dvae_lib.experiments.inference_gaps import _future, best_filter_bound
 from dvae_lib.experiments.scalar_models import LinearModel
 from dvae_lib.graphs import DependencySpec
 from dvae_lib.inference import refine
@@ -76,6 +76,10 @@ def test_with_the_exact_structure_it_reaches_the_kalman_likelihood():
     weights = refined.log_weights(200, _seeded(2))
     assert (weights.mean(0) - truth).abs().max() < 1e-4
     assert weights.std(0).max() < 1e-2
+    precisions, _ = _future(model, x)
+    for t, precision in enumerate(precisions):  # of the message from later frames
+        exact = 1 / (2 + precision)
+        assert torch.allclose(refined.posterior(t)["z"].variance, exact.expand(3, 1), rtol=0.02)
 
 
 def test_of_two_entries_it_takes_a_flow_to_reach_the_kalman_likelihood():
