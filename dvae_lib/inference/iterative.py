@@ -111,7 +111,7 @@ def iterate(
         generator: Source of randomness.
 
     Returns:
-        As `refine`: each sequence keeps the best estimate that it has had.
+        As `refine`: each sequence keeps the latest estimate that is not clearly worse.
 
     Raises:
         NotImplementedError: The model cannot: the message says which can.

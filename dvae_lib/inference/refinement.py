@@ -32,7 +32,7 @@ class Refined:
         flow: The flow that bends it; None where there is none.
         start: The bound before, (B,), in nats.
         value: The bound after, (B,), estimated with the same noise: never below `start`.
-        history: The best bound so far at each evaluation, (E, B).
+        history: The bound of what was kept at each evaluation, (E, B).
     """
 
     sequences: Sequences
@@ -93,7 +93,8 @@ def refine(
     before. Every frame of every sequence has its own :math:`\mathbf{a}_t, \mathbf{c}_t, F_t`, which start at zero and
     follow the gradient of the bound (Adam, falling along a cosine). Of the gradient the part is left out whose
     expectation is zero, so that it has no variance at the exact posterior (Roeder et al., 2017). Every now and then the
-    bound is evaluated at the same noise, and each sequence keeps the best it has had. No weight of the model changes.
+    bound is evaluated at the same noise; each sequence keeps the latest moves that are not clearly worse.
+    No weight of the model changes.
 
     Arguments:
         model: A trained `DVAE` with a posterior per frame (`context` and `propose`). Latents of the whole sequence stay
@@ -238,7 +239,7 @@ def _move(
 
 
 class Keeper:
-    """The best moves of each sequence so far, by the bound at the same noise.
+    """The moves that each sequence keeps, by the bound at the same noise.
 
     Arguments:
         sequences: The sequences.
@@ -255,20 +256,28 @@ class Keeper:
         device = sequences.x.device if generator is None else generator.device
         self.seed = int(torch.randint(2**31, (), generator=generator, device=device))
         self.best = {name: value.detach().clone() for name, value in moves.items()}
-        self.start = self.value = self._bound()
+        self.weights = self._weights()
+        self.start = self.value = self.weights.mean(0)
         self.history = [self.start]
 
     @torch.no_grad()
-    def _bound(self) -> Tensor:
+    def _weights(self) -> Tensor:
         generator = Generator(self.sequences.x.device).manual_seed(self.seed)
-        return log_weights_of(self.sequences, self.moves, self.flow, self.num_samples, generator).mean(0)
+        return log_weights_of(self.sequences, self.moves, self.flow, self.num_samples, generator)
 
     @torch.no_grad()
     def keep(self) -> None:
-        """Look at the moves as they are now: sequences that they are better for take them."""
-        value = self._bound()
-        better = value > self.value  # not where it is NaN
+        """Look at the moves as they are now: sequences that they are not clearly worse for take them.
+
+        The largest of many noisy estimates belongs to a lucky posterior rather than to a good one, and later moves are
+        calmer ones. What falls below the start is never taken.
+        """
+        weights = self._weights()
+        value, change = weights.mean(0), weights - self.weights
+        error = change.std(0) / len(change) ** 0.5 if len(change) > 1 else torch.zeros_like(value)
+        better = (change.mean(0) >= -error) & (value >= self.start)  # not where it is NaN
         self.value = torch.where(better, value, self.value)
+        self.weights = torch.where(better, weights, self.weights)
         self.history.append(self.value)
         for name, kept in self.best.items():
             own = better.view(-1, *[1] * (kept.ndim - 1))

@@ -70,16 +70,17 @@ def _system():
 def test_with_the_exact_structure_it_reaches_the_kalman_likelihood():
     """From the prior, by gradients alone; at the exact posterior every draw's weight is log p(x)."""
     model = LinearModel(0.9).double()
-    x = model.generate(6, 3, generator=_seeded()).x.detach()
+    x = model.generate(3, 2, generator=_seeded()).x.detach()
     _, truth = best_filter_bound(model, x)
-    refined = refine(model, x, steps=1200, learning_rate=0.1, num_samples=4, generator=_seeded(1))
+    options = {"steps": 600, "learning_rate": 0.3, "num_samples": 8, "evaluation_samples": 8}
+    refined = refine(model, x, generator=_seeded(1), **options)
     weights = refined.log_weights(200, _seeded(2))
     assert (weights.mean(0) - truth).abs().max() < 1e-4
     assert weights.std(0).max() < 1e-2
     precisions, _ = _future(model, x)
     for t, precision in enumerate(precisions):  # of the message from later frames
         exact = 1 / (2 + precision)
-        assert torch.allclose(refined.posterior(t)["z"].variance, exact.expand(3, 1), rtol=0.02)
+        assert torch.allclose(refined.posterior(t)["z"].variance, exact.expand(2, 1), rtol=0.02)
 
 
 def test_of_two_entries_it_takes_a_flow_to_reach_the_kalman_likelihood():
@@ -145,7 +146,7 @@ def test_the_start_is_the_amortised_bound_and_is_never_lost(model, flow):
     spread = refined.log_weights(64, _seeded(3)).std(0) + 1
     assert ((refined.start - own).abs() < 5 * spread / 8).all()
     assert (refined.value >= refined.start).all()
-    assert (refined.history.diff(dim=0) >= 0).all()
+    assert (refined.history >= refined.start).all()
     assert (refined.value > refined.start).any()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(weight.grad is None and weight.requires_grad for weight in model.parameters())
