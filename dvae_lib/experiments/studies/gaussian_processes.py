@@ -2,11 +2,12 @@
 
     python -m dvae_lib.experiments.studies.gaussian_processes [NAME ...] [--seeds 0 1 2]
 
-A VAE, Gaussian-process VAEs with different posteriors, and linear interpolation over time. All networks are of the same
-sizes, all see the same films of ten frames with 60 % of the pixels missing, bright ones twice as likely as dark ones,
-and are trained on what was observed alone, for the same number of steps; nothing is chosen by any result. Films of
-training and test differ in angles, speeds and gaps, and come from the same 1,797 images. A training takes about ten
-seconds on a core. The result is data/results/gaussian_processes.json: errors on the missing pixels of the test films.
+A VAE, an SVAE (linear dynamics), Gaussian-process VAEs with different posteriors, and linear interpolation over time.
+All networks are of the same sizes, all see the same films of ten frames with 60 % of the pixels missing, bright ones
+twice as likely as dark ones, and are trained on what was observed alone, for the same number of steps; nothing is
+chosen by any result. Films of training and test differ in angles, speeds and gaps, and come from the same 1,797
+images. A training takes about ten seconds on a core. The result is data/results/gaussian_processes.json: errors on the
+missing pixels of the test films.
 """
 
 import sys
@@ -43,6 +44,7 @@ KEY = ("name", "seed")
 
 CONTESTANTS: dict[str, dict[str, Any]] = {
     "vae": {"name": "vae"},
+    "svae": {"name": "svae"},
     "mean-field": {"name": "gpvae", "posterior": "mean_field"},
     "positive": {"name": "gpvae", "sign": "positive"},
     "free": {"name": "gpvae"},

@@ -14,6 +14,7 @@ from dvae_lib.experiments.studies.gaussian_processes import (
     missing_scores,
     train_digits,
 )
+from dvae_lib.resources import resource_path
 
 pytest.importorskip("sklearn")
 
@@ -36,6 +37,14 @@ def test_study_runs_and_goes_on_where_it_was(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["rnn", *arguments], TINY)
     capsys.readouterr()
+
+
+def test_what_is_kept_is_whole():
+    """Three trainings of each contestant, by the protocol that stands in the code; interpolation has none."""
+    records = json.loads(resource_path("results", "gaussian_processes.json").read_text(encoding="utf-8"))
+    trained = {(name, seed) for name in CONTESTANTS if name != "interpolation" for seed in range(3)}
+    assert {(r["name"], r["seed"]) for r in records} == trained | {("interpolation", 0)}
+    assert {r["steps"] for r in records} == {DigitsProtocol().steps}
 
 
 def test_a_training_is_decided_by_its_seed_and_ignores_what_is_missing():
