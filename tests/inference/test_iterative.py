@@ -114,8 +114,8 @@ def test_iterating_never_falls_below_the_amortised_bound():
 
 def test_bad_options_are_refused():
     x = torch.zeros(1, 3, 3)
-    with pytest.raises(ValueError, match=r"rate must lie in \(0, 1\]; got 0"):
-        NaturalGradient(0)
+    with pytest.raises(ValueError, match=r"rate must lie in \(0, 1\]; got 0.0"):
+        NaturalGradient(0.0)
     with pytest.raises(ValueError, match=r"along must be 'sequence' or 'frames'; got 'time'"):
         learn_update(DKF(3, 2), UpdateNetwork(2), x, along="time")
     with pytest.raises(ValueError, match=r"iterations.* must be at least 1"):
