@@ -294,6 +294,20 @@ class DependencySpec:
         missing, extra = (_as_text(self._keyed(sets)) for sets in gap)
         return {key: Gap(missing[key], extra[key]) for key in missing}
 
+    @property
+    def divergences(self) -> frozenset[str]:
+        r"""The latents whose term of the bound is a KL divergence at the sampled parents.
+
+        Not if the inference model draws one of its generative parents after it, and from it: then the closed form would
+        average over the latent as if the parent did not depend on it, and only the log-ratio is right.
+
+        Example:
+            >>> up = DependencySpec("a ~" "\n" "b ~ a" "\n" "x_t ~ b", "b ~ x_{1:T}" "\n" "a ~ b")
+            >>> sorted(up.divergences)
+            ['a']
+        """
+        return frozenset(name for name, term in posterior.bound_terms(self._structure).items() if term.divergence)
+
     def latex(self, kind: formulas.Formula = "joint") -> str:
         r"""LaTeX of a factorisation or of the bound, with the model's own conditionings.
 

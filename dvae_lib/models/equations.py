@@ -217,9 +217,11 @@ class Equations(Pretrained):
         return next(self.parameters()).dtype
 
     def _assigned(self, latents: Mapping[str, Latent]) -> dict[str, Latent]:
-        """The latents, each with what it belongs to: a frame, or the sequence."""
+        """The latents, each with what it belongs to, a frame or the sequence, and whether its KL has a closed form."""
         framewise = self.spec.is_framewise
-        return {name: q if framewise(name) else q._replace(per="sequence") for name, q in latents.items()}
+        assigned = {name: q if framewise(name) else q._replace(per="sequence") for name, q in latents.items()}
+        divergences = _divergences(self.spec)
+        return {name: q if name in divergences else q._replace(closed_form=False) for name, q in assigned.items()}
 
     # ---------------------------------------------------------------- loops
 
@@ -264,3 +266,8 @@ def _frames_are_independent(spec: DependencySpec) -> bool:
         return False
     graphs = (spec.unroll(3, process, "compact") for process in ("generation", "inference"))
     return all(parent[1] == child[1] for graph in graphs for parent, child in graph.edges)
+
+
+@lru_cache(maxsize=128)
+def _divergences(spec: DependencySpec) -> frozenset[str]:
+    return spec.divergences

@@ -49,7 +49,9 @@ class Latent(NamedTuple):
 
     `posterior` and `prior` are the conditionals that the spec declares, at the sampled parents. `per` says what has one
     such vector: each frame, or the sequence as a whole. `unseen` says for which sequences the sample is one of the
-    prior, as a filter draws where nothing was observed.
+    prior, as a filter draws where nothing was observed. `closed_form` says whether the divergence of the two at the
+    sampled parents is a term of the bound: not where the prior's parents were drawn from this latent
+    (`DependencySpec.divergences`).
     """
 
     sample: Tensor
@@ -57,6 +59,7 @@ class Latent(NamedTuple):
     prior: Distribution | None = None
     per: Literal["frame", "sequence"] = "frame"
     unseen: Tensor | None = None
+    closed_form: bool = True
 
     @property
     def log_ratio(self) -> Tensor:
@@ -233,9 +236,9 @@ def variational_lower_bound(
         lengths: The sequences' lengths in a padded batch.
         observed: What was observed, by frame or by entry: the reconstruction is that of these values.
         beta: Weight of the KL terms (KL warm-up; the beta-VAE).
-        kl: "analytic" uses the closed form where the pair has one and a sample where it has none; "sampled"
-            uses :math:`\log q - \log p` at the very sample that the reconstruction uses, so that at the exact
-            posterior the value is log p(x) for every sample.
+        kl: "analytic" uses the closed form where the pair has one and the order of inference allows it, and a sample
+            elsewhere; "sampled" uses :math:`\log q - \log p` at the very sample that the reconstruction uses, so that
+            at the exact posterior the value is log p(x) for every sample.
     """
     if kl not in ("analytic", "sampled"):
         raise ValueError(f"kl must be 'analytic' or 'sampled'; got {kl!r}")
@@ -248,7 +251,9 @@ def variational_lower_bound(
             raise ValueError(f"the output holds no prior of {name!r}; pass what `forward` returns")
         # A latent of the whole sequence, such as the DSAE's v, has no frames to mask.
         framewise = mask if latent.per == "frame" else None
-        term, detail = _kl(latent.posterior, latent.prior, latent.sample, analytic=kl == "analytic")
+        term, detail = _kl(
+            latent.posterior, latent.prior, latent.sample, analytic=kl == "analytic" and latent.closed_form
+        )
         terms[name] = _masked(term, framewise)
         if detail is not None:
             per_dim[name] = _masked(detail, framewise)
