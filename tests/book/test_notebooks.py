@@ -43,6 +43,19 @@ def test_cells_fit_a_screen(path):
         assert len(cell["source"]) <= 40, f"cell {cell['id']} is longer than a screen"
 
 
+@each_notebook
+def test_tables_are_shown(path):
+    """A notebook displays the value of a cell's last line, and of no other; elsewhere it takes `display`."""
+    for cell in cells_of(path, "code")[1:]:
+        lines = "".join(cell["source"]).splitlines()
+        tree = ast.parse("\n".join("" if line.startswith(("%", "!")) else line for line in lines))
+        alone = [node for node in ast.walk(tree) if isinstance(node, ast.Expr) and node is not tree.body[-1]]
+        lost = [
+            text for node in alone if (text := ast.unparse(node)).startswith(("plotting.show_table(", "show_table("))
+        ]
+        assert not lost, f"cell {cell['id']}: {lost}"
+
+
 # The experiments' pages are programs over result files, in which one table is one expression.
 EXPERIMENTS = re.compile(r"13[a-d]_")
 to_be_read = pytest.mark.parametrize(
