@@ -194,10 +194,11 @@ class STCN(DVAE):
 
     def _propose(self, name: str, context: Values, known: Values) -> Distribution:
         head = self.z_heads[self.levels.index(name)]
+        above = known.get("above", context["seen"][..., :0])  # with one level there is nothing to be known of others
         if not self.ladder:
-            posterior: DiagonalGaussian = head(torch.cat([context["seen"], known["above"]], -1))
+            posterior: DiagonalGaussian = head(torch.cat([context["seen"], above], -1))
             return posterior
-        return product(head(context["seen"]), self._prior(name, context["d"], known["above"]))
+        return product(head(context["seen"]), self._prior(name, context["d"], above))
 
     def _infer(self, x: Tensor, u: Tensor | None, lengths: Tensor | None, draws: Draws) -> Inferred:
         """Level by level, each for all frames at once."""

@@ -11,6 +11,7 @@
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <set>
 #include <string>
@@ -342,6 +343,62 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> gru_cell_backward(
       to_input, to_state, grad_h * s, has_bias ? to_input.sum(0) : Tensor(), has_bias ? to_state.sum(0) : Tensor()};
 }
 
+// ---------------------------------------------------------------- convolution over time
+
+// PyTorch hands over one dimension as two, the first of size one.
+void refuse_other_convolutions(const Tensor& weight, at::IntArrayRef stride, at::IntArrayRef padding, bool transposed,
+                               int64_t groups) {
+  const bool plain = weight.dim() == 4 && weight.size(2) == 1 && !transposed && groups == 1;
+  const auto all = [](at::IntArrayRef values, int64_t wanted) {
+    return std::all_of(values.begin(), values.end(), [&](int64_t value) { return value == wanted; });
+  };
+  TORCH_CHECK(plain && all(stride, 1) && all(padding, 0),
+              "the second device convolves over one dimension, at stride 1, without padding or groups");
+}
+
+// y_t = sum_k W_k x_{t + kD}
+Tensor convolution(const Tensor& input, const Tensor& weight, const MaybeTensor& bias, at::IntArrayRef stride,
+                   at::IntArrayRef padding, at::IntArrayRef dilation, bool transposed, at::IntArrayRef /*output*/,
+                   int64_t groups) {
+  refuse_other_convolutions(weight, stride, padding, transposed, groups);
+  const auto x = input.squeeze(2), w = weight.squeeze(2);
+  const int64_t apart = dilation[1], length = x.size(2) - (w.size(2) - 1) * apart;
+  Tensor y;
+  for (int64_t k = 0; k < w.size(2); ++k) {
+    const auto term = at::matmul(w.select(2, k), x.narrow(2, k * apart, length));
+    y = k == 0 ? term : y + term;
+  }
+  return (bias.has_value() && bias->defined() ? y + bias->view({1, -1, 1}) : y).unsqueeze(2);
+}
+
+std::tuple<Tensor, Tensor, Tensor> convolution_backward(
+    const Tensor& grad, const Tensor& input, const Tensor& weight, at::IntArrayRef stride, at::IntArrayRef padding,
+    at::IntArrayRef dilation, bool transposed, at::IntArrayRef /*output*/, int64_t groups,
+    std::array<bool, 3> wanted) {
+  refuse_other_convolutions(weight, stride, padding, transposed, groups);
+  const auto dy = grad.squeeze(2), x = input.squeeze(2), w = weight.squeeze(2);
+  const int64_t apart = dilation[1], length = dy.size(2);
+  Tensor to_input, to_weight, to_bias;
+  if (wanted[0]) {
+    to_input = at::zeros_like(x);
+    for (int64_t k = 0; k < w.size(2); ++k) {
+      to_input.narrow(2, k * apart, length).add_(at::matmul(w.select(2, k).t(), dy));
+    }
+    to_input = to_input.unsqueeze(2);
+  }
+  if (wanted[1]) {
+    std::vector<Tensor> parts;
+    for (int64_t k = 0; k < w.size(2); ++k) {
+      parts.push_back(at::matmul(dy, x.narrow(2, k * apart, length).transpose(1, 2)).sum(0));
+    }
+    to_weight = at::stack(parts, 2).unsqueeze(2);
+  }
+  if (wanted[2]) {
+    to_bias = dy.sum({0, 2});
+  }
+  return {to_input, to_weight, to_bias};
+}
+
 TORCH_LIBRARY_IMPL(_, PrivateUse1, m) {
   m.fallback(torch::CppFunction::makeFromBoxedFunction<&compute>());
 }
@@ -352,6 +409,8 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("_thnn_fused_lstm_cell_backward_impl", lstm_cell_backward);
   m.impl("_thnn_fused_gru_cell", gru_cell);
   m.impl("_thnn_fused_gru_cell_backward", gru_cell_backward);
+  m.impl("convolution_overrideable", convolution);
+  m.impl("convolution_backward_overrideable", convolution_backward);
 }
 
 // ---------------------------------------------------------------- what PyTorch asks of a device
