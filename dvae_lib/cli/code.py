@@ -1,12 +1,12 @@
 """``dvae encode`` and ``dvae decode``: a recording of speech as a few hundred bytes, and back."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dvae_lib.cli import console
+from dvae_lib.cli.outputs import check_output
 from dvae_lib.models import DVAE
 
 __all__ = ["CODEC_MODEL", "decode", "encode"]
@@ -45,7 +45,7 @@ def encode(
 
     require("soundfile", "Reading and writing sound files")
     require("constriction", "Entropy coding", "codec")
-    _check_output(recording, output, overwrite)
+    _check_files(recording, output, overwrite)
     network = DVAE.from_pretrained(model)
     named = "" if Path(model).exists() else model
     loop: Loop = "open" if open_loop else "closed"
@@ -85,7 +85,7 @@ def decode(
     kinds = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_24")}
     if output.suffix.lower() not in kinds:
         raise typer.BadParameter("the file must end in .wav or .flac", param_hint="--output")
-    _check_output(code, output, overwrite)
+    _check_files(code, output, overwrite)
     data = code.read_bytes()
     found = model_of(data) if model is None else model
     if not found:
@@ -99,13 +99,8 @@ def decode(
         console.out.print(f"Written: {output} ({said})", soft_wrap=True, highlight=False, markup=False)
 
 
-def _check_output(source: Path, output: Path, overwrite: bool) -> None:
-    """Find out before the work is done whether its result can be written."""
+def _check_files(source: Path, output: Path, overwrite: bool) -> None:
+    """Find out before the work is done whether there is something to read, and its result can be written."""
     if not source.exists():
         raise FileNotFoundError(f"There is no file {source}")
-    if not output.parent.is_dir():
-        raise FileNotFoundError(f"There is no folder {output.parent} to write {output.name} into")
-    if output.is_dir() or not os.access(output.parent, os.W_OK):
-        raise PermissionError(f"{output} cannot be written; choose another --output")
-    if output.exists() and output.samefile(source) and not overwrite:
-        raise ValueError(f"{output} is the input itself; choose another --output, or allow it with --overwrite")
+    check_output(source, output, "the input", overwrite=overwrite)

@@ -1,6 +1,5 @@
 """``dvae enhance``: take the noise off a recording of speech."""
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import typer
 
 from dvae_lib.cli import console
 from dvae_lib.cli.options import Accelerator
+from dvae_lib.cli.outputs import check_output
 from dvae_lib.models import DVAE
 
 __all__ = ["SPEECH_MODEL", "enhance"]
@@ -127,9 +127,4 @@ def _check_sound_file(recording: Path, output: Path, overwrite: bool) -> None:
 
     if output.suffix.lower() not in SOUND_FILES:
         raise typer.BadParameter("the file must end in .wav or .flac", param_hint="--output")
-    if not output.parent.is_dir():
-        raise FileNotFoundError(f"There is no folder {output.parent} to write {output.name} into")
-    if output.is_dir() or not os.access(output.parent, os.W_OK):
-        raise PermissionError(f"{output} cannot be written; choose another --output")
-    if output.exists() and recording.exists() and output.samefile(recording) and not overwrite:
-        raise ValueError(f"{output} is the recording itself; choose another --output, or allow it with --overwrite")
+    check_output(recording, output, "the recording", overwrite=overwrite)

@@ -13,6 +13,7 @@ from rich.table import Table
 from dvae_lib._version import __version__
 from dvae_lib.cli import console
 from dvae_lib.cli.options import CORPUS, DATA, LIMIT, Accelerator
+from dvae_lib.cli.outputs import check_folder
 from dvae_lib.metrics import METRICS, SPEECH_METRICS, ScoreTable
 from dvae_lib.models import DVAE
 
@@ -70,8 +71,8 @@ def evaluate(
 
     if output is not None and output.suffix not in (".json", ".csv"):
         raise typer.BadParameter("the file must end in .json or .csv", param_hint="--output")
-    if output is not None and not output.parent.is_dir():
-        raise FileNotFoundError(f"There is no folder {output.parent} to write {output.name} into")
+    if output is not None:
+        check_folder(output)
     chosen = _chosen(metrics)
     folder = Path(model)
     network = DVAE.from_pretrained(model)

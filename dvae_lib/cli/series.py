@@ -11,6 +11,7 @@ import typer
 from numpy.typing import NDArray
 
 from dvae_lib.cli import console
+from dvae_lib.cli.outputs import check_folder
 
 __all__ = ["forecast", "impute", "score"]
 
@@ -99,8 +100,8 @@ def _opened(model: str, series: Path, output: Path | None) -> tuple[Any, NDArray
     """The model, and the series with the names of its columns. What would fail at the end fails now."""
     from dvae_lib.series import TrainedModel
 
-    if output is not None and not output.parent.is_dir():
-        raise FileNotFoundError(f"There is no folder {output.parent} to write {output.name} into")
+    if output is not None:
+        check_folder(output)
     x, names = _read(series)
     return TrainedModel.from_pretrained(model), x, names
 
