@@ -36,9 +36,9 @@ from dvae_lib.evaluation.bounds import active_dimensions
 from dvae_lib.experiments.corpora import data_facts
 from dvae_lib.experiments.protocol import falling
 from dvae_lib.experiments.records import Record
-from dvae_lib.experiments.results import ResultFile, Task, complete, rounded
-from dvae_lib.experiments.studies.command import RESULTS, RUNS, parser, stopped
-from dvae_lib.experiments.trainings import Interrupted, starting_model, train
+from dvae_lib.experiments.results import ResultFile, Task, rounded
+from dvae_lib.experiments.studies.command import RESULTS, RUNS, completed, parser
+from dvae_lib.experiments.trainings import starting_model, train
 from dvae_lib.models import DVAE, STORN, ImprovedVRNN
 from dvae_lib.objectives import balanced_kl, free_bits, word_dropout
 from dvae_lib.statespace.hmm import HiddenMarkovModel, hmm_filter, hmm_log_likelihood
@@ -315,11 +315,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("--output", type=Path, default=RESULTS / "collapse.json")
     options.add_argument("--again", action="store_true", help="compute also what is in the file already")
     chosen = options.parse_args(arguments)
-    try:
-        complete(ResultFile(chosen.output, KEY), tasks(chosen.seeds, chosen.runs, chosen.parts), again=chosen.again)
-    except Interrupted as error:
-        return stopped(error)
-    return 0
+    todo = tasks(chosen.seeds, chosen.runs, chosen.parts)
+    return completed(ResultFile(chosen.output, KEY), todo, again=chosen.again)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from dvae_lib.data.pretrained import pretrained_folder
@@ -13,6 +13,7 @@ __all__ = [
     "DATA",
     "RESULTS",
     "RUNS",
+    "completed",
     "model_folders",
     "parser",
     "select",
@@ -97,6 +98,15 @@ def train_or_test(
     try:
         for name in names:
             print(training(name, chosen.models[0] if chosen.models else shelf(name, DATA)))
+    except Interrupted as error:
+        return stopped(error)
+    return 0
+
+
+def completed(file: ResultFile, tasks: Iterable[Task], *, again: bool = False) -> int:
+    """Do the tasks that a file of results lacks, see `complete`; the exit status, also where a training was stopped."""
+    try:
+        complete(file, tasks, again=again)
     except Interrupted as error:
         return stopped(error)
     return 0

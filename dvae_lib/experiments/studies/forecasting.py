@@ -31,9 +31,9 @@ from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.data.standardize import Standardizer
 from dvae_lib.experiments.corpora import data_facts
 from dvae_lib.experiments.records import Record
-from dvae_lib.experiments.results import ResultFile, Task, complete, rounded
-from dvae_lib.experiments.studies.command import RESULTS, RUNS, parser, select, stopped
-from dvae_lib.experiments.trainings import Interrupted, train
+from dvae_lib.experiments.results import ResultFile, Task, rounded
+from dvae_lib.experiments.studies.command import RESULTS, RUNS, completed, parser, select
+from dvae_lib.experiments.trainings import train
 from dvae_lib.extras import require
 from dvae_lib.metrics import coverage, crps
 from dvae_lib.models import DKF, DVAE, SRNN, SVAE
@@ -180,11 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     months = sea_temperature()
     pairs = [(name, seed) for name in names for seed in (chosen.seeds if name in MODELS else [0])]
     tasks = (forecasting_task(name, seed, months, chosen.runs, config) for name, seed in pairs)
-    try:
-        complete(ResultFile(chosen.output, KEY), tasks, again=chosen.again)
-    except Interrupted as reason:
-        return stopped(reason)
-    return 0
+    return completed(ResultFile(chosen.output, KEY), tasks, again=chosen.again)
 
 
 if __name__ == "__main__":

@@ -22,11 +22,11 @@ from dvae_lib.evaluation import bounds_per_frame
 from dvae_lib.experiments.corpora import data_facts
 from dvae_lib.experiments.protocol import falling
 from dvae_lib.experiments.records import Record
-from dvae_lib.experiments.results import ResultFile, Task, complete
+from dvae_lib.experiments.results import ResultFile, Task
 from dvae_lib.experiments.scores import bounds_record
 from dvae_lib.experiments.studies.chorales import ARCHITECTURES, ChoraleProtocol
-from dvae_lib.experiments.studies.command import DATA, RESULTS, RUNS, parser, stopped
-from dvae_lib.experiments.trainings import Interrupted, train
+from dvae_lib.experiments.studies.command import DATA, RESULTS, RUNS, completed, parser
+from dvae_lib.experiments.trainings import train
 from dvae_lib.models import DVAE
 from dvae_lib.training import TrainingConfig
 
@@ -150,11 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for generative, contestants in CONTESTANTS.items()
         for inference in contestants
     )
-    try:
-        complete(ResultFile(chosen.output, KEY), tasks, again=chosen.again)
-    except Interrupted as error:
-        return stopped(error)
-    return 0
+    return completed(ResultFile(chosen.output, KEY), tasks, again=chosen.again)
 
 
 if __name__ == "__main__":

@@ -28,9 +28,9 @@ from dvae_lib.data.toy import bouncing_ball
 from dvae_lib.experiments.corpora import data_facts
 from dvae_lib.experiments.protocol import falling
 from dvae_lib.experiments.records import Record
-from dvae_lib.experiments.results import ResultFile, Task, complete, rounded
-from dvae_lib.experiments.studies.command import RESULTS, RUNS, parser, stopped
-from dvae_lib.experiments.trainings import Interrupted, describe_training, starting_model, train
+from dvae_lib.experiments.results import ResultFile, Task, rounded
+from dvae_lib.experiments.studies.command import RESULTS, RUNS, completed, parser
+from dvae_lib.experiments.trainings import describe_training, starting_model, train
 from dvae_lib.models import DVAE, SVG, VRAE
 from dvae_lib.training import TrainingConfig
 from dvae_lib.training.schedules import Schedule
@@ -384,11 +384,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "fragments" in chosen.parts:
         data = fragments()
         tasks += [fragment_task(case, seed, data, places) for seed in chosen.seeds for case in FRAGMENTS]
-    try:
-        complete(ResultFile(chosen.output, KEY), tasks, again=chosen.again)
-    except Interrupted as error:
-        return stopped(error)
-    return 0
+    return completed(ResultFile(chosen.output, KEY), tasks, again=chosen.again)
 
 
 if __name__ == "__main__":

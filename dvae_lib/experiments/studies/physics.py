@@ -37,9 +37,9 @@ from dvae_lib.data.toy.images import discs
 from dvae_lib.experiments.corpora import data_facts
 from dvae_lib.experiments.protocol import falling
 from dvae_lib.experiments.records import Record
-from dvae_lib.experiments.results import ResultFile, Task, complete
-from dvae_lib.experiments.studies.command import DATA, RESULTS, RUNS, parser, select, stopped
-from dvae_lib.experiments.trainings import Interrupted, describe_training, shelf, starting_model, train
+from dvae_lib.experiments.results import ResultFile, Task
+from dvae_lib.experiments.studies.command import DATA, RESULTS, RUNS, completed, parser, select
+from dvae_lib.experiments.trainings import describe_training, shelf, starting_model, train
 from dvae_lib.models import DKF, DSSM, DVAE, DVBF
 from dvae_lib.training import TrainingConfig
 from dvae_lib.training.schedules import Schedule
@@ -484,11 +484,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     experiments = select(options, chosen.experiments, list(ARCHITECTURES))
     models = chosen.models or shelf("dvbf-pendulum", DATA)
     todo = tasks(experiments, chosen.seeds, models, chosen.runs)
-    try:
-        complete(ResultFile(chosen.output, KEY, ordered=True), todo, again=chosen.again)
-    except Interrupted as error:
-        return stopped(error)
-    return 0
+    return completed(ResultFile(chosen.output, KEY, ordered=True), todo, again=chosen.again)
 
 
 if __name__ == "__main__":

@@ -36,8 +36,8 @@ from dvae_lib.data.toy.pendulum import pendulum_images
 from dvae_lib.data.toy.pendulum_task import PendulumTask
 from dvae_lib.experiments.corpora import data_facts
 from dvae_lib.experiments.records import Record
-from dvae_lib.experiments.results import ResultFile, Task, complete
-from dvae_lib.experiments.studies.command import DATA, RESULTS, RUNS, parser, select, stopped
+from dvae_lib.experiments.results import ResultFile, Task
+from dvae_lib.experiments.studies.command import DATA, RESULTS, RUNS, completed, parser, select
 from dvae_lib.experiments.trainings import Interrupted, describe_training
 from dvae_lib.models import DVAE, GRNN, RSSM
 from dvae_lib.planning import Plan, Planner, cross_entropy_method
@@ -423,11 +423,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in names
         if name in MODELS or view == "state"  # what learns nothing sees nothing
     )
-    try:
-        complete(ResultFile(chosen.output, KEY), tasks, again=chosen.again)
-    except Interrupted as error:
-        return stopped(error)
-    return 0
+    return completed(ResultFile(chosen.output, KEY), tasks, again=chosen.again)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.experiments.corpora import ExperimentData, data_facts, evenly
 from dvae_lib.experiments.protocol import Protocol, Run
 from dvae_lib.experiments.records import Record
-from dvae_lib.experiments.results import ResultFile, Task, complete
-from dvae_lib.experiments.studies.command import RESULTS, RUNS, parser, select, stopped
+from dvae_lib.experiments.results import ResultFile, Task
+from dvae_lib.experiments.studies.command import RESULTS, RUNS, completed, parser, select
 from dvae_lib.experiments.studies.speech_long import FIRST, long_data, long_protocol, to_the_floor
 from dvae_lib.experiments.trainings import Interrupted, print_epoch, starting_model
 from dvae_lib.objectives import free_bits
@@ -221,11 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pairs = ((name, model) for model in models for name in names)
     wanted = [(name, model) for name, model in pairs if model in (CONFIGURATIONS[name].models or FIRST)]
     tasks = (ablation_task(name, model, chosen.seed, chosen.runs, steps=chosen.steps) for name, model in wanted)
-    try:
-        complete(file, tasks)
-    except Interrupted as error:
-        return stopped(error)
-    return 0
+    return completed(file, tasks)
 
 
 if __name__ == "__main__":
