@@ -218,10 +218,11 @@ class Equations(Pretrained):
 
     def _assigned(self, latents: Mapping[str, Latent]) -> dict[str, Latent]:
         """The latents, each with what it belongs to, a frame or the sequence, and whether its KL has a closed form."""
-        framewise = self.spec.is_framewise
-        assigned = {name: q if framewise(name) else q._replace(per="sequence") for name, q in latents.items()}
-        divergences = _divergences(self.spec)
-        return {name: q if name in divergences else q._replace(closed_form=False) for name, q in assigned.items()}
+        framewise, divergences = self.spec.is_framewise, _divergences(self.spec)
+        return {
+            name: q._replace(per=q.per if framewise(name) else "sequence", closed_form=name in divergences)
+            for name, q in latents.items()
+        }
 
     # ---------------------------------------------------------------- loops
 

@@ -14,6 +14,7 @@ from dvae_lib.arrays import as_tensor
 from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.devices import on_the_host
 from dvae_lib.models import DVAE
+from dvae_lib.models.filtering import Filter
 from dvae_lib.objectives.terms import check_counts
 from dvae_lib.series.tables import Table, array, following_index, like, named
 
@@ -116,9 +117,9 @@ class TrainedModel:
         index = following_index(x.index, steps) if hasattr(x, "iloc") else None
         past, u, observed = self._taken(x, inputs, missing, steps)
         generator = self._generator(seed)
-        if self.model.has_proposal and self.model.is_causal:
+        if self.model.has_proposal:
             before, after = (None, None) if u is None else (u[:, : len(x)], u[:, len(x) :])
-            watch = self._filtered(past, before, observed, num_samples, generator)
+            watch, _ = self._filtered(past, before, observed, num_samples, generator)
             samples = watch.forecast(steps, after, num_samples=num_samples)[:, 0]
         else:
             many: dict[str, Any] = {"prefix": past, "u": u, "observed": observed}
@@ -205,14 +206,12 @@ class TrainedModel:
         """
         check_counts(num_particles=num_particles)
         series, u, observed = self._taken(x, inputs, missing)
-        if not (self.model.has_proposal and self.model.is_causal):
+        if not self.model.has_proposal:
             raise NotImplementedError(
                 f"{type(self.model).__name__} cannot score frame by frame: its generation must be causal, with a "
                 "proposal per frame. importance_weighted_bound scores whole series"
             )
-        scores: list[Tensor] = []
-        self._filtered(series, u, observed, num_particles, self._generator(seed), scores)
-        found = torch.stack(scores)
+        _, found = self._filtered(series, u, observed, num_particles, self._generator(seed))
         if observed is not None:  # but for rounding it is zero there already
             found = torch.where(observed[0].any(1), found, 0.0)
         if self.model.standardizer is not None:  # the density of x, not of the standardised x
@@ -296,22 +295,14 @@ class TrainedModel:
         return series, u, observed
 
     def _filtered(
-        self,
-        x: Tensor,
-        u: Tensor | None,
-        observed: Tensor | None,
-        num_particles: int,
-        generator: Generator,
-        scores: list[Tensor] | None = None,
-    ) -> Any:
-        """The filter after a series; the log-densities of its frames go into `scores`."""
-        watch = self.model.filter(num_particles=num_particles, generator=generator)
+        self, x: Tensor, u: Tensor | None, observed: Tensor | None, num_particles: int, generator: Generator
+    ) -> tuple[Filter, Tensor]:
+        """The filter after a series, and the log-densities of its frames, (T,)."""
+        watch, densities = self.model.filter(num_particles=num_particles, generator=generator), []
         for t in range(x.shape[1]):
             seen = None if observed is None else observed[:, t]
-            output = watch.update(x[:, t], None if u is None else u[:, t], observed=seen)
-            if scores is not None:
-                scores.append(-output.score[0])
-        return watch
+            densities.append(-watch.update(x[:, t], None if u is None else u[:, t], observed=seen).score[0])
+        return watch, torch.stack(densities)
 
     def _in_units(self, values: Tensor) -> Tensor:
         standardizer = self.model.standardizer

@@ -166,7 +166,7 @@ def test_at_every_model(name, u_dim):
     assert np.isfinite(trained.impute(x, num_samples=5, **known).mean).all()
     assert trained.forecast(x, 3, num_samples=5, missing=True, **all_inputs).mean.shape == (3, 3)
     assert all(np.isfinite(v).all() for v in trained.encode(x, missing=True, **known).mean.values())
-    if trained.model.has_proposal and trained.model.is_causal:
+    if trained.model.has_proposal:
         scores = trained.score(x, num_particles=5, missing=True, **known)
         assert np.isfinite(scores).all()
         assert scores[4] == 0
