@@ -10,6 +10,7 @@ from dvae_lib.evaluation import Bounds, active_dimensions, analysis_resynthesis,
 from dvae_lib.experiments.corpora import ExperimentData
 from dvae_lib.experiments.protocol import Mode
 from dvae_lib.experiments.records import Record
+from dvae_lib.experiments.results import rounded
 from dvae_lib.graphs.links import links
 from dvae_lib.metrics import ScoreTable, raw_pesq
 from dvae_lib.models.base import DVAE
@@ -38,7 +39,8 @@ def evaluate_model(
 
     Returns:
         For each mode the bounds (``vlb``, ``iw``, ``kl`` and ``kl_per_dim``, see `Bounds`), the number of active
-        dimensions of z, and the summary of each measure.
+        dimensions of z, the summary of each measure and, of speech, the scores of each utterance in the order of the
+        corpus (``scores``; "bound" in nats per frame), with which models are compared utterance by utterance.
     """
     device = next(model.parameters()).device
     rows = []
@@ -62,6 +64,7 @@ def evaluate_model(
                 "importance_samples": importance_samples,
                 "active": active_dimensions(bounds.kl_per_dim["z"]),
                 "measures": _summary(table),
+                **({"scores": _scores(table)} if corpus.experiment == "speech" else {}),  # windows of motion overlap
             }
         )
     return rows
@@ -105,3 +108,7 @@ def _summary(table: ScoreTable) -> dict[str, dict[str, float | int | None]]:
         for line in table.summary()
         if line.metric != "bound"
     }
+
+
+def _scores(table: ScoreTable) -> dict[str, list[float | None]]:
+    return {metric: [rounded(value) for value in values] for metric, values in table.columns.items()}

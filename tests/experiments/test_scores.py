@@ -54,6 +54,7 @@ def test_motion_is_judged_by_the_distance_of_joints_in_millimetres(walks, schedu
             errors.append(1000 * np.linalg.norm(difference.reshape(length, 2, 3), axis=-1).mean())
             roots.append(math.sqrt((difference**2).mean()))
         assert set(row["measures"]) == {"mpjpe", "rmse"}
+        assert "scores" not in row  # windows of motion overlap
         for name, values in (("mpjpe", errors), ("rmse", roots)):
             low, high = stats.t.interval(0.95, 4, np.mean(values), stats.sem(values))
             assert row["measures"][name] == {
@@ -85,7 +86,10 @@ def test_speech_is_judged_by_what_is_heard_of_whole_recordings(eight_voices):
             assert row["measures"][line.metric]["mean"] == pytest.approx(line.mean, rel=1e-6)
             assert row["measures"][line.metric]["low"] == pytest.approx(line.low, rel=1e-6)
             assert row["measures"][line.metric]["count"] == len(corpus.recordings) >= 2
+    for metric, values in table.columns.items():
+        assert row["scores"][metric] == pytest.approx(values, abs=6e-5)
     raw = [raw_pesq(score) for score in table.columns["pesq_nb"]]
+    assert row["scores"]["pesq"] == pytest.approx(raw, abs=6e-5)
     assert row["measures"]["pesq"]["mean"] == pytest.approx(np.mean(raw), rel=1e-6)
     found = bounds_per_frame(model, corpus.test, 3)
     assert (row["vlb"], row["iw"], row["kl"]) == (found.vlb, found.importance_weighted[3], found.kl)
