@@ -99,8 +99,8 @@ class Protocol:
 
     def reading(self, inputs: str) -> "Protocol":
         """The same, but that the networks read something else of the data, with an output that starts accordingly."""
-        start = inputs != POWER
-        return replace(self, training=replace(self.training, inputs=inputs, start_at_mean=start))
+        training = replace(self.training, inputs=inputs, start_at_mean=inputs != POWER)
+        return replace(self, training=training, scheduled=replace(self.scheduled, inputs=inputs))
 
     def build(self, run: Run, x_dim: int) -> DVAE:
         """The model of a run, with its initial weights drawn from torch's global generator."""

@@ -23,6 +23,7 @@ KINDS = {
     "dsae": lambda: DSAE(4, 3),
     "dvbf": lambda: build_model("dvbf", x_dim=4, z_dim=3),
 }
+OF_POWERS = ("vae", "vrnn", "rvae-causal", "dsae")
 
 
 def made(name: str, scale: float = 2.0):
@@ -56,6 +57,24 @@ def test_a_fine_step_leaves_the_model_and_no_quantiser(name):
     values = {variable: latent.sample for variable, latent in exact.items()}
     truth = model.generation(x[None], values, feedback=feedback).observation.mean[0].detach()
     assert torch.allclose(encode(model, x, step=1e-3, loop="open").reconstruction, truth, atol=1e-3)
+
+
+@pytest.mark.parametrize("loop", ["closed", "open"])
+@pytest.mark.parametrize("name", OF_POWERS)
+def test_models_that_read_log_powers_are_coded_as_others(name, loop):
+    torch.manual_seed(4)
+    model = build_model(name, x_dim=4, z_dim=3, observation="gamma", inputs="log_power").double()
+    with torch.no_grad():
+        model.reading.mean.fill_(-1.0)
+        model.reading.scale.fill_(2.0)
+    x = (2 * walk(12) - 3).exp().double()
+    file = encode(model, x, step=0.7, loop=loop)
+    assert torch.equal(decode(model, file.data), file.reconstruction)
+    fine = encode(model, x, step=1e-3, loop="open").reconstruction
+    values = {variable: latent.sample for variable, latent in model.inference(x[None], draw="mean").items()}
+    feedback = 1.0 if model.links.predictive else 0.0
+    truth = model.generation(x[None], values, feedback=feedback).observation.mean[0].detach()
+    torch.testing.assert_close(fine, truth, rtol=1e-2, atol=0.0)
 
 
 @pytest.mark.parametrize("name", ["vrnn", "srnn-filter"])

@@ -20,6 +20,7 @@ from dvae_lib.enhancement.vem import (
 )
 from dvae_lib.metrics.speech import si_sdr
 from dvae_lib.models import DSAE, MODELS, RVAE, VAE, build_model
+from dvae_lib.models.reading import INPUTS
 
 SETTINGS = FrontEndSettings(window_length=64, hop_length=16)
 FRONT_END = SpeechFrontEnd(SETTINGS)
@@ -75,10 +76,11 @@ def scene(model: VAE, num_frames: int = 120, snr: float = 0.0) -> tuple[torch.Te
 # --- what is accepted, what is tuned ---
 
 
+@pytest.mark.parametrize("inputs", INPUTS)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", SMALL)
-def test_every_model_without_a_predictive_link_enhances(name, method):
-    model = speech_model(name)
+def test_every_model_without_a_predictive_link_enhances(name, method, inputs):
+    model = speech_model(name, inputs=inputs)
     before = copy.deepcopy(model.state_dict())
     noisy = torch.randn(700, generator=seeded())
     result = enhance(model, noisy, method=method, num_iterations=3, rank=2, num_samples=2, generator=seeded())
@@ -186,10 +188,11 @@ def test_the_likelihood_is_that_of_the_power_of_a_complex_gaussian():
     torch.testing.assert_close(expected_log_likelihood(power, variance), expected)
 
 
+@pytest.mark.parametrize("inputs", INPUTS)
 @pytest.mark.parametrize("name", ["vae", "rvae-noncausal", "dsae"])
-def test_without_noise_the_bounds_are_those_of_the_model(name):
+def test_without_noise_the_bounds_are_those_of_the_model(name, inputs):
     """At g = 1 and no noise, vem's objective is the VLB of the model, and peem's is log p(x, z)."""
-    model = speech_model(name)
+    model = speech_model(name, inputs=inputs)
     x = torch.rand(9, BINS, generator=seeded()) + 0.1
     with torch.no_grad():
         speech, cost = TunedPosterior(model, x).draw(3, seeded(1))

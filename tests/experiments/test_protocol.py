@@ -199,6 +199,7 @@ def test_inputs_change_what_is_read_and_nothing_else():
     book = protocol("speech")
     log = book.reading("log_power")
     assert (log.training.inputs, log.training.start_at_mean) == ("log_power", True)
-    assert replace(log, training=book.training) == book
+    assert (log.scheduled.inputs, log.scheduled.start_at_mean) == ("log_power", False)  # goes on with trained weights
+    assert replace(log, training=book.training, scheduled=book.scheduled) == book
     power = book.reading("power").training
     assert (power.inputs, power.start_at_mean) == ("power", False)

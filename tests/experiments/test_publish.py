@@ -1,9 +1,14 @@
 """What goes from the runs into the project: a file of results for each corpus, weights, and a card for each."""
 
+from dataclasses import replace
+
 import pytest
 
+from dvae_lib.data.pretrained import pretrained_folder, pretrained_names
 from dvae_lib.experiments import Job, Run, read_records, run_one
-from dvae_lib.experiments.publish import main, publish, weights_name
+from dvae_lib.experiments.corpora import load_experiment
+from dvae_lib.experiments.publish import READ, main, publish, weights_name
+from dvae_lib.experiments.studies.speech_long import long_protocol
 from dvae_lib.models import DVAE
 from dvae_lib.resources import resource_path
 
@@ -62,11 +67,47 @@ def test_weights_that_are_gone_leave_those_in_place(runs, tmp_path):
     assert (tmp_path / "data/pretrained/vae-walks/config.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("corpus", ["librispeech", "mocap"])
-def test_the_names_of_weights_are_those_in_the_project(corpus):
-    names = {weights_name(record) for record in read_records(resource_path("results", f"benchmark-{corpus}.json"))}
-    assert f"vae-{corpus}" in names
-    assert f"srnn-{corpus}-scheduled" in names
+@pytest.mark.parametrize(
+    ("file", "some"),
+    [
+        ("benchmark-librispeech.json", {"vae-librispeech-power", "srnn-librispeech-scheduled-power"}),
+        ("benchmark-mocap.json", {"vae-mocap", "srnn-mocap-scheduled"}),
+    ],
+)
+def test_the_names_of_weights_are_those_in_the_project(file, some):
+    records = read_records(resource_path("results", file))
+    names = {weights_name(record) for record in records if record["seed"] == 0}
+    assert some <= names <= set(pretrained_names())
+    for name in some:
+        model = DVAE.from_pretrained(name)
+        card = (pretrained_folder(name) / "README.md").read_text()
+        assert card.startswith(f"# {name}\n")
+        if "librispeech" in name:
+            assert model.inputs == ("power" if name.endswith("-power") else "log_power")
+            assert f"The networks read {READ[model.inputs]}." in card
+
+
+def test_long_trainings_have_a_file_and_names_of_their_own(eight_voices, tmp_path):
+    protocol = replace(long_protocol(epochs=1, warm_up=1, batch_size=16), limit=4, test_limit=2, importance_samples=2)
+    corpus = replace(load_experiment(str(eight_voices), protocol), name="librispeech")
+    run_one(Job(Run("vae", False, 0), corpus, protocol), tmp_path / "runs", num_workers=0, progress=False)
+    arguments = [str(tmp_path / "runs"), "--data", str(tmp_path / "data"), "--budget", "long"]
+    assert main(arguments) == 0
+    (record,) = read_records(tmp_path / "data/results/speech-long.json")
+    card = (tmp_path / "data/pretrained/vae-librispeech/README.md").read_text()
+    for text in ("the second block of Table 13.1", "their logarithms, standardised by bin", "a fixed budget"):
+        assert text in card
+    assert weights_name({**record, "budget": "book"}) == "vae-librispeech"
+    assert weights_name({**record, "budget": "book", "config": {}}) == "vae-librispeech-power"
+
+
+def test_cards_are_written_anew_from_results_alone(runs, tmp_path):
+    publish(runs, tmp_path / "data", budget="ci", say=lambda line: None)
+    card = tmp_path / "data/pretrained/vae-walks/README.md"
+    before = card.read_bytes()
+    card.write_text("old")
+    publish(tmp_path / "data/results/benchmark-walks.json", tmp_path / "data", budget="ci", say=lambda line: None)
+    assert card.read_bytes() == before
 
 
 def test_weights_that_are_downloaded_on_request_stay_where_they_stand(runs, tmp_path):
@@ -75,3 +116,8 @@ def test_weights_that_are_downloaded_on_request_stay_where_they_stand(runs, tmp_
     assert (tmp_path / "data/pretrained_on_request/vae-walks/README.md").is_file()
     assert not (tmp_path / "data/pretrained/vae-walks").exists()
     assert (tmp_path / "data/pretrained/storn-walks").is_dir()
+    listed = (tmp_path / "data/pretrained_on_request.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in listed] == [
+        "file",
+        *(f"vae-walks/{file}" for file in ("README.md", "config.json", "model.safetensors")),
+    ]

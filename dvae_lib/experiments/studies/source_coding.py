@@ -85,13 +85,13 @@ class SourceCodingProtocol:
     )
     lossless_steps: tuple[float, ...] = (0.5, 3.0)
     speech: tuple[tuple[str, Loop], ...] = (
-        ("vae-librispeech", "closed"),
-        ("dkf-librispeech", "closed"),
-        ("vrnn-librispeech", "closed"),
-        ("vrnn-librispeech", "open"),
-        ("rvae-causal-librispeech", "closed"),
-        ("dsae-librispeech", "closed"),
-        ("vrnn-librispeech-scheduled", "closed"),
+        ("vae-librispeech-power", "closed"),
+        ("dkf-librispeech-power", "closed"),
+        ("vrnn-librispeech-power", "closed"),
+        ("vrnn-librispeech-power", "open"),
+        ("rvae-causal-librispeech-power", "closed"),
+        ("dsae-librispeech-power", "closed"),
+        ("vrnn-librispeech-scheduled-power", "closed"),
     )
     steps: tuple[float, ...] = (1.0, NATURAL_STEP, 10.0, 30.0)
     utterances: int = 4
