@@ -77,8 +77,9 @@ def train(
 
 
 def print_epoch(model: torch.nn.Module, record: dict[str, Number]) -> None:
-    """Print an epoch of a training on one line."""
-    values = (f"{part} {record[f'{part}_vlb_per_frame']:.3f}" for part in ("train", "validation"))
+    """Print an epoch of a training on one line: the bound, or what is maximised where that has none."""
+    term = "vlb" if "train_vlb_per_frame" in record else "objective"
+    values = (f"{part} {record[f'{part}_{term}_per_frame']:.3f}" for part in ("train", "validation"))
     print(f"{type(model).__name__}, epoch {record['epoch']}:", *values, f"{record['seconds']:.0f} s", flush=True)
 
 

@@ -1,0 +1,319 @@
+"""The models on the four polyphonic music sets on which STORN, VRNN, SRNN, DKF and NASMC were published (Chapter 12).
+
+    python -m dvae_lib.experiments.studies.polyphonic [--sets jsb ...] [--models vrnn ...] [--seeds 0 1 2]
+
+Piano rolls of Boulanger-Lewandowski et al. (2012) with the split that came with them. Every model reads the same
+pieces, of training pieces as many frames as `MusicProtocol` says, and is trained by the same schedule; the epoch that
+is best on whole validation pieces is kept, and tested once, on whole test pieces: the variational bound, the
+importance-weighted bound and, where a particle filter can run, the particle bound, in nats per frame, every frame of
+the part counting the same. Beside them stand two references in closed form (`REFERENCES`), and what the papers report
+(`PUBLISHED`).
+
+The result is data/results/polyphonic.json. On one CPU core a training takes two to ten minutes on `jsb`, and up to an
+hour on the others; what was interrupted goes on with the same command, and several processes share the trainings of
+different sets or seeds.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from dvae_lib.data.music.polyphonic import load_polyphonic
+from dvae_lib.data.sequences import SequenceDataset
+from dvae_lib.data.splits import Splits
+from dvae_lib.evaluation import active_dimensions, bounds_per_frame
+from dvae_lib.experiments.corpora import data_facts
+from dvae_lib.experiments.protocol import falling
+from dvae_lib.experiments.records import Record
+from dvae_lib.experiments.results import ResultFile, Task, rounded
+from dvae_lib.experiments.studies.command import RESULTS, RUNS, completed, parser
+from dvae_lib.experiments.trainings import starting_model, train
+from dvae_lib.models import DKF, DSAE, DVAE, GRNN, LVRNN, RVAE, SRNN, STORN, VAE, VRNN
+from dvae_lib.objectives import nasmc, particle
+from dvae_lib.training import Objective, TrainingConfig, vlb_terms
+from dvae_lib.training.schedules import Schedule
+
+__all__ = [
+    "KEY",
+    "PIECES",
+    "PUBLISHED",
+    "REFERENCES",
+    "SETS",
+    "MusicProtocol",
+    "Player",
+    "key_chains",
+    "key_frequencies",
+    "main",
+    "particle_bound",
+    "tasks",
+]
+
+KEY = ("set", "model", "seed")
+SETS = ("jsb", "nottingham", "musedata", "piano-midi")
+
+SHARED: dict[str, Any] = {"x_dim": 88, "z_dim": 32, "observation": "bernoulli"}
+LAYERS: dict[str, Any] = {"feature_x": (), "feature_z": (), "h_dim": 200, "decoder": (200,)}
+
+
+class Player(NamedTuple):
+    """A model of the comparison.
+
+    Attributes:
+        build: Makes it, with initial weights from torch's global generator.
+        objective: What is maximised.
+    """
+
+    build: Callable[[], DVAE]
+    objective: Objective = vlb_terms
+
+
+PIECES: dict[str, Player] = {
+    "grnn": Player(partial(GRNN, 88, 200, observation="bernoulli")),
+    "vae": Player(partial(VAE, **SHARED, encoder=(400,), decoder=(400,))),
+    "dkf": Player(partial(DKF, **SHARED, transition=200, decoder=(200,), encoder=(), g_dim=200, cell="gru")),
+    "storn": Player(partial(STORN, **SHARED, **LAYERS, inference_model="filter", g_dim=200, encoder=(), head=(200,))),
+    "vrnn": Player(partial(VRNN, **SHARED, **LAYERS, prior=(200,), inference_model="filter", head=(200,))),
+    "srnn": Player(
+        partial(
+            SRNN,
+            **SHARED,
+            feature_x=(),
+            h_dim=200,
+            prior=(200,),
+            decoder=(200,),
+            inference_model="smoother",
+            encoder=(),
+            g_dim=200,
+            head=(200,),
+        )
+    ),
+    "rvae-causal": Player(partial(RVAE, **SHARED, decoder=(200,), generation_model="causal", h_dim=200, g_dim=200)),
+    "dsae": Player(partial(DSAE, **SHARED, decoder=(200,), h_dim=100, inference_model="full", g_dim=100)),
+    "lvrnn": Player(partial(LVRNN, **SHARED, **LAYERS, k_dim=100, g_dim=200, head=(200,))),
+    "lvrnn-fivo": Player(
+        partial(LVRNN, **SHARED, **LAYERS, k_dim=100, g_dim=200, head=(200,)), partial(particle, num_particles=4)
+    ),
+    "lvrnn-nasmc": Player(
+        partial(LVRNN, **SHARED, **LAYERS, k_dim=100, g_dim=200, head=(200,)), partial(nasmc, num_particles=4)
+    ),
+}
+"""The models, by name; all hidden layers and memories have 200 units, or 100 where there are two of a kind."""
+
+PUBLISHED: dict[str, dict[str, float]] = {
+    "SRNN (Fraccaro et al., 2016), bound": dict(zip(SETS, (-4.74, -2.94, -6.28, -8.20), strict=True)),
+    "NASMC (Gu et al., 2015), estimate": dict(zip(SETS, (-3.99, -2.72, -6.89, -7.61), strict=True)),
+    "STORN (Bayer and Osendorfer, 2014)": dict(zip(SETS, (-6.91, -2.85, -6.16, -7.13), strict=True)),
+    "TSBN (Gan et al., 2015), bound": dict(zip(SETS, (-7.48, -3.67, -6.81, -7.98), strict=True)),
+    "DMM (Krishnan et al., 2017), bound": dict(zip(SETS, (-6.93, -2.96, -6.99, -7.98), strict=True)),
+    "RNN-NADE (Boulanger-Lewandowski et al., 2012)": dict(zip(SETS, (-5.19, -2.31, -5.60, -7.05), strict=True)),
+    "RNN (Boulanger-Lewandowski et al., 2012)": dict(zip(SETS, (-8.71, -4.46, -8.13, -8.37), strict=True)),
+}
+"""Nats per frame on the test parts, as the field quotes them; none was checked in the paper itself."""
+
+
+def key_frequencies(train: SequenceDataset, test: SequenceDataset) -> float:
+    """Log-likelihood, in nats per frame, where every key sounds as often as in the training part, whatever was before.
+
+    Rates are those of counts with a half added to both outcomes.
+    """
+    sounding, frames = _pooled(train).sum(0), train.num_frames
+    x = _pooled(test)
+    return _log_likelihood(x, (sounding + 0.5) / (frames + 1)).sum().item() / test.num_frames
+
+
+def key_chains(train: SequenceDataset, test: SequenceDataset) -> float:
+    """Log-likelihood, in nats per frame, where every key is a Markov chain of its own, fitted to the training part.
+
+    Rates are those of counts with a half added to both outcomes; before a piece begins all keys are silent.
+    """
+    pairs = [(_before(x), x) for x in _pieces(train)]
+    before, now = (torch.cat(part) for part in zip(*pairs, strict=True))
+    rate = [((state * now).sum(0) + 0.5) / (state.sum(0) + 1) for state in (1 - before, before)]
+    total = sum(_log_likelihood(x, torch.where(_before(x) > 0, rate[1], rate[0])).sum().item() for x in _pieces(test))
+    return total / test.num_frames
+
+
+REFERENCES: dict[str, Callable[[SequenceDataset, SequenceDataset], float]] = {
+    "key frequencies": key_frequencies,
+    "key chains": key_chains,
+}
+"""Predictors without a network, by name."""
+
+
+@dataclass(frozen=True)
+class MusicProtocol:
+    """How the models are trained and tested.
+
+    Attributes:
+        sequence_length: Frames of a training sequence, by set; None keeps pieces whole.
+        epochs: At most, by set: large sets need fewer passes.
+        batch_size: Sequences of a step.
+        warm_up: Weight of the KL terms over the epochs.
+        patience: Epochs without a better validation bound.
+        samples: Number of samples of the importance-weighted bound.
+        particles: Number of particles of the particle bound.
+    """
+
+    sequence_length: tuple[tuple[str, int | None], ...] = (
+        ("jsb", None),
+        ("nottingham", 100),
+        ("musedata", 100),
+        ("piano-midi", 100),
+    )
+    epochs: tuple[tuple[str, int], ...] = (("jsb", 120), ("nottingham", 40), ("musedata", 30), ("piano-midi", 60))
+    batch_size: int = 16
+    warm_up: Schedule = Schedule(((0, 0.01), (2, 0.01), (12, 1.0)))  # noqa: RUF009 - a schedule does not change
+    patience: int = 15
+    samples: int = 100
+    particles: int = 100
+
+    def load(self, name: str) -> Splits:
+        """A set: training sequences, and whole pieces to validate with and to test on."""
+        whole = load_polyphonic(name)
+        return whole._replace(train=load_polyphonic(name, sequence_length=dict(self.sequence_length)[name]).train)
+
+    def config(self, name: str, seed: int, *, weighs: bool) -> TrainingConfig:
+        """The training on a set; `weighs` says whether the objective has a weight of KL terms."""
+        epochs = dict(self.epochs)[name]
+        return TrainingConfig(
+            learning_rate=falling(2e-3, epochs, 1e-4),
+            batch_size=self.batch_size,
+            max_epochs=epochs,
+            patience=self.patience,
+            gradient_clip=5.0,
+            schedules={"beta": self.warm_up} if weighs else {},
+            seed=seed,
+        )
+
+
+def particle_bound(model: DVAE, data: SequenceDataset, num_particles: int, *, seed: int = 0) -> float:
+    """The particle bound of whole sequences, in nats per frame over all frames of the data.
+
+    Arguments:
+        model: A model with a proposal per frame.
+        data: The sequences.
+        num_particles: Number of particles.
+        seed: Seed of the particles.
+    """
+    generator, total = Generator().manual_seed(seed), 0.0
+    size = max(1, 64_000 // (num_particles * int(data.lengths.max())))
+    for part in data.lengths.argsort().split(size):  # of similar length, so that little is padding
+        batch = data.batch(part.tolist())
+        bound = particle(model, batch.x, lengths=batch.lengths, num_particles=num_particles, generator=generator)
+        total += bound.value.sum().item()
+    return total / data.num_frames
+
+
+def tasks(
+    sets: Sequence[str],
+    models: Sequence[str],
+    seeds: Sequence[int],
+    runs: str | Path,
+    protocol: MusicProtocol | None = None,
+    load: Callable[[str], Splits] | None = None,
+) -> Iterator[Task]:
+    """The trainings and their tests, set by set.
+
+    Arguments:
+        sets: Some of `SETS`.
+        models: Some of `PIECES`.
+        seeds: Seeds of initial weights and trainings.
+        runs: Folder of the trainings' states; what was interrupted goes on from there.
+        protocol: How they are trained; None is the book's.
+        load: Loads a set; None takes the protocol's.
+    """
+    settings = MusicProtocol() if protocol is None else protocol
+    for name in sets:
+        data = (settings.load if load is None else load)(name)
+        for model in REFERENCES:
+            key = {"set": name, "model": model, "seed": 0}
+            yield Task([key], partial(_reference, key, data))
+        for seed in seeds:
+            for model in models:
+                key = {"set": name, "model": model, "seed": seed}
+                yield Task([key], partial(_tested, key, data, Path(runs), settings))
+
+
+def _pieces(data: SequenceDataset) -> Iterator[Tensor]:
+    return (data[i].double() for i in range(len(data)))
+
+
+def _pooled(data: SequenceDataset) -> Tensor:
+    return torch.cat(list(_pieces(data)))
+
+
+def _before(x: Tensor) -> Tensor:
+    return torch.cat([torch.zeros_like(x[:1]), x[:-1]])
+
+
+def _log_likelihood(x: Tensor, rate: Tensor) -> Tensor:
+    return torch.where(x > 0, rate.log(), (-rate).log1p())
+
+
+def _reference(key: Record, data: Splits) -> list[Record]:
+    value = REFERENCES[str(key["model"])](data.train, data.test)
+    return [{**key, "vlb": rounded(value), "data": data_facts(train=data.train, test=data.test)}]
+
+
+@torch.no_grad()
+def _scores(model: DVAE, test: SequenceDataset, protocol: MusicProtocol, seed: int) -> Record:
+    if not model.spec.latents:  # its bound is the likelihood itself
+        return {"vlb": rounded(bounds_per_frame(model, test, seed=seed).vlb)}
+    bounds = bounds_per_frame(model, test, protocol.samples, seed=seed)
+    record = {
+        "vlb": rounded(bounds.vlb),
+        "iw": rounded(bounds.importance_weighted[protocol.samples]),
+        "samples": protocol.samples,
+        "kl": rounded(bounds.kl),
+        "active": active_dimensions(bounds.kl_per_dim["z"]),
+    }
+    if model.has_proposal and model.is_causal:
+        record["smc"] = rounded(particle_bound(model, test, protocol.particles, seed=seed))
+        record["particles"] = protocol.particles
+    return record
+
+
+def _tested(key: Record, data: Splits, runs: Path, protocol: MusicProtocol) -> list[Record]:
+    name, seed = str(key["set"]), int(key["seed"])
+    player = PIECES[str(key["model"])]
+    model = starting_model(seed, player.build)
+    weighs = player.objective is vlb_terms and bool(model.spec.latents)
+    config = protocol.config(name, seed, weighs=weighs)
+    folder = runs / f"polyphonic-{name}-{key['model']}-seed-{seed}"
+    result = train(model, data.train, data.validation, config, folder, objective=player.objective)
+    return [
+        {
+            **key,
+            "weights": sum(p.numel() for p in model.parameters()),
+            "best_epoch": result.best_epoch,
+            "epochs": len(result.history),
+            "validation": rounded(result.best_value),
+            **_scores(model.eval(), data.test, protocol, seed),
+            "seconds": round(sum(float(epoch["seconds"]) for epoch in result.history), 1),
+            "data": data_facts(train=data.train, validation=data.validation, test=data.test),
+        }
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    options = parser(__doc__)
+    options.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    options.add_argument("--models", nargs="+", choices=list(PIECES), default=list(PIECES))
+    options.add_argument("--seeds", type=int, nargs="+", default=[0])
+    options.add_argument("--runs", type=Path, default=RUNS, help="where interrupted trainings are kept")
+    options.add_argument("--output", type=Path, default=RESULTS / "polyphonic.json")
+    options.add_argument("--again", action="store_true", help="compute also what is in the file already")
+    chosen = options.parse_args(arguments)
+    todo = tasks(chosen.sets, chosen.models, chosen.seeds, chosen.runs)
+    return completed(ResultFile(chosen.output, KEY, ordered=True), todo, again=chosen.again)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
