@@ -3,7 +3,8 @@
 from dvae_lib.evaluation import COLLAPSED, active_dimensions
 from dvae_lib.experiments.agreement import Agreement, rank_agreement, with_review
 from dvae_lib.experiments.corpora import ExperimentData, load_experiment
-from dvae_lib.experiments.figures import plot_collapse, plot_curves, plot_scores
+from dvae_lib.experiments.figures import plot_collapse, plot_curves, plot_differences, plot_scores
+from dvae_lib.experiments.pairs import blocks_table, differences, differences_table, paired_difference, with_scores
 from dvae_lib.experiments.protocol import PROTOCOLS, REVIEW_MODELS, SCHEDULED, Protocol, Run, plan, protocol
 from dvae_lib.experiments.records import Record, RecordError, collect, read_records, write_records
 from dvae_lib.experiments.report import Report, write_report
@@ -34,15 +35,20 @@ __all__ = [
     "Run",
     "Value",
     "active_dimensions",
+    "blocks_table",
     "collect",
     "csv_table",
+    "differences",
+    "differences_table",
     "evaluate_model",
     "latex_table",
     "load_experiment",
     "markdown_table",
+    "paired_difference",
     "plan",
     "plot_collapse",
     "plot_curves",
+    "plot_differences",
     "plot_scores",
     "protocol",
     "rank_agreement",
@@ -52,6 +58,7 @@ __all__ = [
     "run_one",
     "summarise",
     "with_review",
+    "with_scores",
     "write_records",
     "write_report",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from dvae_lib.experiments.pairs import Blocks, differences
 from dvae_lib.experiments.records import Record
 from dvae_lib.experiments.review import LABELS, REVIEW
 from dvae_lib.experiments.tables import COLUMNS, ResultRow
@@ -13,7 +14,7 @@ from dvae_lib.experiments.tables import COLUMNS, ResultRow
 # There are more models than colours.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
-__all__ = ["plot_collapse", "plot_curves", "plot_scores"]
+__all__ = ["plot_collapse", "plot_curves", "plot_differences", "plot_scores"]
 
 
 def plot_curves(records: Sequence[Record], *, scheduled: bool = False, part: str = "validation") -> Figure:
@@ -100,6 +101,38 @@ def plot_scores(lines: Sequence[ResultRow], column: str, *, review: str | None =
         axis.grid(axis="y", linewidth=0.4)
     if review and theirs:
         axes[0, 1].set_xlabel(f"{COLUMNS[review].title}, review")
+    return figure
+
+
+def plot_differences(blocks: Blocks, measures: Sequence[str], *, reference: str = "VAE") -> Figure:
+    """How far each model is ahead of a reference, a panel for each measure; bars are 95 % intervals over utterances.
+
+    Arguments:
+        blocks: Lines of tables, by the name of the block of trainings; the review's differences are drawn beside them.
+        measures: Names of measures in `COLUMNS`.
+        reference: See `dvae_lib.experiments.pairs.differences`.
+    """
+    found = {(m, b): differences(lines, m, reference) for m in measures for b, lines in blocks.items()}
+    names = [name for name in LABELS.values() if any(name in gaps for gaps in found.values())]
+    if not names:
+        raise ValueError(f"No result here can be compared with {reference} utterance by utterance")
+    table, size = REVIEW["speech"], (2.6 * len(measures) + 1.0, 0.9 + 0.4 * len(names))
+    figure, axes = plt.subplots(1, len(measures), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for axis, measure in zip(axes[0], measures, strict=True):
+        axis.axvline(0, color="0.5", linewidth=0.8)
+        for i, block in enumerate(blocks):
+            gaps = ((y - 0.2 * i, found[measure, block].get(name)) for y, name in enumerate(reversed(names)))
+            kept = [(y, gap) for y, gap in gaps if gap is not None]
+            means, halves = [gap.mean for _, gap in kept], [gap.mean - gap.low for _, gap in kept]
+            axis.errorbar(
+                means, [y for y, _ in kept], xerr=halves, fmt=MARKERS[i], color=f"C{i}", markersize=5, label=block
+            )
+        theirs = [table[name][measure] - table[reference][measure] for name in reversed(names)]
+        axis.plot(theirs, [y - 0.2 * len(blocks) for y in range(len(names))], "x", color="0.3", label="review")
+        axis.set_xlabel(f"{COLUMNS[measure].title}\nahead of {reference}")
+        axis.grid(axis="y", linewidth=0.4)
+    axes[0, 0].set_yticks(range(len(names)), list(reversed(names)))
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
 
