@@ -37,7 +37,7 @@ __all__ = [
     "KEY",
     "PANELS",
     "SETS",
-    "Inferred",
+    "LatentPath",
     "a_throw",
     "activity",
     "by_dimension",
@@ -59,7 +59,7 @@ READERS = {"storn": "phi_z", "vrnn": "phi_z", "srnn": "d_x", "dkf": "d_x"}
 """The network of the generative model that reads z first, of models whose senders and readers are compared."""
 
 
-class Inferred(NamedTuple):
+class LatentPath(NamedTuple):
     """What inference says of sequences: mean, log-variance, sample and KL divergence, and the prior's log-variance."""
 
     mean: Float[Tensor, "batch time z_dim"]
@@ -70,7 +70,7 @@ class Inferred(NamedTuple):
 
 
 @torch.no_grad()
-def infer(model: DVAE, x: Float[Tensor, "batch time x_dim"], feedback: float = 0.0) -> Inferred:
+def infer(model: DVAE, x: Float[Tensor, "batch time x_dim"], feedback: float = 0.0) -> LatentPath:
     """The panels of Figures 13.5 to 13.8, for sequences of one length.
 
     Arguments:
@@ -81,10 +81,10 @@ def infer(model: DVAE, x: Float[Tensor, "batch time x_dim"], feedback: float = 0
     z = model(x, feedback=feedback, generator=torch.Generator().manual_seed(0)).latents["z"]
     bound = model.vlb(x, feedback=feedback, generator=torch.Generator().manual_seed(0))
     q, p = z.posterior, z.prior
-    return Inferred(q.mean, q.logvar, z.sample, bound.kl_per_dim["z"], p.logvar.expand_as(q.logvar))
+    return LatentPath(q.mean, q.logvar, z.sample, bound.kl_per_dim["z"], p.logvar.expand_as(q.logvar))
 
 
-def by_dimension(seen: Inferred) -> Record:
+def by_dimension(seen: LatentPath) -> Record:
     """Of each dimension: KL divergence in nats per frame, variances, and how far the mean moves.
 
     Arguments:
@@ -126,7 +126,7 @@ def roughness(x: Float[Tensor, "batch time size"]) -> float:
     return float((steps / deviation)[deviation > 1e-3].mean())
 
 
-def activity(seen: Inferred) -> Record:
+def activity(seen: LatentPath) -> Record:
     """How active latent vectors are: the review's measures, and one in the posterior's own unit.
 
     The first and the last three frames do not count.

@@ -14,7 +14,7 @@ from dvae_lib.experiments.studies.latent_vectors import (
     PANELS,
     READERS,
     SETS,
-    Inferred,
+    LatentPath,
     activity,
     by_dimension,
     infer,
@@ -35,7 +35,7 @@ def drawn(*shape, seed=0):
 def told(mean, logvar):
     """What is inferred, under a standard normal prior."""
     kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar)
-    return Inferred(mean, logvar, mean, kl, torch.zeros_like(mean))
+    return LatentPath(mean, logvar, mean, kl, torch.zeros_like(mean))
 
 
 def test_an_idle_dimension_and_one_that_knows_everything():
