@@ -132,6 +132,7 @@ def plot_differences(blocks: Blocks, measures: Sequence[str], *, reference: str 
         axis.set_xlabel(f"{COLUMNS[measure].title}\nahead of {reference}")
         axis.grid(axis="y", linewidth=0.4)
     axes[0, 0].set_yticks(range(len(names)), list(reversed(names)))
+    axes[0, 0].set_ylim(-0.4 - 0.2 * len(blocks), len(names) - 0.6)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
