@@ -11,7 +11,7 @@ from dvae_lib.models import DVAE
 
 __all__ = ["CODEC_MODEL", "decode", "encode"]
 
-CODEC_MODEL = "rvae-causal-librispeech"
+CODEC_MODEL = "rvae-causal-librispeech-power"
 
 
 def encode(

@@ -67,6 +67,7 @@ def model_card(record: Record, model: DVAE) -> str:
         else "Human motion: 31 joints, 93 coordinates in metres about the root, 30 frames a second; Gaussian "
         "likelihood with a standard deviation of one centimetre."
     )
+    overlap = ", of sequences that overlap" if record["budget"] == "long" else ""
     table = markdown_table(summarise([record]), review=False)
     return f"""# {name}
 
@@ -80,8 +81,8 @@ from dvae_lib import DVAE
 model = DVAE.from_pretrained("{name}")
 ```
 
-*Data.* {metadata["attribution"]} ({metadata["licence"]}). Training {data["train"]["frames"]:,} frames, validation
-{data["validation"]["frames"]:,}, test {data["test"]["frames"]:,}; nobody is in two parts.
+*Data.* {metadata["attribution"]} ({metadata["licence"]}). Training {data["train"]["frames"]:,} frames{overlap},
+validation {data["validation"]["frames"]:,}, test {data["test"]["frames"]:,}; nobody is in two parts.
 
 *Training.* `{metadata["made_by"]}`: {training["epochs"]} epochs, the best of them number {training["best_epoch"]}
 ({ended}); {training["seconds"]:.0f} s on {record["machine"]["device"]}, torch {record["machine"]["torch"]}.

@@ -72,6 +72,7 @@ def test_weights_that_are_gone_leave_those_in_place(runs, tmp_path):
     [
         ("benchmark-librispeech.json", {"vae-librispeech-power", "srnn-librispeech-scheduled-power"}),
         ("benchmark-mocap.json", {"vae-mocap", "srnn-mocap-scheduled"}),
+        ("speech-long.json", {"vae-librispeech", "srnn-librispeech"}),
     ],
 )
 def test_the_names_of_weights_are_those_in_the_project(file, some):
