@@ -137,10 +137,8 @@ def _names(blocks: Blocks) -> list[str]:
 def _cell(line: ResultRow | None, measure: str) -> str:
     if line is None or measure not in line.values:
         return "–"
-    tests = [
-        test["measures"][measure] for run in line.runs for test in run.get("test", ()) if test["mode"] == line.mode
-    ]
-    halves = [(test["high"] - test["low"]) / 2 for test in tests if test["low"] is not None]
+    found = [test["measures"][measure] for test in _tests(line) if measure in test["measures"]]
+    halves = [(values["high"] - values["low"]) / 2 for values in found if values["low"] is not None]
     digits = COLUMNS[measure].digits
     spread = f" ± {statistics.fmean(halves):.{digits}f}" if halves else ""
     return f"{line.values[measure].mean:.{digits}f}{spread}"
@@ -152,23 +150,28 @@ def _markdown(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def blocks_table(blocks: Blocks, measures: Sequence[str]) -> str:
-    """Measures of all lines in Markdown, the blocks side by side, and the review's numbers beside them.
+    """Columns of all lines in Markdown, the blocks side by side, and the review's numbers beside them.
 
-    ± is half of the 95 % interval over utterances: a mean over trainings where there are several.
+    ± is half of the 95 % interval over utterances: a mean over trainings where there are several. What is not measured
+    utterance by utterance, such as a bound, is without it.
 
     Arguments:
         blocks: Lines of tables, by the name of the block.
-        measures: Names of measures in `COLUMNS`.
+        measures: Names in `COLUMNS`.
     """
     by_name = {block: {line.name: line for line in lines} for block, lines in blocks.items()}
-    titles = ["", *(f"{COLUMNS[m].title}: {side}" for m in measures for side in (*blocks, "review"))]
+    theirs = {m for m in measures if any(m in line for line in REVIEW["speech"].values())}
+    titles = [""]
+    for measure in measures:
+        titles += [f"{COLUMNS[measure].title}: {side}" for side in (*blocks, *["review"] * (measure in theirs))]
     rows = []
     for name in _names(blocks):
         row = [name]
         for measure in measures:
             row += [_cell(by_name[block].get(name), measure) for block in blocks]
-            theirs = REVIEW["speech"].get(name, {}).get(measure)
-            row.append("–" if theirs is None else f"{theirs:g}")
+            if measure in theirs:
+                number = REVIEW["speech"].get(name, {}).get(measure)
+                row.append("–" if number is None else f"{number:g}")
         rows.append(row)
     return _markdown(titles, rows)
 

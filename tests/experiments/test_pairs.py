@@ -105,6 +105,13 @@ def test_blocks_stand_side_by_side_with_the_review(blocks):
     }
 
 
+def test_bounds_stand_side_by_side_without_the_review_and_without_utterances(blocks):
+    head, table = cells(blocks_table(blocks, ["vlb"]))
+    assert head == ["", "VLB (nats per frame): I", "VLB (nats per frame): II"]
+    assert table["VAE"] == ["-3.0", "-3.0"]
+    assert table["DKF"] == ["–", "-3.0"]
+
+
 def test_differences_are_bold_where_their_interval_leaves_out_zero(blocks):
     head, table = cells(differences_table(blocks, ["si_sdr"]))
     assert head == ["", "SI-SDR (dB): I", "SI-SDR (dB): II"]
