@@ -53,7 +53,7 @@ __all__ = [
     "PARTS",
     "Block",
     "LiveProtocol",
-    "Part",
+    "LivePart",
     "Subject",
     "costs_by_rounds",
     "levels",
@@ -394,20 +394,20 @@ def _tones(subject: Subject, data: ExperimentData, sizes: LiveProtocol) -> Recor
 Compute = Callable[[Subject, ExperimentData, LiveProtocol], Record]
 
 
-class Part(NamedTuple):
+class LivePart(NamedTuple):
     """A part of the study: what is computed of a model, and of which models."""
 
     compute: Compute
     asks: Callable[[Subject], bool]
 
 
-PARTS: dict[str, Part] = {
-    "scores": Part(_score, lambda subject: subject.block == "power"),
-    "past-alone": Part(_past_alone, lambda subject: subject.model in SCHEDULED and subject.mode == "TF"),
-    "bounds": Part(_bounds, lambda subject: subject.mode == "TF"),
-    "continuations": Part(_continuations, lambda subject: subject.mode == "TF"),
-    "rounds": Part(_rounds, lambda subject: subject.model in SCHEDULED and subject.mode != "TF-GM"),
-    "tones": Part(_tones, lambda subject: subject.model in SCHEDULED),
+PARTS: dict[str, LivePart] = {
+    "scores": LivePart(_score, lambda subject: subject.block == "power"),
+    "past-alone": LivePart(_past_alone, lambda subject: subject.model in SCHEDULED and subject.mode == "TF"),
+    "bounds": LivePart(_bounds, lambda subject: subject.mode == "TF"),
+    "continuations": LivePart(_continuations, lambda subject: subject.mode == "TF"),
+    "rounds": LivePart(_rounds, lambda subject: subject.model in SCHEDULED and subject.mode != "TF-GM"),
+    "tones": LivePart(_tones, lambda subject: subject.model in SCHEDULED),
 }
 """By name."""
 
