@@ -8,13 +8,20 @@ before it are the *batch*: parameters of shape ``(B, T, D)`` make a batch of sha
 
 from dvae_lib.distributions.base import FactorisedDistribution
 from dvae_lib.distributions.bernoulli import Bernoulli
+from dvae_lib.distributions.by_column import Block, ByColumn
 from dvae_lib.distributions.categorical import OneHotCategorical
+from dvae_lib.distributions.censored import CensoredGaussian
 from dvae_lib.distributions.counts import NegativeBinomial, Poisson
 from dvae_lib.distributions.families import (
     OBSERVATIONS,
+    blocks_of,
+    by_column,
+    inside_values,
     neutral_of,
+    neutral_values,
     observation_family,
     register_observation,
+    standardized_columns,
     support_of,
 )
 from dvae_lib.distributions.flow import FLOWS, Flow, InverseAutoregressiveFlow, PlanarFlow
@@ -36,6 +43,9 @@ __all__ = [
     "FLOWS",
     "OBSERVATIONS",
     "Bernoulli",
+    "Block",
+    "ByColumn",
+    "CensoredGaussian",
     "CentimetreGaussian",
     "DiagonalGaussian",
     "FactorisedDistribution",
@@ -53,12 +63,17 @@ __all__ = [
     "StudentT",
     "Support",
     "UnitGaussian",
+    "blocks_of",
+    "by_column",
+    "inside_values",
     "itakura_saito",
     "kl_divergence",
     "kl_per_dim",
     "neutral_of",
+    "neutral_values",
     "observation_family",
     "register_observation",
     "standard_normal",
+    "standardized_columns",
     "support_of",
 ]

@@ -46,6 +46,11 @@ class FactorisedDistribution(Distribution):
         return cls(*output.chunk(cls.outputs_per_dim, dim=-1))
 
     @classmethod
+    def output_size(cls, dim: int) -> int:
+        """How many numbers a network puts out for a vector of that size."""
+        return cls.outputs_per_dim * dim
+
+    @classmethod
     def with_options(cls, **options: float) -> "type[FactorisedDistribution]":
         """The family with other numbers than it has by default, such as a fixed scale; most families have none.
 
@@ -101,8 +106,8 @@ class FactorisedDistribution(Distribution):
 
     def expand(self, batch_shape: Sequence[int], _instance: None = None) -> "FactorisedDistribution":
         """The same distribution with its batch dimensions expanded."""
-        shape = Size(batch_shape) + self.event_shape
-        return type(self)(*(p.expand(shape) for p in self.parameters))
+        batch = Size(batch_shape)
+        return type(self)(*(p.expand(batch + p.shape[-1:]) for p in self.parameters))
 
     def __getitem__(self, index: object) -> "FactorisedDistribution":
         """The distributions at some places of the batch: indexing acts on the batch dimensions."""

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from dvae_lib.distributions import Support, neutral_of, observation_family, support_of
-from dvae_lib.distributions.families import OBSERVATIONS
+from dvae_lib.distributions import blocks_of, inside_values, neutral_values
 from dvae_lib.models.checks import (
     check_latents,
     check_lengths,
@@ -82,11 +81,13 @@ class Admission(Reading):
         """
         lengths = as_lengths(lengths, x)
         seen = as_observed(observed, x)
-        self.check(x if seen is None else torch.where(seen, x, self._support.inside), u, lengths, feedback)
+        self.check(
+            x if seen is None else torch.where(seen, x, inside_values(self.observation, x)), u, lengths, feedback
+        )
         inside = frame_mask(lengths, x.shape[1])
         if seen is not None:
             check_observed(seen, inside, apart=self._entries_apart)
-            x = torch.where(seen, x, neutral_of(self.observation))
+            x = torch.where(seen, x, neutral_values(self.observation, x))
         if inside is None:
             return x, u, None
         zero = x.new_zeros(())
@@ -107,14 +108,9 @@ class Admission(Reading):
             warn_of_raw_data(u, "u", extremes, self, "input_standardizer")
 
     @property
-    def _support(self) -> Support:
-        return support_of(self.observation)
-
-    @property
     def _entries_apart(self) -> bool:
         """Whether the entries of a frame are variables of their own."""
-        known = self.observation.partition("(")[0] in OBSERVATIONS
-        return not known or observation_family(self.observation).entries_apart
+        return all(getattr(block.family, "entries_apart", True) for block in blocks_of(self.observation))
 
     def check_feedback(self) -> None:
         """Refuse a model without a predictive link.
@@ -137,13 +133,16 @@ class Admission(Reading):
         check_tensor(x_t, "x_t")
         seen = as_observed(observed, x_t, of="x_t") if x_t.ndim == 2 else None
         self._check_frame(
-            x_t if seen is None else torch.where(seen, x_t, self._support.inside), u_t, "x_t", observed=True
+            x_t if seen is None else torch.where(seen, x_t, inside_values(self.observation, x_t)),
+            u_t,
+            "x_t",
+            observed=True,
         )
         if seen is None:
             return x_t, None
         if not self._entries_apart:
             check_whole_frames(seen)
-        return torch.where(seen, x_t, neutral_of(self.observation)), seen
+        return torch.where(seen, x_t, neutral_values(self.observation, x_t)), seen
 
     def _check_frame(self, x_t: Tensor, u_t: Tensor | None, name: str, *, observed: bool = False) -> None:
         """Refuse single frames that the model cannot be run on; observed ones need a probability."""

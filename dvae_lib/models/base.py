@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from torch.distributions import Distribution
 
 from dvae_lib.devices import Device, computed_on
-from dvae_lib.distributions import neutral_of
+from dvae_lib.distributions import inside_values, neutral_values
 from dvae_lib.graphs import DependencySpec
 from dvae_lib.models import generating
 from dvae_lib.models.checks import check_sequences, warn_of_raw_data
@@ -348,12 +348,12 @@ class DVAE(Imputing):
         if prefix is not None:
             check_tensor(prefix, "prefix")
             seen = as_observed(observed, prefix, of="prefix")
-            known = prefix if seen is None else torch.where(seen, prefix, self._support.inside)
+            known = prefix if seen is None else torch.where(seen, prefix, inside_values(self.observation, prefix))
             extremes = check_sequences(known, "prefix", self.x_dim, parameter, observation=self.observation)
             warn_of_raw_data(known, "prefix", extremes, self, "standardizer")
             if seen is not None:
                 check_observed(seen, None, apart=self._entries_apart)
-                prefix = torch.where(seen, prefix, neutral_of(self.observation))
+                prefix = torch.where(seen, prefix, neutral_values(self.observation, prefix))
             batch_size, start = prefix.shape[:2]
         self._check_inputs(u, batch_size, num_steps, start)
         inferred: dict[str, Tensor] = {}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dvae_lib.data.standardize import Standardizer
-from dvae_lib.distributions import Support, support_of
+from dvae_lib.distributions import Support, blocks_of, standardized_columns, support_of
 from dvae_lib.objectives.terms import check_tensor, frame_mask, holds_integers
 
 __all__ = [
@@ -65,11 +65,14 @@ def check_sequences(
         )
     if _skip_values(x) or x.numel() == 0:  # vectors without entries: of an undriven model
         return None
-    support = Support() if observation is None else support_of(observation)
-    low, high, *fraction = _extremes(x, support.whole)
-    if not support.holds(low, high, *fraction):
-        _refuse_values(x, name, support, observation, lengths)
-    return low, high
+    lows, highs = [], []
+    for columns, support in _supports(observation):
+        low, high, *fraction = _extremes(x[..., columns], support.whole)
+        if not support.holds(low, high, *fraction):
+            _refuse_values(x[..., columns], name, support, observation, lengths, columns.start or 0)
+        lows.append(low)
+        highs.append(high)
+    return min(lows), max(highs)
 
 
 def check_lengths(lengths: Tensor, x: Tensor) -> None:
@@ -117,6 +120,13 @@ def check_latents(
             raise ValueError(f"values of {name} are not finite")
 
 
+def _supports(observation: str | None) -> list[tuple[slice, Support]]:
+    """What each column may be: all together, where they have one family."""
+    if observation is None:
+        return [(slice(None), Support())]
+    return [(block.columns, support_of(block.family)) for block in blocks_of(observation)]
+
+
 def _extremes(x: Tensor, whole: bool) -> list[float]:
     """The least and the largest value, and the largest distance to a whole number if wanted; NaN where x holds NaN."""
     x = x.detach()
@@ -129,11 +139,14 @@ def _extremes(x: Tensor, whole: bool) -> list[float]:
     return extremes
 
 
-def _refuse_values(x: Tensor, name: str, support: Support, observation: str | None, lengths: Tensor | None) -> None:
+def _refuse_values(
+    x: Tensor, name: str, support: Support, observation: str | None, lengths: Tensor | None, first: int = 0
+) -> None:
+    """Say which value is not finite, or outside the support, of columns from the first on."""
     finite = torch.isfinite(x)
     if not bool(finite.all()):
         i, t, d = (~finite).nonzero()[0].tolist()
-        raise ValueError(f"{name} is not finite: {name}[{i}, {t}, {d}] is {x[i, t, d].item()}")
+        raise ValueError(f"{name} is not finite: {name}[{i}, {t}, {first + d}] is {x[i, t, d].item()}")
     wrong = (x < support.low) | (x > support.high)
     if support.whole:
         wrong = wrong | (x != x.round())
@@ -143,10 +156,17 @@ def _refuse_values(x: Tensor, name: str, support: Support, observation: str | No
     if bool(wrong.any()):
         i, t, d = wrong.nonzero()[0].tolist()
         raise ValueError(
-            f"{name}[{i}, {t}, {d}] is {x[i, t, d].item():g} ({int(wrong.sum())} such values), but the observation "
-            f"model {observation!r} gives a probability to {support} only. Do not standardise data for it "
-            "(standardize=False), or build the model with another observation, such as 'gaussian'"
+            f"{name}[{i}, {t}, {first + d}] is {x[i, t, d].item():g} ({int(wrong.sum())} such values), but the "
+            f"observation model {observation!r} gives a probability to {support} only"
+            f"{_there(observation, first + d)}. Do not standardise data for it (standardize="
+            f"{standardized_columns(observation) if observation else False}), or build the model with another "
+            "observation, such as 'gaussian'"
         )
+
+
+def _there(observation: str | None, column: int) -> str:
+    """Which column is meant, where they differ."""
+    return f" in column {column}" if observation is not None and len(blocks_of(observation)) > 1 else ""
 
 
 def _skip_values(x: Tensor) -> bool:
@@ -163,9 +183,14 @@ def warn_of_raw_data(x: Tensor, name: str, extremes: tuple[float, float] | None,
     if extremes is None or max(-extremes[0], extremes[1]) < 10 or attribute not in model.metadata:
         return
     learned: Standardizer = getattr(model, attribute)
+    # Columns that are not standardised, such as counts beside temperatures, are the same either way.
+    own = ((learned.mean != 0) | (learned.scale != 1)).cpu()
+    if not bool(own.any()):
+        return
     given = x.detach().double().cpu()
     as_it_is, standardised = (
-        float(t.square().mean((0, 1)).clamp_min(1e-6).log().abs().mean()) for t in (given, learned.transform(given))
+        float(t.square().mean((0, 1))[own].clamp_min(1e-6).log().abs().mean())
+        for t in (given, learned.transform(given))
     )
     if as_it_is > math.log(10) and standardised < 0.5 * as_it_is:
         warnings.warn(

@@ -91,16 +91,17 @@ class ObservationHead(nn.Module):
     Arguments:
         in_dim: Size of the features.
         x_dim: Size of the observed vectors.
-        observation: A name, such as "gamma" or "gaussian(scale=0.01)"; see `dvae_lib.distributions.observation_family`.
+        observation: A name, such as "gamma" or "gaussian(scale=0.01)", or those of all columns, such as "poisson,
+            student_t"; see `dvae_lib.distributions.observation_family`.
 
     Raises:
-        ValueError: For another name, or an option that the family does not have.
+        ValueError: For another name, an option that the family does not have, or families of another number of columns.
     """
 
     def __init__(self, in_dim: int, x_dim: int, observation: str) -> None:
         super().__init__()
         self.family = observation_family(observation)
-        self.linear = nn.Linear(in_dim, self.family.outputs_per_dim * x_dim)
+        self.linear = nn.Linear(in_dim, self.family.output_size(x_dim))
 
     def forward(self, features: Float[Tensor, "*batch in_dim"]) -> FactorisedDistribution:
         """The distribution of the observed vectors, with the batch shape of `features`."""

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 from torch.distributions import Distribution, kl_divergence
 
-from dvae_lib.distributions import neutral_of
+from dvae_lib.distributions import neutral_values
 from dvae_lib.objectives.terms import (
     VLB,
     DVAEOutput,
@@ -78,7 +78,7 @@ def word_dropout(
     past = x
     if model.training and rate:
         blank = torch.rand(x.shape[:2], generator=generator, device=x.device) < rate
-        past = torch.where(blank[..., None], neutral_of(model.observation), x)
+        past = torch.where(blank[..., None], neutral_values(model.observation, x), x)
     samples = {name: latent.sample for name, latent in latents.items()}
     generated = model.generation(past, samples, u, lengths=lengths)
     both = {name: q._replace(prior=generated.prior.get(name, q.prior)) for name, q in latents.items()}

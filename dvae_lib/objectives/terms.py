@@ -19,7 +19,7 @@ from torch.distributions import Distribution
 from torch.distributions import kl_divergence as torch_kl_divergence
 
 from dvae_lib.arrays import as_tensor
-from dvae_lib.distributions import FactorisedDistribution, kl_per_dim, support_of
+from dvae_lib.distributions import FactorisedDistribution, inside_values, kl_per_dim
 from dvae_lib.objectives.missing import Observed, as_observed, observed_log_prob
 
 __all__ = [
@@ -204,13 +204,13 @@ def frame_log_prob(
     """
     if observed is not None:
         entries = observed if mask is None else observed & mask[..., None]
-        inside = support_of(type(observation)).inside
+        inside = inside_values(type(observation), x)
         return observed_log_prob(observation, torch.where(entries, x, inside), entries)
     if mask is None:
         return observation.log_prob(x)
     # Of what stands beyond the lengths a density may be infinite, of zeros too where it is one of positive numbers, and
     # infinity has no gradient that a mask could undo.
-    x = torch.where(mask[..., None], x, support_of(type(observation)).inside)
+    x = torch.where(mask[..., None], x, inside_values(type(observation), x))
     log_prob: Tensor = observation.log_prob(x)
     return torch.where(mask, log_prob, 0.0)
 
