@@ -17,7 +17,11 @@ __all__ = ["forecast", "impute", "score"]
 
 MODEL = Annotated[str, typer.Argument(help="Folder of a run or of a saved model.")]
 SERIES = Annotated[
-    Path, typer.Argument(help="One series: a CSV file, a row for each frame, or a .npy file (T, x_dim).")
+    Path,
+    typer.Argument(
+        help="One series: a CSV file, a row for each frame, with the columns of the training (by their names); or a "
+        ".npy file (T, x_dim)."
+    ),
 ]
 INPUTS = Annotated[
     Path | None, typer.Option("--inputs", help="Inputs of a driven model, one row a frame; a forecast's reach ahead.")
@@ -53,7 +57,7 @@ def forecast(
     """
     trained, x, names = _opened(model, series, output)
     options: dict[str, Any] = {"quantiles": quantile or LEVELS, "num_samples": samples, "seed": seed, "missing": True}
-    found = trained.forecast(x, steps, inputs=_numbers(inputs), **options)
+    found = trained.forecast(x, steps, inputs=_numbers(inputs, trained), **options)
     _write(output, names, len(x), found.mean, found.quantiles)
 
 
@@ -73,7 +77,9 @@ def impute(
     dvae impute runs/mine series.csv -o filled.csv
     """
     trained, x, names = _opened(model, series, output)
-    found = trained.impute(x, inputs=_numbers(inputs), quantiles=quantile or LEVELS, num_samples=samples, seed=seed)
+    found = trained.impute(
+        x, inputs=_numbers(inputs, trained), quantiles=quantile or LEVELS, num_samples=samples, seed=seed
+    )
     _write(output, names, 0, found.mean, found.quantiles)
 
 
@@ -92,7 +98,7 @@ def score(
     dvae score runs/mine series.csv -o scores.csv
     """
     trained, x, _ = _opened(model, series, output)
-    found = trained.score(x, inputs=_numbers(inputs), num_particles=particles, missing=True, seed=seed)
+    found = trained.score(x, inputs=_numbers(inputs, trained), num_particles=particles, missing=True, seed=seed)
     _write(output, ["log_density"], 0, found[:, None], {})
 
 
@@ -102,16 +108,18 @@ def _opened(model: str, series: Path, output: Path | None) -> tuple[Any, NDArray
 
     if output is not None:
         check_folder(output)
-    x, names = _read(series)
-    return TrainedModel.from_pretrained(model), x, names
+    trained = TrainedModel.from_pretrained(model)
+    x, names = _read(series, trained.columns)
+    return trained, x, names
 
 
-def _read(file: Path) -> tuple[NDArray[Any], list[str]]:
+def _read(file: Path, columns: Sequence[str] | None = None) -> tuple[NDArray[Any], list[str]]:
+    """The numbers of a file and the names of its columns: in a CSV file found by the names of the training."""
     from dvae_lib.data.own_files import read_numpy
     from dvae_lib.data.tables import read_csv_folder
 
     if file.suffix.lower() == ".csv" and file.is_file():
-        (table,) = read_csv_folder(file, missing=True)
+        (table,) = read_csv_folder(file, columns=columns, missing=True)
         return table.values, list(table.names)
     if file.suffix.lower() not in (".npy", ".npz"):
         raise ValueError(f"{file} is not a series: expected one CSV or NumPy file")
@@ -119,11 +127,12 @@ def _read(file: Path) -> tuple[NDArray[Any], list[str]]:
     if len(found) != 1:
         raise ValueError(f"{file} holds {len(found)} sequences; expected one. Write the one you mean into its own file")
     (x,) = found.values()
-    return x, [str(i) for i in range(x.shape[1])]
+    known = columns is not None and len(columns) == x.shape[1]
+    return x, list(columns or ()) if known else [str(i) for i in range(x.shape[1])]
 
 
-def _numbers(file: Path | None) -> NDArray[Any] | None:
-    return None if file is None else _read(file)[0]
+def _numbers(file: Path | None, trained: Any) -> NDArray[Any] | None:
+    return None if file is None else _read(file, trained.input_columns)[0]
 
 
 def _write(

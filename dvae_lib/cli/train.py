@@ -2,7 +2,8 @@
 
 import inspect
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -50,7 +51,11 @@ def train(
     data: DATA = None,
     z_dim: Annotated[int | None, typer.Option(min=1, help="Size of the latent vectors.")] = None,
     observation: Annotated[
-        str | None, typer.Option(help="gaussian, gamma, bernoulli, poisson, ... Default: what suits the data.")
+        str | None,
+        typer.Option(
+            help="gaussian, gamma, bernoulli, poisson, ... Or the family of each column of a table: "
+            "'visits=poisson, heat=student_t'. Default: what suits the data."
+        ),
     ] = None,
     option: Annotated[
         list[str] | None,
@@ -143,18 +148,23 @@ def train(
 
     dvae train vae --data sequences.npz --folder runs/mine --z-dim 4 -O 'encoder=[64,64]'
 
+    dvae train srnn --data days.csv --split time --folder runs/days --observation 'visits=poisson, heat=student_t'
+
     dvae train srnn --corpus prompts --folder runs/srnn-gm --start-from runs/srnn/best --scheduled-sampling 50
 
     torchrun --nproc-per-node 2 -m dvae_lib.cli train vae --corpus prompts --folder runs/vae
     """
-    from dvae_lib.distributions import support_of
+    from dvae_lib.distributions import by_column, standardized_columns
     from dvae_lib.training import BEST, Schedule, fit, training_fabric
 
     if model not in MODELS:
         raise typer.BadParameter(f"{model!r} is none of {', '.join(MODELS)}", param_hint="MODEL")
     options = {"z_dim": z_dim, "observation": observation, **_json_options(option or [])}
-    if standardize is None and options["observation"] is not None:
-        standardize = support_of(options["observation"]).everything
+    families = _families(options["observation"])
+    which: bool | Sequence[str | int] | None = standardize
+    if families is not None and standardize is not False:
+        columns = standardized_columns(families)
+        which = columns if standardize is None or isinstance(columns, list) else standardize
     source = _source(
         corpus,
         data,
@@ -162,9 +172,11 @@ def train(
         limit=limit,
         seed=split_seed,
         split=split.value,
-        standardize=standardize,
+        standardize=which,
         missing=missing,
     )
+    if isinstance(families, Mapping):
+        options["observation"] = by_column(families, source.train.labels.columns)
     settings = {
         "max_epochs": max_epochs,
         "batch_size": batch_size,
@@ -208,6 +220,22 @@ def train(
         console.out.print("Interrupted and saved; the same command goes on.")
         raise typer.Exit(INTERRUPTED)
     console.out.print(f"Next: dvae evaluate {folder}", soft_wrap=True, highlight=False)
+
+
+def _families(observation: Any) -> str | dict[str, str] | None:
+    """The observation model, or those of columns by their names, written 'visits=poisson, heat=student_t'."""
+    if not isinstance(observation, str):
+        return None if observation is None else dict(observation)
+    terms = re.split(r",(?![^(]*\))", observation)
+    pairs = [(name.strip(), family.strip()) for name, equals, family in (t.partition("=") for t in terms) if equals]
+    if not pairs or any("(" in name for name, _ in pairs):
+        return observation
+    if len(pairs) < len(terms) or len(dict(pairs)) < len(pairs):
+        raise typer.BadParameter(
+            f"{observation!r} must give each column one family: 'visits=poisson, heat=student_t'",
+            param_hint="--observation",
+        )
+    return dict(pairs)
 
 
 def _source(corpus: str | None, data: Path | None, **options: Any) -> "LoadedCorpus":

@@ -1,5 +1,6 @@
 """The one door to data: sequences by the name of a corpus, or from a reader's own files."""
 
+from collections.abc import Sequence
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +30,7 @@ def load(
     settings: FrontEndSettings | None = None,
     seed: int = 0,
     split: Literal["group", "time"] = "group",
-    standardize: bool | None = None,
+    standardize: bool | Sequence[str | int] | None = None,
     missing: bool = False,
     fetch: bool = True,
     progress: bool = True,
@@ -49,7 +50,8 @@ def load(
         seed: Of the split of the reader's own sequences, or of a toy system.
         split: Of the reader's own sequences, see `from_arrays`.
         standardize: The reader's own sequences. None does it unless they hold zeros and ones only. Say False for
-            observation models that do not take every real number, such as "gamma".
+            observation models that do not take every real number, such as "gamma"; or name the columns to be
+            standardised, where only some are.
         missing: Whether NaN, or an empty cell, of the reader's own sequences stands for a missing value; otherwise it
             is refused. See `SequenceDataset`.
         fetch: Get a corpus that is not here yet, where a program may.
@@ -107,7 +109,7 @@ def load(
     if split != "group":
         about["split"] = split
     if standardize is not None:
-        about["standardize"] = standardize
+        about["standardize"] = standardize if isinstance(standardize, bool) else list(standardize)
     if missing:
         about["missing"] = True
     choices: dict[str, Any] = {"split": split, "standardize": standardize, "missing": missing}

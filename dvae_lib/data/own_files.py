@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dvae_lib.data.labels import column_numbers
 from dvae_lib.data.places import say_left_out
 from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.data.speech.audio import AUDIO_SUFFIXES
 from dvae_lib.data.splits import Splits, from_arrays, split_by_group
 from dvae_lib.data.standardize import Standardizer
-from dvae_lib.data.tables import read_csv_folder
+from dvae_lib.data.tables import Table, read_csv_folder
 from dvae_lib.devices import on_the_host
 
 __all__ = ["from_csv_folder", "read_numpy"]
@@ -45,7 +46,7 @@ def from_csv_folder(
     seed: int = 0,
     sequence_length: int | None = None,
     hop: int | None = None,
-    standardize: bool = True,
+    standardize: bool | Sequence[str | int] = True,
     standardize_inputs: bool = True,
     dtype: torch.dtype | None = None,
     missing: bool = False,
@@ -69,7 +70,7 @@ def from_csv_folder(
         seed: Of the split.
         sequence_length: Frames of a training sequence.
         hop: Frames between the starts of two training sequences.
-        standardize: Learn a standardiser on the training part.
+        standardize: Learn a standardiser on the training part; or of which columns, by name.
         standardize_inputs: Learn one for the inputs, too.
         dtype: Of the data; by default torch's default.
         missing: Whether an empty cell, or one that says NA, stands for a missing value; otherwise it is refused.
@@ -91,7 +92,7 @@ def from_csv_folder(
         decimal=decimal,
         missing=missing,
     )
-    return from_arrays(
+    splits = from_arrays(
         [table.values for table in tables],
         [table.inputs for table in tables] if input_columns else None,
         names=[str(table.file) for table in tables],
@@ -105,7 +106,11 @@ def from_csv_folder(
         standardize_inputs=standardize_inputs,
         dtype=dtype,
         missing=missing,
+        columns=_names(tables),
     )
+    for part in splits if input_columns else ():
+        part.labels = part.labels._replace(input_columns=tuple(map(str, input_columns or ())))
+    return splits
 
 
 def read_numpy(path: str | Path) -> dict[str, NDArray[Any]]:
@@ -158,12 +163,14 @@ def load_files(
     sequence_length: int | None,
     seed: int,
     split: Literal["group", "time"],
-    standardize: bool | None,
+    standardize: bool | Sequence[str | int] | None,
     missing: bool = False,
 ) -> Splits:
     """A reader's CSV or NumPy files in three parts; see `dvae_lib.data.load`."""
+    tables: list[Table] = []
     if kind_of_files(path) == "csv":
-        arrays = {str(table.file): table.values for table in read_csv_folder(path, missing=missing)}
+        tables = read_csv_folder(path, missing=missing)
+        arrays = {str(table.file): table.values for table in tables}
     else:
         arrays = read_numpy(path)
     if standardize is None:
@@ -185,8 +192,15 @@ def load_files(
             seed=seed,
             standardize=standardize,
             missing=missing,
+            columns=_names(tables),
         )
     return splits
+
+
+def _names(tables: Sequence[Table]) -> tuple[str, ...] | None:
+    """The names of the tables' columns; None where these are but numbered."""
+    names = tables[0].names if tables else ()
+    return names if names != tuple(map(str, range(len(names)))) else None
 
 
 _PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
@@ -199,7 +213,7 @@ def _split_by_name(
     arrays: dict[str, NDArray[Any]],
     sequence_length: int | None,
     seed: int,
-    standardize: bool,
+    standardize: bool | Sequence[str | int],
     missing: bool,
 ) -> Splits | None:
     """The parts that the arrays of one ``.npz`` file name themselves, if they do; never mixed and split anew."""
@@ -230,7 +244,9 @@ def _split_by_name(
         for part in Splits._fields
     }
     if standardize:
-        standardizer = Standardizer.fit(parts["train"])
+        size = parts["train"].x_dim
+        chosen = None if isinstance(standardize, bool) else column_numbers(standardize, None, size)
+        standardizer = Standardizer.fit(parts["train"], columns=chosen)
         for part in parts.values():
             part.standardizer = standardizer
     return Splits(**parts)

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from dvae_lib.data.checks import ArrayLike, checked_clips, one_by_one
+from dvae_lib.data.labels import Labels, labels_of
 from dvae_lib.data.standardize import Standardizer
 from dvae_lib.devices import on_the_host
 
@@ -94,9 +95,13 @@ class SequenceDataset(Dataset[Tensor]):
             are then `BatchWithGaps`: NaN stays where it is, and `Batch.observed` is what models are told. Sequences
             and pieces without any value are left out. Inputs have no gaps.
 
+    Attributes:
+        labels: Of DataFrames, the names of their columns and the frequency of their times; `fit` keeps them with the
+            model.
+
     Raises:
         ValueError: On NaN (unless it is `missing`) or infinity (naming sequence, frame and dimension), wrong shapes, no
-            sequence at all, or none that is long enough.
+            sequence at all, or none that is long enough; on DataFrames whose columns differ.
         TypeError: On data that are not real numbers.
 
     Example:
@@ -130,9 +135,11 @@ class SequenceDataset(Dataset[Tensor]):
             raise ValueError(f"Each sequence has one name: {len(names)} names for {len(sequences)} sequences")
         clips = checked_clips(sequences, names, "sequence", dtype, missing=missing)
         self.missing = missing
+        inputs = None if inputs is None else one_by_one(inputs, "[u]")
+        self.labels = labels_of(sequences, inputs, names)
         drive = None
         if inputs is not None:
-            drive = checked_clips(one_by_one(inputs, "[u]"), names, "input of sequence", dtype)
+            drive = checked_clips(inputs, names, "input of sequence", dtype)
             for name, clip, u in zip(names, clips, drive, strict=True):
                 if len(clip) != len(u):
                     raise ValueError(f"Sequence {name} has {len(clip)} frames, but its input has {len(u)}")
@@ -195,7 +202,7 @@ class SequenceDataset(Dataset[Tensor]):
         dataset = cls.__new__(cls)
         dataset._frames, dataset._inputs, dataset.input_standardizer = block, None, None
         dataset._frames_rest = dataset._inputs_rest = None
-        dataset.missing = False
+        dataset.missing, dataset.labels = False, Labels()
         dataset._index(first, count, names, sequence_length, hop, min_length, standardizer, report_skipped)
         return dataset
 
@@ -380,13 +387,16 @@ class SequenceDataset(Dataset[Tensor]):
             setattr(moved, name, None if block is None else block.to(device))
         return moved
 
-    def first_outside(self, low: float, high: float, *, whole: bool = False) -> tuple[str, int, int, float] | None:
+    def first_outside(
+        self, low: float, high: float, *, whole: bool = False, columns: slice = slice(None)
+    ) -> tuple[str, int, int, float] | None:
         """Where the observed values, as a model gets them, first leave an interval.
 
         Arguments:
             low: The smallest value that is inside.
             high: The largest one.
             whole: Whether only whole numbers are inside.
+            columns: Which dimensions are looked at.
 
         Returns:
             Name of the sequence, frame, dimension and value; None where all are inside.
@@ -394,7 +404,7 @@ class SequenceDataset(Dataset[Tensor]):
         found = []
         for rows in range(0, len(self._frames), _BLOCK):  # all frames at once, those that no sequence has as well
             x = self._frames[rows : rows + _BLOCK]
-            x = x if self.standardizer is None else self.standardizer.transform(x)
+            x = (x if self.standardizer is None else self.standardizer.transform(x))[:, columns]
             if self.missing:
                 x = x.nan_to_num(min(max(0.0, low), high), math.inf, -math.inf)
             found.append(torch.stack([x.amin(), x.amax(), (x - x.round()).abs().amax() if whole else x.new_zeros(())]))
@@ -403,7 +413,7 @@ class SequenceDataset(Dataset[Tensor]):
         if low <= least and largest <= high and math.isfinite(largest - least) and fraction == 0:
             return None
         for i, name in enumerate(self.names):
-            x = self[i]
+            x = self[i][:, columns]
             outside = ~((x >= low) & (x <= high) & torch.isfinite(x))
             if whole:
                 outside |= x != x.round()
@@ -411,7 +421,7 @@ class SequenceDataset(Dataset[Tensor]):
                 outside &= ~x.isnan()
             if bool(outside.any()):
                 frame, dim = outside.nonzero()[0].tolist()
-                return name, frame, dim, float(x[frame, dim])
+                return name, frame, dim + (columns.start or 0), float(x[frame, dim])
         return None
 
     def raw_sequences(self) -> Iterable[Tensor]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dvae_lib.data.checks import ArrayLike, checked_clips, one_by_one
+from dvae_lib.data.labels import column_numbers, labels_of
 from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.data.standardize import Standardizer
 from dvae_lib.devices import on_the_host
@@ -112,10 +113,11 @@ def from_arrays(
     seed: int = ...,
     sequence_length: int | None = ...,
     hop: int | None = ...,
-    standardize: bool = ...,
+    standardize: bool | Sequence[str | int] = ...,
     standardize_inputs: bool = ...,
     dtype: torch.dtype | None = ...,
     missing: bool = ...,
+    columns: Sequence[str] | None = ...,
 ) -> Splits: ...
 
 
@@ -131,10 +133,11 @@ def from_arrays(
     seed: int = ...,
     sequence_length: int | None = ...,
     hop: int | None = ...,
-    standardize: bool = ...,
+    standardize: bool | Sequence[str | int] = ...,
     standardize_inputs: bool = ...,
     dtype: torch.dtype | None = ...,
     missing: bool = ...,
+    columns: Sequence[str] | None = ...,
 ) -> TwoParts: ...
 
 
@@ -150,10 +153,11 @@ def from_arrays(
     seed: int = 0,
     sequence_length: int | None = None,
     hop: int | None = None,
-    standardize: bool = True,
+    standardize: bool | Sequence[str | int] = True,
     standardize_inputs: bool = True,
     dtype: torch.dtype | None = None,
     missing: bool = False,
+    columns: Sequence[str] | None = None,
 ) -> Splits | TwoParts:
     """Your own sequences, split, cut and standardised, ready to train on.
 
@@ -174,10 +178,12 @@ def from_arrays(
         seed: Of the split by group.
         sequence_length: Frames of a training sequence; None keeps sequences whole.
         hop: Frames between the starts of two training sequences; by default ``sequence_length``.
-        standardize: False leaves the observed values as they are (counts, binary data, power spectra).
+        standardize: False leaves the observed values as they are (counts, binary data, power spectra); a list of
+            columns, by name or number, standardises these and leaves the others.
         standardize_inputs: False leaves the inputs as they are.
         dtype: Of the data; by default torch's default.
         missing: Whether NaN stands for a missing value; see `SequenceDataset`. It does not count for the standardiser.
+        columns: Names of the observed columns, of arrays; DataFrames bring their own.
 
     Returns:
         The parts.
@@ -202,6 +208,13 @@ def from_arrays(
     # The door: shapes and NaN are checked on everything, so that messages carry the reader's own numbering.
     observed = checked_clips(clips, labels, "sequence", dtype, missing=missing)
     driving = None if drive is None else checked_clips(drive, labels, "input of sequence", dtype)
+    tables = labels_of(clips, drive, labels)
+    size = observed[0].shape[1]
+    if columns is not None:
+        if len(columns) != size:
+            raise ValueError(f"{len(columns)} names of columns for {size} columns; one each was expected")
+        tables = tables._replace(columns=tuple(map(str, columns)))
+    chosen = None if isinstance(standardize, bool) else column_numbers(standardize, tables.columns, size)
     everything = _Part(labels, observed, driving)
     if split == "time":
         if groups is not None:
@@ -226,9 +239,10 @@ def from_arrays(
             dtype=dtype,
             missing=missing,
         )
+        dataset.labels = tables
         first = datasets[0] if datasets else dataset
         if standardize:
-            dataset.standardizer = first.standardizer or Standardizer.fit(first)
+            dataset.standardizer = first.standardizer or Standardizer.fit(first, columns=chosen)
         if standardize_inputs and drive is not None:
             dataset.input_standardizer = first.input_standardizer or Standardizer.fit(first.raw_inputs())
         datasets.append(dataset)

@@ -1,6 +1,6 @@
 """Zero mean and unit variance for each dimension, learned on training data and kept with the weights."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -52,13 +52,20 @@ class Standardizer:
 
     @classmethod
     @on_the_host()
-    def fit(cls, train: HoldsFrames | Iterable[ArrayLike], *, missing: bool = False) -> "Standardizer":
+    def fit(
+        cls,
+        train: HoldsFrames | Iterable[ArrayLike],
+        *,
+        missing: bool = False,
+        columns: Sequence[int] | None = None,
+    ) -> "Standardizer":
         """Mean and standard deviation over all frames of the training sequences.
 
         Arguments:
             train: A dataset (the frames that its sequences hold count, before any standardisation of its own)
                 or sequences of shape (T_i, x_dim).
             missing: Whether NaN stands for a missing value, which does not count; a dataset says so itself.
+            columns: Which dimensions; the others are left as they are. None: all.
 
         Returns:
             The standardiser, in float64.
@@ -94,7 +101,12 @@ class Standardizer:
         scale = (sum_of_squares / count).sqrt()
         # What is left of a constant dimension is rounding error, which must not be blown up to unit variance.
         constant = scale <= 1e-12 * mean.abs().clamp(min=1e-300)
-        return cls(mean, torch.where(constant, torch.ones_like(scale), scale))
+        scale = torch.where(constant, torch.ones_like(scale), scale)
+        if columns is not None:
+            kept = torch.ones(len(mean), dtype=torch.bool)
+            kept[list(columns)] = False
+            mean, scale = mean.masked_fill(kept, 0.0), scale.masked_fill(kept, 1.0)
+        return cls(mean, scale)
 
     def transform(self, x: Tensor) -> Tensor:
         """Standardised x, of the same shape (..., x_dim), dtype and device."""

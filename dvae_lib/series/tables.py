@@ -6,7 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Table", "following_index", "like", "named"]
+from dvae_lib.data.labels import column_names, difference, frequency_of
+
+__all__ = ["Table", "check_labels", "following_index", "like", "named", "side_by_side"]
 
 Table = Any
 """A NumPy array of shape (T, D), or, where a DataFrame was given, a DataFrame of the same columns."""
@@ -34,6 +36,66 @@ def named(given: Table, values: Tensor, name: str) -> Table:
     return _frame(array(values), given.index, [f"{name}{i}" for i in range(values.shape[1])])
 
 
+def side_by_side(tables: dict[str, Table], columns: tuple[str, ...] | None, first: int = 0) -> Any:
+    """Tables of the same columns as one DataFrame, in which each table's ending follows its columns' names.
+
+    Arguments:
+        tables: By their endings; the columns of an empty one keep their names.
+        columns: The names; None numbers them.
+        first: Number of the first frame, of arrays.
+    """
+    import pandas as pd
+
+    parts = []
+    for ending, table in tables.items():
+        values = np.asarray(table)
+        names = columns or tuple(map(str, range(values.shape[1])))
+        index = getattr(table, "index", pd.RangeIndex(first, first + len(values), name="frame"))
+        parts.append(_frame(values, index, [f"{name} {ending}".rstrip() for name in names]))
+    return pd.concat(parts, axis=1)
+
+
+def check_labels(given: Table, columns: tuple[str, ...] | None, frequency: str | None, name: str) -> None:
+    """Refuse a DataFrame of other columns than the training's, or at another rhythm; arrays have neither.
+
+    Arguments:
+        given: What the reader handed in.
+        columns: Those of the training; None where they had no names.
+        frequency: Of the training's times; None where they had none.
+        name: What to call the table.
+
+    Raises:
+        ValueError: A column too few or too many, or not at its place; times at other distances.
+    """
+    found = column_names(given)
+    wrong = None if columns is None or found is None else difference(found, columns, name)
+    if wrong:
+        raise ValueError(wrong)
+    index = getattr(given, "index", None)
+    if frequency is not None and (hasattr(index, "tz") or hasattr(index, "to_timestamp")):  # dates or periods
+        _check_rhythm(index, frequency, name)
+
+
+def _check_rhythm(index: Any, frequency: str, name: str) -> None:
+    """Refuse times whose distances are others than those of a frequency, but for months of different lengths."""
+    import pandas as pd
+
+    times = index.to_timestamp() if isinstance(index, pd.PeriodIndex) else index
+    if len(times) < 2:
+        return
+    usual = pd.date_range(times[0], periods=len(times), freq=frequency)
+    distances, expected = (np.diff(t.to_numpy("datetime64[ns]")).astype(float) for t in (times, usual))
+    odd = np.abs(distances / expected - 1) > 0.15
+    if odd.any():
+        own = frequency_of(index)
+        place = int(odd.argmax())
+        what = f"one every {own!r}" if own else f"none after {times[place]} but at {times[place + 1]}"
+        raise ValueError(
+            f"the model was trained on one row every {frequency!r}, and {name} has {what}: resample it, or, where rows "
+            f"are missing, put them in by {name}.asfreq({frequency!r}) and say missing=True"
+        )
+
+
 def array(values: Tensor) -> NDArray[Any]:
     """A tensor from wherever it lies, as NumPy."""
     return values.detach().cpu().numpy()
@@ -45,12 +107,13 @@ def _frame(values: NDArray[Any], index: Any, columns: Any) -> Any:
     return pd.DataFrame(values, index=index, columns=columns)
 
 
-def following_index(index: Any, steps: int) -> Any:
+def following_index(index: Any, steps: int, frequency: str | None = None) -> Any:
     """The times after those of a DataFrame, at their own rhythm.
 
     Arguments:
         index: Dates at a regular frequency, periods, or numbers with one step between them.
         steps: How many.
+        frequency: Of dates that are too few to show one.
 
     Raises:
         ValueError: Times without a rhythm, or a single one of which none can be told.
@@ -67,10 +130,12 @@ def following_index(index: Any, steps: int) -> Any:
     if isinstance(index, pd.PeriodIndex):
         return pd.period_range(index[-1] + 1, periods=steps, freq=index.freq)
     if isinstance(index, pd.DatetimeIndex):
-        frequency = index.freq or (pd.DatetimeIndex(index, freq="infer").freq if len(index) > 2 else None)
-        if frequency is None:
+        own = index.freq or (pd.DatetimeIndex(index, freq="infer").freq if len(index) > 2 else frequency)
+        if own is None:
             raise ValueError(_no_rhythm(index))
-        return pd.date_range(index[-1], periods=steps + 1, freq=frequency)[1:]
+        if not pd.tseries.frequencies.to_offset(own).is_on_offset(index[-1]):
+            raise ValueError(_no_rhythm(index))
+        return pd.date_range(index[-1], periods=steps + 1, freq=own)[1:]
     if isinstance(index, pd.RangeIndex):
         return pd.RangeIndex(index.stop, index.stop + steps * index.step, index.step)
     values = np.asarray(index)

@@ -1,5 +1,6 @@
 """A trained model and the units of its data."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,13 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from dvae_lib.arrays import as_tensor
+from dvae_lib.data.labels import Labels, column_names
 from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.devices import on_the_host
 from dvae_lib.models import DVAE
 from dvae_lib.models.filtering import Filter
 from dvae_lib.objectives.terms import check_counts
-from dvae_lib.series.tables import Table, array, following_index, like, named
+from dvae_lib.series.tables import Table, array, check_labels, following_index, like, named, side_by_side
 
 __all__ = ["Encoded", "Prediction", "TrainedModel"]
 
@@ -29,13 +31,30 @@ class Prediction:
 
     Attributes:
         mean: Their mean, (T, D).
-        quantiles: Each of the quantiles asked for, (T, D), by its level; of every value by itself.
+        quantiles: Each of the quantiles asked for, (T, D), by its level; of every value by itself. Of counts it is one.
         samples: Whole courses, (K, T, D): frames of one sample belong together.
+        columns: Names of the D columns, from the training or from the DataFrame; None where neither has any.
+        first: Number of the first frame, where the series begins at 0.
     """
 
     mean: Table
     quantiles: dict[float, Table]
     samples: NDArray[Any]
+    columns: tuple[str, ...] | None = None
+    first: int = 0
+
+    def to_frame(self) -> Any:
+        """Mean and quantiles side by side as one DataFrame, with the names of the columns, also where x was an array.
+
+        Example:
+            >>> Prediction(np.ones((2, 1)), {0.5: np.zeros((2, 1))}, np.ones((9, 2, 1)), ("heat",), first=20).to_frame()
+                   heat  heat q0.5
+            frame
+            20      1.0        0.0
+            21      1.0        0.0
+        """
+        parts = {"": self.mean} | {f"q{level:g}": table for level, table in self.quantiles.items()}
+        return side_by_side(parts, self.columns, self.first)
 
 
 class Encoded(NamedTuple):
@@ -50,6 +69,8 @@ class TrainedModel:
 
     The standardisation that the model was trained with is done on the way in and undone on the way out. A series is an
     array of shape (T, x_dim) or a DataFrame; results come as what was given, of a DataFrame with its columns and times.
+    A model that was trained on DataFrames, or on CSV files, knows its `columns`: a DataFrame needs the same ones in the
+    same order, and rows at the same rhythm. Of an array they name the columns of `Prediction.to_frame`.
 
     Arguments:
         model: A trained `DVAE`, of which `fit` has noted the standardisation. It is put into evaluation mode.
@@ -75,6 +96,25 @@ class TrainedModel:
     def from_pretrained(cls, folder: str | Path) -> "TrainedModel":
         """The model in a folder that `fit` or `save_pretrained` wrote; see `DVAE.from_pretrained` for errors."""
         return cls(DVAE.from_pretrained(folder))
+
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        """The names of the columns that the model was trained on; None where they had none."""
+        return self._labels.columns
+
+    @property
+    def input_columns(self) -> tuple[str, ...] | None:
+        """The names of the inputs' columns in training; None where they had none."""
+        return self._labels.input_columns
+
+    @property
+    def frequency(self) -> str | None:
+        """The rhythm of the times in training, as pandas writes it, such as "MS"; None where there was none."""
+        return self._labels.frequency
+
+    @property
+    def _labels(self) -> Labels:
+        return Labels.from_dict(self.model.metadata.get("table", {}))
 
     # ---------------------------------------------------------------- what is asked
 
@@ -114,7 +154,8 @@ class TrainedModel:
             TypeError: What is no array of numbers.
         """
         check_counts(steps=steps, num_samples=num_samples)
-        index = following_index(x.index, steps) if hasattr(x, "iloc") else None
+        self._check_labels(x, inputs)
+        index = following_index(x.index, steps, self.frequency) if hasattr(x, "iloc") else None
         past, u, observed = self._taken(x, inputs, missing, steps)
         generator = self._generator(seed)
         if self.model.has_proposal:
@@ -125,7 +166,7 @@ class TrainedModel:
             many: dict[str, Any] = {"prefix": past, "u": u, "observed": observed}
             many = {name: value.expand(num_samples, -1, -1) for name, value in many.items() if value is not None}
             samples = self.model.generate(steps, generator=generator, **many).x
-        return self._summary(x, samples, quantiles, index)
+        return self._summary(x, samples, quantiles, index, first=len(x))
 
     @torch.no_grad()
     @on_the_host()
@@ -157,6 +198,7 @@ class TrainedModel:
         Raises:
             ValueError, TypeError: See `forecast` and `DVAE.impute`.
         """
+        self._check_labels(x, inputs)
         mask = None if observed is None else as_tensor(observed, "observed")
         if mask is not None and mask.dtype != torch.bool:
             raise TypeError(f"observed must be boolean; got {mask.dtype}")
@@ -173,7 +215,7 @@ class TrainedModel:
         seen = torch.ones_like(series, dtype=torch.bool) if gaps is None else gaps
         options: dict[str, Any] = {"num_samples": num_samples, "weighted": weighted, "generator": self._generator(seed)}
         filled = self.model.impute(series, seen, u, **options)
-        found = self._summary(x, filled.samples[:, 0], quantiles, None, self._in_units(filled.mean[0]))
+        found = self._summary(x, filled.samples[:, 0], quantiles, None, mean=self._in_units(filled.mean[0]))
         return _with_what_was_seen(found, values, seen[0].cpu())
 
     @torch.no_grad()
@@ -205,6 +247,7 @@ class TrainedModel:
             ValueError, TypeError: See `forecast`.
         """
         check_counts(num_particles=num_particles)
+        self._check_labels(x, inputs)
         series, u, observed = self._taken(x, inputs, missing)
         if not self.model.has_proposal:
             raise NotImplementedError(
@@ -253,6 +296,7 @@ class TrainedModel:
         Raises:
             ValueError, TypeError: See `forecast`.
         """
+        self._check_labels(x, inputs)
         series, u, observed = self._taken(x, inputs, missing)
         latents = self.model.inference(series, u, observed=observed, draw="mean")
         mean, deviation = {}, {}
@@ -263,6 +307,12 @@ class TrainedModel:
         return Encoded(mean, deviation)
 
     # ---------------------------------------------------------------- units, and the filter
+
+    def _check_labels(self, x: Table, inputs: Table | None) -> None:
+        """Refuse DataFrames with other columns than in training, or at another rhythm."""
+        columns, input_columns, frequency = self._labels
+        check_labels(x, columns, frequency, "x")
+        check_labels(inputs, input_columns, frequency, "inputs")
 
     def _taken(
         self, x: Table, inputs: Table | None, missing: bool, ahead: int = 0
@@ -309,18 +359,36 @@ class TrainedModel:
         return values.double() if standardizer is None else standardizer.inverse(values.double())
 
     def _summary(
-        self, given: Table, samples: Tensor, quantiles: Sequence[float], index: Any, mean: Tensor | None = None
+        self,
+        given: Table,
+        samples: Tensor,
+        quantiles: Sequence[float],
+        index: Any,
+        *,
+        mean: Tensor | None = None,
+        first: int = 0,
     ) -> Prediction:
         levels = [float(level) for level in quantiles]
         if not all(0 < level < 1 for level in levels):
             raise ValueError(f"quantiles lie between 0 and 1; got {tuple(quantiles)}")
         samples = self._in_units(samples)
-        found: Mapping[float, Tensor] = {level: samples.quantile(level, 0) for level in levels}
+        found: Mapping[float, Tensor] = {level: _quantile(samples, level) for level in levels}
         tables = {level: like(given, value, index) for level, value in found.items()}
-        return Prediction(like(given, samples.mean(0) if mean is None else mean, index), tables, array(samples))
+        centre = like(given, samples.mean(0) if mean is None else mean, index)
+        return Prediction(centre, tables, array(samples), self.columns or column_names(given), first)
 
     def _generator(self, seed: int) -> Generator:
         return Generator(next(self.model.parameters()).device).manual_seed(seed)
+
+
+def _quantile(samples: Tensor, level: float) -> Tensor:
+    """A quantile of each value; of whole numbers the least that has at least that share below it or at it."""
+    between = samples.quantile(level, 0)
+    whole = (samples == samples.round()).flatten(0, -2).all(0)
+    if not bool(whole.any()):
+        return between
+    place = max(math.ceil(level * len(samples)), 1) - 1
+    return torch.where(whole, samples.sort(0).values[place], between)
 
 
 def _with_what_was_seen(found: Prediction, x: Tensor, seen: Tensor) -> Prediction:

@@ -2,8 +2,9 @@
 
 from torch import nn
 
+from dvae_lib.data.labels import Labels, difference
 from dvae_lib.data.sequences import SequenceDataset
-from dvae_lib.distributions import support_of
+from dvae_lib.distributions import blocks_of, standardized_columns, support_of
 from dvae_lib.models.base import DVAE
 from dvae_lib.training.config import TrainingConfig
 from dvae_lib.training.encoder import inference_parameters
@@ -49,6 +50,7 @@ def check_fit(
             wanted, got = getattr(model, size, None), getattr(data, size)
             if wanted is not None and wanted != got:
                 raise ValueError(f"The model has {size}={wanted}, but the {part} data have {size}={got}")
+        _check_columns(_columns(model) or train.labels.columns, part, data)
         if isinstance(model, DVAE):
             _check_support(model.observation, part, data)
         dtype, wanted_dtype = data.batch([0]).x.dtype, next(iter(parameters.values())).dtype
@@ -59,20 +61,40 @@ def check_fit(
             )
 
 
+def _columns(model: nn.Module) -> tuple[str, ...] | None:
+    """The columns that a model was trained on, or built for."""
+    return Labels.from_dict(getattr(model, "metadata", {}).get("table", {})).columns
+
+
+def _check_columns(wanted: tuple[str, ...] | None, part: str, data: SequenceDataset) -> None:
+    """Refuse tables with other columns than those that the model knows, or in another order."""
+    found = data.labels.columns
+    wrong = None if wanted is None or found is None else difference(found, wanted, f"the {part} part")
+    if wrong:
+        raise ValueError(f"{wrong[0].upper()}{wrong[1:]}")
+
+
 def _check_support(observation: str, part: str, data: SequenceDataset) -> None:
     """Refuse data to which the observation model gives no probability, once for all batches."""
-    support = support_of(observation)
-    outside = None if support.everything else data.first_outside(support.low, support.high, whole=support.whole)
-    if outside is None:
-        return
-    name, frame, dim, value = outside
-    advice = f"Choose another observation model, such as 'gaussian', or bring the data to {support}."
-    if data.standardizer is not None:
-        advice = (
-            "The data are standardised, which such a model does not bear: use standardize=False (on the command line "
-            "--no-standardize), or another observation model, such as 'gaussian'."
+    for block in blocks_of(observation):
+        support, columns = support_of(block.family), block.columns
+        outside = None
+        if not support.everything:
+            outside = data.first_outside(support.low, support.high, whole=support.whole, columns=columns)
+        if outside is None:
+            continue
+        name, frame, dim, value = outside
+        advice = f"Choose another observation model, such as 'gaussian', or bring the data to {support}."
+        learned = data.standardizer
+        if learned is not None and not (learned.mean[dim] == 0 and learned.scale[dim] == 1):
+            advice = (
+                f"The data are standardised, which such a model does not bear: use standardize="
+                f"{standardized_columns(observation)} (on the command line, name the observation model or say "
+                "--no-standardize), or another observation model, such as 'gaussian'."
+            )
+        where = f"dimension {dim}" if data.labels.columns is None else f"column {data.labels.columns[dim]!r}"
+        raise ValueError(
+            f"The {part} data hold {value:g} (sequence {name}, frame {frame}, {where}), but the observation model "
+            f"{observation!r} gives a probability to {support} only{'' if columns == slice(None) else ' there'}. "
+            f"{advice}"
         )
-    raise ValueError(
-        f"The {part} data hold {value:g} (sequence {name}, frame {frame}, dimension {dim}), but the observation model "
-        f"{observation!r} gives a probability to {support} only. {advice}"
-    )

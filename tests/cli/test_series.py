@@ -80,3 +80,29 @@ def test_inputs_of_a_driven_model(run):
 )
 def test_errors_are_sentences(run, arguments, message):
     assert message in dvae(*arguments, code=1)
+
+
+def test_columns_are_those_of_the_training(run):
+    """From the file to the forecast by names alone: families, order, and what is not there."""
+    rng = np.random.default_rng(0)
+    days = [f"2024-01-{day:02},{rng.poisson(3)},{rng.normal():.6f}" for day in range(1, 31)]
+    Path("days.csv").write_text("\n".join(["date,visits,heat", *days]) + "\n")
+    options = ("--split", "time", "--epochs", 1, "--z-dim", 1, "-O", "h_dim=4", "-O", "g_dim=4")
+    families = ("--observation", "heat=student_t, visits=poisson")
+    dvae("train", "srnn", "--data", "days.csv", "--folder", "mine", *options, *families)
+    trained = TrainedModel.from_pretrained("mine")
+    assert trained.columns == ("visits", "heat")
+    assert trained.model.observation == "poisson, student_t"
+    assert trained.model.standardizer.scale[0] == 1
+    swapped = [",".join(row.split(",")[::-1]) for row in ["date,visits,heat", *days]]
+    Path("swapped.csv").write_text("\n".join(swapped) + "\n")
+    printed = [dvae("forecast", "mine", f"{name}.csv", "--samples", 9, "--steps", 2) for name in ("days", "swapped")]
+    assert printed[0] == printed[1]
+    assert "frame,visits,heat,visits q0.05" in printed[0]
+    np.save("days.npy", np.array([row.split(",")[1:] for row in days], dtype=float))
+    assert dvae("forecast", "mine", "days.npy", "--samples", 9, "--steps", 2) == printed[0]
+    Path("other.csv").write_text("\n".join(["date,visits,rain", *days]) + "\n")
+    assert "No column heat" in dvae("forecast", "mine", "other.csv", code=1)
+    assert "no column 'rain'" in dvae(
+        "train", "srnn", "--data", "days.csv", "--folder", "no", *options, "--observation", "rain=gamma", code=1
+    )
