@@ -82,7 +82,7 @@ class CensoredGaussian(FactorisedDistribution):
         """The mean of each entry, limits counted."""
         a, b = self._standardised()
         scale = (0.5 * self.logvar).exp()
-        inside = self.location * (ndtr(b) - ndtr(a)) - scale * (_density(b) - _density(a))
+        inside: Tensor = self.location * (ndtr(b) - ndtr(a)) - scale * (_density(b) - _density(a))
         if math.isfinite(self.low):
             inside = inside + self.low * ndtr(a)
         if math.isfinite(self.high):
@@ -95,7 +95,7 @@ class CensoredGaussian(FactorisedDistribution):
         a, b = self._standardised()
         scale, centre = (0.5 * self.logvar).exp(), self.mean
         offset = self.location - centre
-        inside = (offset.square() + scale.square()) * (ndtr(b) - ndtr(a))
+        inside: Tensor = (offset.square() + scale.square()) * (ndtr(b) - ndtr(a))
         # Of (mu + s e - m)^2 the cross term has the integral of e, and the square that of e^2 - 1.
         inside = inside - 2 * offset * scale * (_density(b) - _density(a))
         inside = inside - scale.square() * (_times_density(b) - _times_density(a))
