@@ -1,8 +1,10 @@
 """State-space models: Kalman filter and smoother, posterior samples, EM, and their nonlinear relatives.
 
 `LinearGaussianSSM` holds a model after Eqs. (3.16) and (3.17). `kalman_filter`, `kalman_smoother`, `log_likelihood`,
-`sample_posterior` and `forecast` infer in it, `sample` draws from it, `fit_em` fits it. `NonlinearGaussianSSM` with
-`extended_kalman_filter` and `unscented_kalman_filter`, and their smoothers, covers Eqs. (3.9) to (3.12).
+`sample_posterior` and `forecast` infer in it, `sample` draws from it, `fit_em` fits it. `level`, `trend`, `season` and
+`regression` are the parts of structural time series, added by +, which `fit_components` fits under an exact flat prior
+of the first state. `NonlinearGaussianSSM` with `extended_kalman_filter`
+and `unscented_kalman_filter`, and their smoothers, covers Eqs. (3.9) to (3.12).
 `structure_cost` says what an inference model of a given structure loses. `GaussianChain` is a Gaussian over a whole
 sequence of states, as posteriors that are joint over time need it. `HiddenMarkovModel` is the chain of discrete states,
 with its own filter, smoother, posterior samples and most probable path. `GaussianProcess` gives sequences a prior by a
@@ -11,6 +13,17 @@ kernel, whose conditionals look at the whole past.
 
 from dvae_lib.statespace.chain import ChainPosterior, GaussianChain
 from dvae_lib.statespace.chain_forms import ChainMoments, ChainPrecision
+from dvae_lib.statespace.components import (
+    Component,
+    ComponentsFit,
+    diffuse_forecast,
+    diffuse_log_likelihood,
+    fit_components,
+    level,
+    regression,
+    season,
+    trend,
+)
 from dvae_lib.statespace.em import EMResult, fit_em
 from dvae_lib.statespace.explorer import local_level, noise_explorer
 from dvae_lib.statespace.gaussian_process import KERNELS, GaussianProcess, GaussianSequence, matern_ssm
@@ -58,6 +71,8 @@ __all__ = [
     "BestInference",
     "ChainMoments",
     "ChainPosterior",
+    "Component",
+    "ComponentsFit",
     "ChainPrecision",
     "EMResult",
     "FilterResult",
@@ -78,8 +93,11 @@ __all__ = [
     "ViterbiResult",
     "best_inference",
     "covariance_factor",
+    "diffuse_forecast",
+    "diffuse_log_likelihood",
     "extended_kalman_filter",
     "extended_kalman_smoother",
+    "fit_components",
     "fit_em",
     "forecast",
     "gaussian_path",
@@ -90,13 +108,17 @@ __all__ = [
     "hmm_smoother",
     "kalman_filter",
     "kalman_smoother",
+    "level",
     "local_level",
     "log_likelihood",
     "matern_ssm",
     "noise_explorer",
+    "regression",
     "sample",
     "sample_posterior",
+    "season",
     "structure_cost",
+    "trend",
     "unscented_kalman_filter",
     "unscented_kalman_smoother",
     "viterbi",

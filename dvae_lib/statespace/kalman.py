@@ -95,6 +95,21 @@ class Forecast(NamedTuple):
     state_mean: Float[Tensor, "*batch horizon z_dim"]
     state_covariance: Float[Tensor, "*batch horizon z_dim z_dim"]
 
+    def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:
+        """The ends of the central interval of each future observation, both `(*batch, H, x_dim)`.
+
+        Arguments:
+            level: The probability within, between 0 and 1.
+
+        Raises:
+            ValueError: Another level.
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"level is a probability between 0 and 1; got {level}")
+        deviation = self.covariance.diagonal(dim1=-2, dim2=-1).sqrt()
+        half = deviation * torch.special.ndtri(torch.tensor(0.5 + level / 2).to(deviation))
+        return self.mean - half, self.mean + half
+
 
 def kalman_filter(
     ssm: LinearGaussianSSM,
