@@ -4,12 +4,14 @@ import math
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dvae_lib.experiments.pairs import Blocks, differences
 from dvae_lib.experiments.records import Record
 from dvae_lib.experiments.review import LABELS, REVIEW
 from dvae_lib.experiments.tables import COLUMNS, ResultRow
+from dvae_lib.training.schedules import Schedule
 
 # There are more models than colours.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -17,46 +19,77 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 __all__ = ["plot_collapse", "plot_curves", "plot_differences", "plot_scores"]
 
 
-def plot_curves(records: Sequence[Record], *, scheduled: bool = False, part: str = "validation") -> Figure:
-    """The bound of every model over the epochs, one small panel for each; thin lines are seeds, dots the best epochs.
+def plot_curves(
+    records: Sequence[Record],
+    *,
+    scheduled: bool = False,
+    part: str = "validation",
+    beside: str | None = None,
+    rate: bool = False,
+    columns: int = 4,
+) -> Figure:
+    """The bound of every model over the epochs, one small panel for each; lines are seeds, dots the best epochs.
 
     Arguments:
         records: Of one corpus.
         scheduled: Show the trainings by scheduled sampling instead of those before.
         part: "validation" or "train".
+        beside: The other part as thin broken lines; None: not.
+        rate: Shade the learning rate: as high as the panel is the first epoch's.
+        columns: Panels side by side, at most.
     """
     shown = [r for r in records if r["scheduled"] == scheduled and "training" in r]
     models = [name for name in LABELS if any(r["model"] == name for r in shown)]
     if not models:
         raise ValueError("No result here has a training of that kind")
-    columns = min(4, len(models))
-    rows = math.ceil(len(models) / columns)
-    figure, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(2.3 * columns, 1.9 * rows),
-        sharex=True,
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
-    values = [v for r in shown for v in r["training"]["curve"][part][len(r["training"]["curve"][part]) // 5 :]]
-    for axis, model in zip(axes.flat, models, strict=False):
-        for i, record in enumerate(r for r in shown if r["model"] == model):
-            curve, best = record["training"]["curve"][part], record["training"]["best_epoch"]
-            (line,) = axis.plot(range(1, len(curve) + 1), curve, color=f"C{i}", linewidth=0.9)
-            axis.plot([best], [curve[best - 1]], "o", color=line.get_color(), markersize=4)
+    figure, axes = _panels(len(models), columns)
+    for axis, model in zip(axes, models, strict=True):
+        runs = [r for r in shown if r["model"] == model]
+        for i, record in enumerate(runs):
+            _plot_curve(axis, record["training"], part, beside, f"C{i}")
+        if rate:
+            _shade_rate(axis, max(runs, key=lambda r: len(r["training"]["curve"][part])), part)
         axis.set_title(LABELS[model], fontsize="medium")
-    for axis in axes.flat[len(models) :]:
-        axis.remove()
-    for axis in axes.flat[max(len(models) - columns, 0) : len(models)]:
-        axis.tick_params(labelbottom=True)  # also above a place that stays empty
+    curves = [r["training"]["curve"][name] for r in shown for name in (part, beside) if name is not None]
+    values = [v for curve in curves for v in curve[len(curve) // 5 :]]
     low, high = min(values), max(values)
     if low < high:
-        axes[0, 0].set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
+        axes[0].set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
     figure.supxlabel("epoch")
-    figure.supylabel(f"VLB, {part} (nats per frame)")
+    which = f", {part}" if beside is None else ""
+    figure.supylabel(f"VLB{which} (nats per frame)")
     return figure
+
+
+def _panels(count: int, columns: int) -> tuple[Figure, list[Axes]]:
+    """Panels on common axes in rows, each column with its own numbers below."""
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    size = (2.3 * columns, 1.9 * rows)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis in axes.flat[count:]:
+        axis.remove()
+    for axis in axes.flat[max(count - columns, 0) : count]:
+        axis.tick_params(labelbottom=True)  # also above a place that stays empty
+    return figure, list(axes.flat[:count])
+
+
+def _plot_curve(axis: Axes, training: Record, part: str, beside: str | None, color: str) -> None:
+    curve, best = training["curve"][part], training["best_epoch"]
+    epochs = range(1, len(curve) + 1)
+    axis.plot(epochs, curve, color=color, linewidth=0.9 if beside is None else 1.1)
+    axis.plot([best], [curve[best - 1]], "o", color=color, markersize=4)
+    if beside is not None:
+        axis.plot(epochs, training["curve"][beside], "--", color=color, linewidth=0.8)
+
+
+def _shade_rate(axis: Axes, record: Record, part: str) -> None:
+    rate = Schedule.of(record["config"]["learning_rate"])
+    epochs = range(1, len(record["training"]["curve"][part]) + 1)
+    height = [rate(epoch - 1) / rate(0) for epoch in epochs]
+    axis.fill_between(epochs, 0, height, transform=axis.get_xaxis_transform(), color="0.5", alpha=0.15, linewidth=0)
 
 
 def plot_scores(lines: Sequence[ResultRow], column: str, *, review: str | None = None) -> Figure:

@@ -75,6 +75,27 @@ def test_the_training_part_can_be_shown_and_scheduled_sampling(record):
     assert "train" in figure.get_supylabel()
 
 
+def test_the_other_part_and_the_rate_can_stand_beside(record):
+    one = record("vae")
+    one["config"]["learning_rate"] = [[0, 2e-3], [2, 2e-3], [4, 1e-3]]
+    one["training"]["curve"]["train"] = [-20.0, -6.0, -3.0, 90.0]
+    (axis,) = drawn(plot_curves([one], beside="train", rate=True)).axes
+    validation, _, train = axis.lines
+    assert train.get_ydata().tolist() == [-20, -6, -3, 90]
+    assert train.get_linestyle() == "--"
+    assert train.get_color() == validation.get_color()
+    assert axis.get_ylim()[1] > 90  # the scale is that of both
+    (shade,) = axis.collections
+    ((corners,),) = (shade.get_paths(),)
+    height = {round(float(x)): float(y) for x, y in corners.vertices if y > 0}
+    assert height == pytest.approx({1: 1.0, 2: 1.0, 3: 1.0, 4: 0.75})
+
+
+def test_columns_can_be_fewer(record):
+    figure = drawn(plot_curves([record(name) for name in list(LABELS)[:3]], columns=2))
+    assert [axis.get_subplotspec().colspan.start for axis in figure.axes] == [0, 1, 0]
+
+
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 7, 8])
 def test_panels_stand_in_rows_of_four_and_each_column_has_its_epochs(record, count):
     figure = drawn(plot_curves([record(name) for name in list(LABELS)[:count]]))
