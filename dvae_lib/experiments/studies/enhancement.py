@@ -1,17 +1,18 @@
 """Noisy test speech, enhanced by every method (Chapter 10).
 
     python -m dvae_lib.experiments.studies.enhancement [MODEL ...] [--utterances 8] [--methods peem vem]
+    python -m dvae_lib.experiments.studies.enhancement --part validation --iterations 25 50 100 --rank 1 2 4
 
 Target speech: utterances of test speakers of `librispeech`, and half as many of the test voice of `prompts` (another
 language, another room), cut to 3 s. Noise: babble of six recordings, stationary speech-shaped noise, passing bursts; at
 0 and 5 dB. Half a second of noise alone comes before the speech, so that methods that take the beginning for noise are
 right to do so; it is not scored. Babble and the shape of the stationary noise come from voices of the other corpus,
 none of its test part. Everything random is seeded, so that all methods get the same mixtures. The defaults of
-`dvae_lib.enhancement.enhance` were chosen on validation speakers; nothing is chosen by these numbers.
+`dvae_lib.enhancement.enhance` were chosen on validation speakers, whom `--part validation` takes for targets; nothing
+is chosen by the numbers of the test part.
 
-The rows go into data/results/enhancement.json. All of them take about 40 minutes on one free CPU core, most of which
-goes into "vem" of the two recurrent models. `seconds` is the mean processor time for an utterance of 3 s, scoring
-aside.
+The rows go into data/results/enhancement.json. `seconds` is the mean processor time for an utterance of 3 s, scoring
+aside: half a second for "peem", ten times as much for "vem" of a recurrent model. `scores` are those of each utterance.
 """
 
 import math
@@ -20,8 +21,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor
@@ -37,7 +39,7 @@ from dvae_lib.enhancement import (
     nmf_wiener,
     speech_shaped_noise,
 )
-from dvae_lib.enhancement.separation import NUM_ITERATIONS
+from dvae_lib.enhancement.separation import Settings
 from dvae_lib.experiments.corpora import data_facts, evenly
 from dvae_lib.experiments.records import Record
 from dvae_lib.experiments.results import ResultFile, Task, complete, rounded
@@ -48,10 +50,12 @@ from dvae_lib.randomness import derive_seed
 
 __all__ = ["KEY", "SPEECH_MODELS", "Contestant", "EnhancementProtocol", "NoisySpeech", "contestants", "main", "tasks"]
 
-KEY = ("model", "method", "corpus", "noise", "snr_db", "seed", "utterances")
+KEY = ("model", "method", "corpus", "noise", "snr_db", "seed", "utterances", "part", "iterations", "rank")
+DEFAULT = Settings()
 SPEECH_MODELS = tuple(f"{model}-librispeech-batch32" for model in ("vae", "rvae-causal", "rvae-noncausal"))
 """The models of clean speech that are compared where none is named."""
 
+Part = Literal["validation", "test"]
 NoiseKind = Literal["babble", "stationary", "bursts"]
 DeepMethod = Literal["peem", "vem"]
 
@@ -62,6 +66,7 @@ class EnhancementProtocol:
 
     Attributes:
         utterances: Number of utterances of each corpus.
+        part: Whose utterances they are.
         seconds: Length of an utterance.
         lead: Seconds of noise alone before the speech.
         sample_rate: Samples a second.
@@ -74,9 +79,11 @@ class EnhancementProtocol:
             `enhance`: the baseline may be better than its rows.
         noise_rank: Spectra of noise of the NMF baseline.
         dictionary_sequences: Training sequences that its dictionary is learned from.
+        dictionary_length: Frames that are taken of each.
     """
 
     utterances: tuple[tuple[str, int], ...] = (("librispeech", 8), ("prompts", 4))
+    part: Part = "test"
     seconds: float = 3.0
     lead: float = 0.5
     sample_rate: int = 16_000
@@ -88,6 +95,7 @@ class EnhancementProtocol:
     dictionary_rank: int = 32
     noise_rank: int = 2
     dictionary_sequences: int = 160
+    dictionary_length: int = 50
 
     @property
     def length(self) -> int:
@@ -104,7 +112,8 @@ class NoisySpeech:
     """Clean utterances of two corpora, each in noise that is made of voices of the other.
 
     Arguments:
-        corpora: The two, by name; the dictionary of the NMF baseline is learned from "librispeech".
+        corpora: The two, by name, with the part's recordings whole; the dictionary of the NMF baseline is learned from
+            "librispeech".
         protocol: What is taken of them.
     """
 
@@ -115,17 +124,16 @@ class NoisySpeech:
         self._dictionary: Tensor | None = None
 
     def clean(self, name: str, number: int) -> list[Tensor]:
-        """Clean speech of the test part: the middle of evenly chosen utterances that are long enough."""
+        """Clean speech of the part: the middle of evenly chosen utterances that are long enough."""
         if (name, number) not in self._clean:
-            corpus, length = self.corpora[name], self.protocol.length
+            corpus, length, part = self.corpora[name], self.protocol.length, self.protocol.part
             enough = 1 + math.ceil(length / corpus.front_end.settings.hop_length)
-            long = [
-                u for u, n in zip(corpus.utterances("test"), corpus.test.lengths.tolist(), strict=True) if n > enough
-            ]
+            frames = corpus.dataset(part).lengths.tolist()
+            long = [u for u, n in zip(corpus.utterances(part), frames, strict=True) if n > enough]
             if len(long) < number:
                 raise ValueError(
-                    f"{number} test utterances of more than {self.protocol.seconds:g} s are needed; {corpus.name} has "
-                    f"{len(long)}"
+                    f"{number} {part} utterances of more than {self.protocol.seconds:g} s are needed; "
+                    f"{corpus.name} has {len(long)}"
                 )
             waveforms = [corpus.waveform(long[i]) for i in evenly(len(long), number)]
             starts = [(len(waveform) - length) // 2 for waveform in waveforms]
@@ -169,7 +177,10 @@ class NoisySpeech:
         """Spectra of clean training speech, for the NMF baseline."""
         if self._dictionary is None:
             training = self.corpora["librispeech"].train
-            frames = torch.cat([training[i] for i in evenly(len(training), self.protocol.dictionary_sequences)])
+            length = self.protocol.dictionary_length
+            frames = torch.cat(
+                [training[i][:length] for i in evenly(len(training), self.protocol.dictionary_sequences)]
+            )
             generator = Generator().manual_seed(0)
             self._dictionary = factorise(
                 frames, self.protocol.dictionary_rank, num_iterations=60, generator=generator
@@ -179,11 +190,21 @@ class NoisySpeech:
 
 @dataclass(frozen=True)
 class Contestant:
-    """Something that enhances: the model's name, the method's, and a function of recording and source of noise."""
+    """Something that enhances.
+
+    Attributes:
+        model: The model's name.
+        method: The method's.
+        enhance: A function of recording and source of noise.
+        iterations: Of the method, where it has some that are chosen.
+        rank: Number of spectra that describe the noise, likewise.
+    """
 
     model: str
     method: str
     enhance: Callable[[Tensor, Generator], Tensor]
+    iterations: int = 0
+    rank: int = 0
 
 
 def contestants(
@@ -191,7 +212,8 @@ def contestants(
     models: Mapping[str, DVAE],
     methods: Sequence[DeepMethod],
     *,
-    num_iterations: int = NUM_ITERATIONS,
+    iterations: Sequence[int] = (DEFAULT.num_iterations,),
+    ranks: Sequence[int] = (DEFAULT.rank,),
 ) -> Iterator[Contestant]:
     """Everything that is compared: nothing, two Wiener filters, and each model by each method.
 
@@ -199,7 +221,8 @@ def contestants(
         speech: What is enhanced.
         models: Models of clean speech, by name.
         methods: Methods of `enhance`.
-        num_iterations: Of `enhance`; by default what was best on other speakers.
+        iterations: Of `enhance`; by default what was best on other speakers. With several, each.
+        ranks: Of the noise in `enhance`, likewise.
     """
     yield Contestant("none", "noisy", lambda noisy, generator: noisy)
     yield Contestant("none", "wiener", lambda noisy, generator: classical_wiener(noisy).waveform)
@@ -207,13 +230,13 @@ def contestants(
     def nmf(noisy: Tensor, generator: Generator) -> Tensor:
         return nmf_wiener(noisy, speech.dictionary(), rank=speech.protocol.noise_rank, generator=generator).waveform
 
-    def deep(model: DVAE, method: DeepMethod, noisy: Tensor, generator: Generator) -> Tensor:
-        return enhance(model, noisy, method=method, num_iterations=num_iterations, generator=generator).waveform
+    def deep(model: DVAE, method: DeepMethod, number: int, rank: int, noisy: Tensor, generator: Generator) -> Tensor:
+        done = enhance(model, noisy, method=method, num_iterations=number, rank=rank, generator=generator)
+        return done.waveform
 
     yield Contestant("nmf", "wiener", nmf)
-    for name, model in models.items():
-        for method in methods:
-            yield Contestant(name, method, partial(deep, model, method))
+    for (name, model), method, number, rank in product(models.items(), methods, iterations, ranks):
+        yield Contestant(name, method, partial(deep, model, method, number, rank), number, rank)
 
 
 def tasks(speech: NoisySpeech, compared: Sequence[Contestant], seed: int = 0) -> Iterator[Task]:
@@ -231,6 +254,7 @@ def tasks(speech: NoisySpeech, compared: Sequence[Contestant], seed: int = 0) ->
                 for snr in protocol.snrs:
                     about = {"model": contestant.model, "method": contestant.method, "corpus": name}
                     key = {**about, "noise": noise, "snr_db": snr, "seed": seed, "utterances": number}
+                    key |= {"part": protocol.part, "iterations": contestant.iterations, "rank": contestant.rank}
                     yield Task([key], partial(_row, speech, contestant, key))
 
 
@@ -253,7 +277,11 @@ def _row(speech: NoisySpeech, contestant: Contestant, key: Record) -> list[Recor
     for line in table.summary():
         row[line.metric] = rounded(line.mean)
         row[f"{line.metric}_se"] = rounded(line.std / math.sqrt(line.count) if line.count else math.nan)
-    return [{**row, "seconds": round(seconds, 3), "data": data_facts(test=speech.corpora[name].test)}]
+    # All systems have the same mixtures, so that they can be compared utterance by utterance.
+    scores = {metric: [rounded(value) for value in values] for metric, values in table.columns.items()}
+    part = speech.protocol.part
+    facts = data_facts(**{part: speech.corpora[name].dataset(part)})
+    return [{**row, "scores": scores, "seconds": round(seconds, 3), "data": facts}]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -262,15 +290,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("names", nargs="*", metavar="MODEL", help=f"names or folders; {', '.join(SPEECH_MODELS)}")
     options.add_argument("--methods", nargs="+", default=["peem", "vem"], choices=["peem", "vem"])
     options.add_argument("--utterances", type=int, default=8, help="of librispeech; half as many of prompts")
+    options.add_argument("--part", default="test", choices=["validation", "test"], help="whose utterances")
+    options.add_argument("--iterations", type=int, nargs="+", default=[DEFAULT.num_iterations], help="of the methods")
+    options.add_argument("--rank", type=int, nargs="+", default=[DEFAULT.rank], help="number of spectra of the noise")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--output", type=Path, default=RESULTS / "enhancement.json")
     options.add_argument("--again", action="store_true", help="compute also what is in the file already")
     chosen = options.parse_args(arguments)
     number = chosen.utterances
-    protocol = replace(EnhancementProtocol(), utterances=(("librispeech", number), ("prompts", max(1, number // 2))))
-    speech = NoisySpeech({name: load_corpus(name, progress=False) for name, _ in protocol.utterances}, protocol)
+    utterances = (("librispeech", number), ("prompts", max(1, number // 2)))
+    protocol = replace(EnhancementProtocol(), utterances=utterances, part=chosen.part)
+    # Test recordings are whole in any case.
+    cut: dict[str, Any] = {} if chosen.part == "test" else {"sequence_length": None}
+    speech = NoisySpeech({name: load_corpus(name, progress=False, **cut) for name, _ in utterances}, protocol)
     models = {name: DVAE.from_pretrained(name) for name in chosen.names or SPEECH_MODELS}
-    compared = list(contestants(speech, models, chosen.methods))
+    compared = list(contestants(speech, models, chosen.methods, iterations=chosen.iterations, ranks=chosen.rank))
+    if chosen.part == "validation":  # where settings are chosen, and only models have some
+        compared = [contestant for contestant in compared if contestant.iterations]
     complete(ResultFile(chosen.output, KEY), tasks(speech, compared, chosen.seed), again=chosen.again)
     return 0
 

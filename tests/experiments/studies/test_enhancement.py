@@ -1,6 +1,7 @@
 """Enhanced speech: the same mixtures for all, at the ratio asked for, by every contestant, each row once."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,18 +31,20 @@ PROTOCOL = EnhancementProtocol(
 
 
 @pytest.fixture(scope="module")
-def corpora(eight_voices, tmp_path_factory):
-    """Two corpora of different voices."""
+def places(eight_voices, tmp_path_factory):
+    """The folders of two corpora of different voices."""
     folder = tmp_path_factory.mktemp("others") / "others"
     for source in sorted(eight_voices.rglob("*.wav")):
         sound, rate = soundfile.read(source)
         path = folder / source.parent.name / source.name
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, np.roll(sound[::-1], 500), rate)
-    return {
-        name: load_corpus(place, sequence_length=50, progress=False)
-        for name, place in (("librispeech", eight_voices), ("prompts", folder))
-    }
+    return {"librispeech": eight_voices, "prompts": folder}
+
+
+@pytest.fixture(scope="module")
+def corpora(places):
+    return {name: load_corpus(place, sequence_length=50, progress=False) for name, place in places.items()}
 
 
 @pytest.fixture(scope="module")
@@ -92,13 +95,13 @@ def test_noise_is_made_of_other_voices_that_no_test_hears(speech, corpora):
 
 
 def test_every_contestant_gets_every_mixture_once(speech, model, made_by, tmp_path):
-    compared = list(contestants(speech, {"tiny": model}, ["peem", "vem"], num_iterations=2))
-    assert [(c.model, c.method) for c in compared] == [
-        ("none", "noisy"),
-        ("none", "wiener"),
-        ("nmf", "wiener"),
-        ("tiny", "peem"),
-        ("tiny", "vem"),
+    compared = list(contestants(speech, {"tiny": model}, ["peem", "vem"], iterations=[2]))
+    assert [(c.model, c.method, c.iterations, c.rank) for c in compared] == [
+        ("none", "noisy", 0, 0),
+        ("none", "wiener", 0, 0),
+        ("nmf", "wiener", 0, 0),
+        ("tiny", "peem", 2, 2),
+        ("tiny", "vem", 2, 2),
     ]
     file = ResultFile(tmp_path / "enhancement.json", KEY)
     every = list(tasks(speech, compared, seed=2))
@@ -109,6 +112,8 @@ def test_every_contestant_gets_every_mixture_once(speech, model, made_by, tmp_pa
     for record in new:
         made_by(record)
         assert {"si_sdr", "si_sdr_se", "pesq_nb", "pesq_wb", "estoi", "seconds"} <= record.keys()
+        assert record["si_sdr"] == pytest.approx(np.mean(record["scores"]["si_sdr"]), abs=1e-3)
+        assert (record["part"], list(record["data"])) == ("test", ["test"])
     noisy = new[0]
     (clean,) = speech.clean("librispeech", 1)
     recording = speech.mixture(clean, speech.noise("stationary", "librispeech", 0, 2), 5.0)
@@ -119,6 +124,18 @@ def test_every_contestant_gets_every_mixture_once(speech, model, made_by, tmp_pa
     assert {k: v for k, v in repeated.items() if k != "seconds"} == {
         k: v for k, v in new[-1].items() if k not in ("seconds", "machine", "dvae_lib")
     }
+
+
+def test_settings_are_chosen_on_validation_speakers(places, model):
+    whole = {name: load_corpus(place, sequence_length=None, progress=False) for name, place in places.items()}
+    development = NoisySpeech(whole, replace(PROTOCOL, part="validation"))
+    compared = list(contestants(development, {"tiny": model}, ["peem"], iterations=[1, 2], ranks=[1, 3]))[3:]
+    assert [(c.iterations, c.rank) for c in compared] == [(1, 1), (1, 3), (2, 1), (2, 3)]
+    (first,) = next(iter(tasks(development, compared))).compute()
+    assert {first[k] for k in ("part", "iterations", "rank")} == {"validation", 1}
+    heard = [whole["librispeech"].waveform(u) for u in whole["librispeech"].utterances("validation")]
+    (clean,) = development.clean("librispeech", 1)
+    assert any(torch.equal(w[(len(w) - len(clean)) // 2 :][: len(clean)], clean) for w in heard)
 
 
 def test_an_interrupted_study_goes_on(speech, tmp_path):
@@ -149,10 +166,16 @@ def test_the_command_compares_what_was_asked_for(corpora, model, monkeypatch, tm
         asked.extend(task.keys[0] for task in tasks)
 
     monkeypatch.setattr(enhancement, "complete", compute)
-    output = ["--output", str(tmp_path / "e.json")]
-    assert main([str(tmp_path / "models/tiny"), "--methods", "peem", "--utterances", "4", "--seed", "7", *output]) == 0
+    options = ["--methods", "peem", "--utterances", "4", "--seed", "7", "--output", str(tmp_path / "e.json")]
+    assert main([str(tmp_path / "models/tiny"), *options]) == 0
     assert len(asked) == 4 * 2 * 3 * 2
     assert {(key["corpus"], key["utterances"], key["seed"]) for key in asked} == {
         ("librispeech", 4, 7),
         ("prompts", 2, 7),
+    }
+    asked.clear()
+    assert main([str(tmp_path / "models/tiny"), *options, "--part", "validation", "--iterations", "10", "20"]) == 0
+    assert len(asked) == 2 * 2 * 3 * 2
+    assert {(key["part"], key["iterations"], key["rank"]) for key in asked} == {
+        ("validation", number, 2) for number in (10, 20)
     }
