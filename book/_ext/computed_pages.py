@@ -52,6 +52,7 @@ PURPOSES = {
     "RSSM": "Futures under actions that were never tried: planning.",
     "SwitchingSSM": "Behaviour that changes between a few modes: segments found without labels.",
     "DSAE": "Something constant throughout (a speaker, an object), kept apart from what changes.",
+    "FHVAE": "A speaker apart from what is said, where sequences are strings of segments.",
     "SVG": "The next frame where there is something to decide, such as video: the prior says when, and how much.",
     "VRAE": "A map of whole sequences: one point for each, from which the sequence can be made again.",
     "STCN": "Long sequences, trained at all frames at once; a filter that is its own smoother.",

@@ -14,6 +14,7 @@ from dvae_lib.data import (
     own_files,
     places,
     pretrained,
+    segments,
     sequences,
     speech,
     splits,
@@ -31,6 +32,7 @@ from dvae_lib.data.music import *  # noqa: F403
 from dvae_lib.data.own_files import *  # noqa: F403
 from dvae_lib.data.places import *  # noqa: F403
 from dvae_lib.data.pretrained import *  # noqa: F403
+from dvae_lib.data.segments import *  # noqa: F403
 from dvae_lib.data.sequences import *  # noqa: F403
 from dvae_lib.data.speech import *  # noqa: F403
 from dvae_lib.data.splits import *  # noqa: F403
@@ -52,6 +54,7 @@ __all__ = sorted(
             own_files,
             places,
             pretrained,
+            segments,
             sequences,
             speech,
             splits,

@@ -79,16 +79,23 @@ def looks_ahead(spec: DependencySpec) -> bool:
 
 
 def infers_backwards(spec: DependencySpec) -> bool:
-    """Whether some frame's latent is inferred from the same variable at a later frame.
+    """Whether some latent is inferred from latents that are generated after it.
+
+    A frame's from the same variable at a later frame, or one of the whole sequence from those of its frames.
 
     Example:
         >>> infers_backwards(DependencySpec("z_t ~ z_{t-1}" "\\n" "x_t ~ z_t", "z_t ~ z_{t+1}, x_t"))
         True
     """
-    return any(
-        parent[0] == child[0] and parent[1] is not None and child[1] is not None and parent[1] > child[1]
-        for parent, child in spec.unroll(5, "inference", "compact").edges
-    )
+
+    def backwards(parent: Node, child: Node) -> bool:
+        if parent[1] is None:
+            return False
+        if child[1] is None:
+            return parent[0] in spec.latents
+        return parent[0] == child[0] and parent[1] > child[1]
+
+    return any(backwards(*edge) for edge in spec.unroll(5, "inference", "compact").edges)
 
 
 def runs_online(spec: DependencySpec) -> bool:

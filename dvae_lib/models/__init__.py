@@ -9,6 +9,7 @@ from dvae_lib.models.dkf import DKF
 from dvae_lib.models.dsae import DSAE
 from dvae_lib.models.dssm import DSSM
 from dvae_lib.models.dvbf import DVBF
+from dvae_lib.models.fhvae import FHVAE
 from dvae_lib.models.filtering import Filter, FilterOutput
 from dvae_lib.models.gpvae import GPVAE
 from dvae_lib.models.imputing import Imputation
@@ -36,6 +37,7 @@ __all__ = [
     "DSSM",
     "DVAE",
     "DVBF",
+    "FHVAE",
     "Filter",
     "FilterOutput",
     "GPVAE",

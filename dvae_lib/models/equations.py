@@ -174,7 +174,7 @@ class Equations(Pretrained):
 
     @property
     def infers_backwards(self) -> bool:
-        """Whether a frame's latent is inferred from later ones, by the spec: no filter, no particles."""
+        """Whether latents are inferred from some that come after them, by the spec: no filter, no particles."""
         return infers_backwards(self.spec)
 
     @property

@@ -95,7 +95,7 @@ class Proposing(Admission):
             raise NotImplementedError(f"{type(self).__name__} does not generate frame by frame: there are no proposals")
         if self.infers_backwards:
             raise NotImplementedError(
-                f"{type(self).__name__} infers backwards in time, a latent vector from the one after it: there are no "
+                f"{type(self).__name__} infers backwards in time, a latent vector from those after it: there are no "
                 "proposals for particles; use importance_weighted_bound"
             )
         check_counts(num_particles=num_particles)

@@ -3,6 +3,7 @@
 import pytest
 import review_specs as review
 
+from dvae_lib.graphs import DependencySpec
 from dvae_lib.graphs.links import Links, infers_backwards, links, looks_ahead, runs_online
 
 #                          decoding temporal driving predictive causal
@@ -61,3 +62,10 @@ def test_which_inference_runs_online(name, ahead, online):
 def test_which_inference_goes_backwards_in_time(name, backwards):
     """Latents of later frames, not observations: a smoother looks ahead, and still goes forwards."""
     assert infers_backwards(getattr(review, name)) is backwards
+
+
+def test_a_vector_of_the_sequence_that_is_inferred_from_those_of_its_frames_comes_last():
+    """It is generated first: there is no state that a filter could start from. From the frames themselves it is."""
+    generation = "v ~\nz_t ~ v\nx_t ~ z_t"
+    assert infers_backwards(DependencySpec(generation, "z_t ~ x_t\nv ~ z_{1:T}"))
+    assert not infers_backwards(DependencySpec(generation, "v ~ x_{1:T}\nz_t ~ x_t, v"))
