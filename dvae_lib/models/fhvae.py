@@ -349,7 +349,7 @@ class FHVAE(DVAE):
     ) -> Float[Tensor, "batch time"]:
         """log q(i | v) over the rows of the table."""
         assert self.table is not None
-        scores = -self._squared(v[:, :, None], self.table.weight.T)
+        scores = -self._from_each(v, self.table.weight.T)
         return (index[:, None] * scores.log_softmax(-1)).sum(-1)
 
     def _told_apart(self, v: Float[Tensor, "batch time v_dim"], lengths: Tensor | None) -> Float[Tensor, "batch time"]:
@@ -357,16 +357,23 @@ class FHVAE(DVAE):
         mask = frame_mask(lengths, v.shape[1])
         own = v if mask is None else torch.where(mask[..., None], v, 0.0)
         count = v.new_full((len(v), 1), v.shape[1]) if lengths is None else lengths[:, None].to(v.dtype)
-        scores = -self._squared(own[:, :, None], self._given(own.sum(1), count).mean)  # (B, N, B)
+        scores = -self._from_each(own, self._given(own.sum(1), count).mean)
         others = self._given(own.sum(1, keepdim=True) - own, (count[:, None] - 1).expand(*own.shape[:2], 1)).mean
         same = torch.eye(len(v), dtype=torch.bool, device=v.device)[:, None]
-        scores = torch.where(same, -self._squared(own, others)[..., None], scores)
+        scores = torch.where(same, -self._halved((own - others).square().sum(-1))[..., None], scores)
         told: Tensor = scores.log_softmax(-1).diagonal(dim1=0, dim2=2).T
         return told
 
-    def _squared(self, a: Tensor, b: Tensor) -> Tensor:
+    def _from_each(
+        self, v: Float[Tensor, "batch time v_dim"], centres: Float[Tensor, "rows v_dim"]
+    ) -> Float[Tensor, "batch time rows"]:
+        """Halved squared distances of segments' vectors from each of the centres, without their differences."""
+        squares = v.square().sum(-1, keepdim=True) + centres.square().sum(-1)
+        return self._halved(squares - 2 * v @ centres.T)
+
+    def _halved(self, squares: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """Squared distances in units of the segments' variance, halved."""
-        return (a - b).square().sum(-1) / (2 * self.v_scale**2)
+        return squares / (2 * self.v_scale**2)
 
 
 def _mean_of(u: Float[Tensor, "batch time u_dim"], lengths: Tensor | None) -> Float[Tensor, "batch u_dim"]:

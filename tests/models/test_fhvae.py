@@ -208,7 +208,7 @@ def test_particles_approach_the_evidence():
         found = particle(model, x.repeat(40, 1, 1), num_particles=500, generator=seeded()).value
     ratio = (found - dense_evidence(model, x)).exp()  # the estimate of the likelihood is unbiased
     assert (ratio.mean() - 1).abs() < 4 * ratio.std() / math.sqrt(40)
-    assert ratio.std() < 1.5
+    assert 0.3 < ratio.mean() < 3
     exact = linear("exact")
     assert exact.infers_backwards
     assert not exact.has_proposal
