@@ -33,7 +33,8 @@ def cut_into_segments(x: Float[Tensor, "*batch time x_dim"], frames: int) -> Flo
         raise ValueError(
             f"a segment has {frames} frames, and the sequence has {x.shape[-2]}: leave it out, or cut shorter segments"
         )
-    return x[..., : segments * frames, :].unflatten(-2, (segments, frames)).flatten(-2)
+    cut: Tensor = x[..., : segments * frames, :].unflatten(-2, (segments, frames)).flatten(-2)
+    return cut
 
 
 def join_segments(x: Float[Tensor, "*batch segments _"], frames: int) -> Float[Tensor, "*batch time x_dim"]:
@@ -54,7 +55,8 @@ def join_segments(x: Float[Tensor, "*batch segments _"], frames: int) -> Float[T
     _check(frames)
     if x.shape[-1] % frames:
         raise ValueError(f"a segment's vector must be a multiple of its {frames} frames long; got {x.shape[-1]}")
-    return x.unflatten(-1, (frames, -1)).flatten(-3, -2)
+    joined: Tensor = x.unflatten(-1, (frames, -1)).flatten(-3, -2)
+    return joined
 
 
 def _check(frames: int) -> None:

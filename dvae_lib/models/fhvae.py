@@ -68,8 +68,8 @@ class SegmentEncoder(nn.Module):
         seen: Tensor = self.layers(append_input(frames, beside))
         if self.recurrence is None:
             return seen[..., 0, :]
-        states: Tensor = self.recurrence(seen.flatten(0, -3))[:, -1]
-        return states.unflatten(0, x.shape[:-1])
+        states: Tensor = self.recurrence(seen.flatten(0, -3))[:, -1].unflatten(0, x.shape[:-1])
+        return states
 
 
 class SegmentDecoder(nn.Module):

@@ -192,7 +192,7 @@ class Probe:
             value.backward()
             return value
 
-        optimizer.step(loss)  # type: ignore[no-untyped-call]
+        optimizer.step(loss)
 
     def scores(self, features: Float[Tensor, "n features"]) -> Float[Tensor, "n classes"]:
         """The logarithms of the classes' probabilities, up to a constant."""
@@ -268,10 +268,11 @@ class _Study:
 def _build(name: str, protocol: SegmentsProtocol, strings: int) -> DVAE:
     h_dim = protocol.h_dim
     if name.startswith("dsae"):
-        layers = {"decoder": (h_dim,), "encoder": (h_dim,), "h_dim": h_dim, "g_dim": h_dim}
+        layers: dict[str, Any] = {"decoder": (h_dim,), "encoder": (h_dim,), "h_dim": h_dim, "g_dim": h_dim}
         return DSAE(protocol.bands, protocol.frame_dim, v_dim=protocol.v_dim, **layers)
     options = {key: value for key, value in CONTESTANTS[name].items() if key != "steps"}
-    table = {"u_dim": strings} if options.get("sequence") == "table" else {}
+    if options.get("sequence") == "table":
+        options["u_dim"] = strings
     return FHVAE(
         protocol.frames * protocol.bands,
         protocol.z_dim,
@@ -282,7 +283,6 @@ def _build(name: str, protocol: SegmentsProtocol, strings: int) -> DVAE:
         decoder=(h_dim,),
         h_dim=h_dim,
         **options,
-        **table,
     )
 
 
@@ -340,8 +340,9 @@ def _decoded(model: DVAE, z: Tensor, of: Tensor, like: Tensor, protocol: Segment
         u = _inputs(model, torch.full((len(of),), -1), z.shape[1])
         return model.generation(like, latents, u).observation.mean
     frames = z.unflatten(2, (protocol.frames, -1)).flatten(1, 2)
-    x = model.generation(_read(model, like, protocol), {"z": frames, "v": of}).observation.mean
-    return x.unflatten(1, (z.shape[1], protocol.frames)).flatten(2)
+    made = model.generation(_read(model, like, protocol), {"z": frames, "v": of}).observation.mean
+    x: Tensor = made.unflatten(1, (z.shape[1], protocol.frames)).flatten(2)
+    return x
 
 
 def _record(name: str, seed: int, study: _Study) -> Record:
