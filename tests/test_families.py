@@ -10,6 +10,7 @@ from torch import distributions as td
 
 from dvae_lib.distributions import (
     OBSERVATIONS,
+    CategoricalVector,
     DiagonalGaussian,
     Laplace,
     NegativeBinomial,
@@ -292,3 +293,41 @@ def test_probabilities_stand_for_the_mean_of_random_classes():
     p, weight = random(OneHotCategorical, 4), random(OneHotCategorical, 4, seed=1).mean
     expected = (weight * p.log_prob(torch.eye(4).double())).sum()
     torch.testing.assert_close(p.log_prob(weight), expected)
+
+
+# ---------------------------------------------------------------- several categorical variables
+
+
+def test_a_vector_of_categories_is_torchs_product_of_them():
+    p, q = (CategoricalVector.of(3)(random(OneHotCategorical, 4, 6, seed=seed).logits) for seed in (0, 1))
+    of_torch = [td.Independent(td.OneHotCategorical(logits=d.logits.unflatten(-1, (2, 3))), 1) for d in (p, q)]
+    x = p.sample((5,), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(p.log_prob(x), of_torch[0].log_prob(x.unflatten(-1, (2, 3))))
+    torch.testing.assert_close(p.entropy(), of_torch[0].entropy())
+    divergence = td.kl_divergence(of_torch[0].base_dist, of_torch[1].base_dist).sum(-1)
+    torch.testing.assert_close(p.kl_per_dim(q).sum(-1), divergence)
+    torch.testing.assert_close(p.mean, of_torch[0].mean.flatten(-2))
+    torch.testing.assert_close(p.variance, of_torch[0].variance.flatten(-2))
+    assert torch.equal(p.mode, of_torch[0].mode.flatten(-2))
+    with pytest.raises(NotImplementedError):
+        p.kl_per_dim(CategoricalVector(q.logits))
+    assert CategoricalVector.of(None) is CategoricalVector
+    assert CategoricalVector.of(3) is CategoricalVector.of(3)
+
+
+def test_straight_through_gradients_are_exact_of_linear_functions():
+    """Each sample is one of the classes; with the other function the gradient has a bias that is known."""
+    logits, w = (torch.tensor(v).double() for v in ([0.3, -0.5, 1.0, 0.2], [1.0, -2.0, 0.5, 3.0]))
+    p = CategoricalVector.of(2)(logits.requires_grad_())
+    exact = torch.autograd.grad((w * p.mean).sum(), logits)[0]
+    for seed in range(3):
+        z = p.rsample(generator=seeded(seed))
+        assert z.unflatten(-1, (2, 2)).sort(-1).values.tolist() == [[0, 1], [0, 1]]
+        torch.testing.assert_close(torch.autograd.grad((w * z).sum(), logits, retain_graph=True)[0], exact)
+    z = p.rsample((20_000,), generator=seeded())
+    # z_1 z_2 is always zero. Each factor gets the gradient of its mean, at the other's draw: (m_2 - m_1) dm_1.
+    found = torch.autograd.grad((z[:, 0] * z[:, 1]).mean(), logits, retain_graph=True)[0]
+    m = p.mean.detach()
+    wanted = (m[1] - m[0]) * m[0] * m[1] * torch.tensor([1.0, -1.0, 0.0, 0.0]).double()
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0.01)
+    assert wanted.abs().max() > 0.05

@@ -9,7 +9,7 @@ before it are the *batch*: parameters of shape ``(B, T, D)`` make a batch of sha
 from dvae_lib.distributions.base import FactorisedDistribution
 from dvae_lib.distributions.bernoulli import Bernoulli
 from dvae_lib.distributions.by_column import Block, ByColumn
-from dvae_lib.distributions.categorical import OneHotCategorical
+from dvae_lib.distributions.categorical import CategoricalVector, OneHotCategorical
 from dvae_lib.distributions.censored import CensoredGaussian
 from dvae_lib.distributions.counts import NegativeBinomial, Poisson
 from dvae_lib.distributions.families import (
@@ -45,6 +45,7 @@ __all__ = [
     "Bernoulli",
     "Block",
     "ByColumn",
+    "CategoricalVector",
     "CensoredGaussian",
     "CentimetreGaussian",
     "DiagonalGaussian",

@@ -1,6 +1,7 @@
 r"""One of several classes: regimes, symbols, discrete latent variables."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 
 from dvae_lib.distributions.base import FactorisedDistribution
 
-__all__ = ["OneHotCategorical"]
+__all__ = ["CategoricalVector", "OneHotCategorical"]
 
 
 class OneHotCategorical(FactorisedDistribution):
@@ -135,6 +136,111 @@ class OneHotCategorical(FactorisedDistribution):
 
     def _one_hot(self, scores: Tensor) -> Tensor:
         return F.one_hot(scores.argmax(-1), scores.shape[-1]).to(self.logits.dtype)
+
+
+class CategoricalVector(FactorisedDistribution):
+    r"""Independent variables, each one of C classes, as vectors with a single one, side by side.
+
+    .. math:: p(\mathbf{x}) = \prod_{g=1}^{D/C} \prod_{c=1}^C \pi_{gc}^{x_{gc}}, \qquad
+        \boldsymbol\pi_g = \mathrm{softmax}(\boldsymbol\ell_g)
+
+    Its samples are exact; gradients pass *straight through* the draw, as if the sample were the mean. For a function
+    that is linear in the sample these are the gradients of its expectation; else they are biased. A class has one
+    number of classes; `of` gives the class of another.
+
+    Arguments:
+        logits: Scores of the classes :math:`\boldsymbol\ell`, up to a constant for each variable, variable after
+            variable, shape ``(*batch, D)``.
+
+    Source: Hafner, Lillicrap, Norouzi and Ba (2021), "Mastering Atari with discrete world models".
+
+    Example:
+        >>> p = CategoricalVector(torch.zeros(3))
+        >>> p.sample(generator=torch.Generator().manual_seed(0)).sum()
+        tensor(1.)
+        >>> p.mean
+        tensor([0.3333, 0.3333, 0.3333])
+    """
+
+    arg_constraints = {"logits": constraints.real_vector}
+    has_rsample = True
+    outputs_per_dim: ClassVar[int] = 1
+    entries_apart: ClassVar[bool] = False
+    classes: ClassVar[int | None] = None
+    """Number C of classes of each variable; None: there is one variable, of D classes."""
+
+    def __init__(self, logits: Float[Tensor, "*batch dim"]) -> None:
+        self.logits = logits
+        super().__init__(logits)
+
+    @staticmethod
+    def of(classes: int | None) -> "type[CategoricalVector]":
+        """The class with that number of classes.
+
+        Raises:
+            ValueError: A variable would have less than two.
+        """
+        if classes is not None and (isinstance(classes, bool) or not isinstance(classes, int) or classes < 2):
+            raise ValueError(f"classes must be an integer of at least 2; got {classes!r}")
+        return _of_classes(classes)
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """The scores."""
+        return (self.logits,)
+
+    @property
+    def each(self) -> OneHotCategorical:
+        """The variables one by one, with a batch dimension more."""
+        return OneHotCategorical(self._apart(self.logits))
+
+    @property
+    def mean(self) -> Tensor:
+        """The probability of each class."""
+        return self.each.mean.flatten(-2)
+
+    @property
+    def mode(self) -> Tensor:
+        """The most probable class of each variable."""
+        return self.each.mode.flatten(-2)
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance of each entry."""
+        return self.each.variance.flatten(-2)
+
+    def log_prob_per_dim(self, value: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
+        """What each class adds to the log-probability, in nats."""
+        return self.each.log_prob_per_dim(self._apart(value)).flatten(-2)
+
+    def entropy_per_dim(self) -> Tensor:
+        """What each class adds to the entropy, in nats."""
+        return self.each.entropy_per_dim().flatten(-2)
+
+    def kl_per_dim(self, other: Distribution) -> Float[Tensor, "*batch dim"]:
+        """What each class adds to the KL divergence from other probabilities, in nats; it may be negative."""
+        if not isinstance(other, CategoricalVector) or other.classes != self.classes:
+            return super().kl_per_dim(other)
+        return self.each.kl_per_dim(other.each).flatten(-2)
+
+    def rsample(self, sample_shape: Sequence[int] = (), *, generator: Generator | None = None) -> Tensor:
+        """An exact sample, with the gradients of the mean."""
+        mean = self.mean
+        return self.each.sample(sample_shape, generator=generator).flatten(-2) + (mean - mean.detach())
+
+    def _apart(self, value: Tensor) -> Tensor:
+        return value.unflatten(-1, (-1, self.classes or value.shape[-1]))
+
+
+@cache
+def _of_classes(classes: int | None) -> type[CategoricalVector]:
+    if classes is None:
+        return CategoricalVector
+    return type(
+        f"CategoricalVector({classes})",
+        (CategoricalVector,),
+        {"classes": classes, "__doc__": CategoricalVector.__doc__},
+    )
 
 
 def _times(weight: Tensor, log_probability: Tensor) -> Tensor:

@@ -1,22 +1,25 @@
 r"""The recurrent state-space model, RSSM (Section 12.2).
 
 Hafner, Lillicrap, Fischer, Villegas, Ha, Lee and Davidson (2019), "Learning latent dynamics for planning from pixels"
-(the review's Hafner et al., 2018).
+(the review's Hafner et al., 2018). With categorical latent variables: Hafner, Lillicrap, Norouzi and Ba (2021),
+"Mastering Atari with discrete world models".
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution
 
-from dvae_lib.distributions import DiagonalGaussian, FactorisedDistribution
+from dvae_lib.distributions import FactorisedDistribution
 from dvae_lib.graphs import DependencySpec
 from dvae_lib.models.base import DVAE, Context, Draws, Given, Inferred, Past, State, Values
 from dvae_lib.models.registry import choose_spec, register
 from dvae_lib.networks import (
     MLP,
+    CategoricalHead,
     FrameByFrame,
     GaussianHead,
     InternalState,
@@ -52,7 +55,7 @@ SPECS = {
 @register(
     "rssm",
     chapter=12.5,
-    variants=[{"kind": name} for name in SPECS],
+    variants=[*({"kind": name} for name in SPECS), {"latent": "categorical"}],
     small={"h_dim": 8, "prior": (8,), "decoder": (8,), "encoder": (8,), "head": (8,)},
 )
 class RSSM(DVAE):
@@ -76,18 +79,27 @@ class RSSM(DVAE):
     The other ablation, :math:`\mathbf{h}` without :math:`\mathbf{z}`, has no latent variable: it is `GRNN`, in the
     predictive mode with an input.
 
+    With ``latent="categorical"`` the drawn part is a vector of categorical variables, in prior and posterior, through
+    whose samples gradients pass straight: see `dvae_lib.distributions.CategoricalVector`. The graph is the same.
+
     Arguments:
         x_dim: Size F of the observed vectors.
         z_dim: Size L of the latent vectors.
         observation: The family of :math:`p(\mathbf{x}_t | \mathbf{z}_t, \mathbf{h}_t)`.
         u_dim: Size of the input vectors (actions). :math:`\mathbf{u}_t` is what led to :math:`\mathbf{x}_t`.
         kind: "rssm" or "ssm".
+        latent: "gaussian" or "categorical".
+        classes: Number of classes of each categorical variable, of which L is a multiple; by default there is one
+            variable, of L classes.
         h_dim: Size of the internal state :math:`\mathbf{h}_t`.
         prior: Sizes of the hidden layers (Tanh) of :math:`d_z`.
         decoder: Sizes of the hidden layers (Tanh) of :math:`d_x`.
         encoder: Sizes of the layers (Tanh) on :math:`\mathbf{x}_t` alone.
         head: Sizes of the hidden layers (Tanh) of :math:`e_z`.
         cell: "lstm", "gru" or "rnn".
+
+    Raises:
+        ValueError: Another kind, latent or cell; classes of a Gaussian, or of which L is no multiple.
 
     Example:
         >>> import torch
@@ -109,6 +121,8 @@ class RSSM(DVAE):
         observation: str = "gaussian",
         u_dim: int = 0,
         kind: str = "rssm",
+        latent: str = "gaussian",
+        classes: int | None = None,
         h_dim: int = 128,
         prior: Sequence[int] = (128,),
         decoder: Sequence[int] = (128,),
@@ -118,18 +132,24 @@ class RSSM(DVAE):
     ) -> None:
         super().__init__(x_dim, z_dim, observation=observation, u_dim=u_dim)
         self.spec = choose_spec(SPECS, u_dim, kind=kind)
+        if latent not in ("gaussian", "categorical"):
+            raise ValueError(f"latent must be 'gaussian' or 'categorical'; got {latent!r}")
+        if latent == "gaussian" and classes is not None:
+            raise ValueError(f"classes is an option of latent='categorical'; got {classes!r} with latent='gaussian'")
+        self.categorical = latent == "categorical"
+        head_of_z = partial(CategoricalHead, classes=classes) if self.categorical else GaussianHead
         recurrent = kind == "rssm"
         past_dim = h_dim if recurrent else u_dim + z_dim  # what a frame knows before it is seen
         # h_t, p(z_t | h_t), p(x_t | z_t, h_t)
         self.d_h = InternalState(u_dim + z_dim, h_dim, cell=cell) if recurrent else None
         self.d_z = MLP(past_dim, prior)
-        self.prior_head = GaussianHead(self.d_z.out_dim, z_dim)
+        self.prior_head = head_of_z(self.d_z.out_dim, z_dim)
         self.d_x = MLP(z_dim + h_dim if recurrent else z_dim, decoder)
         self.x_head = ObservationHead(self.d_x.out_dim, x_dim, observation)
         # q(z_t | .)
         self.encoder = MLP(x_dim, encoder)
         self.e_z = MLP(self.encoder.out_dim + past_dim, head)
-        self.z_head = GaussianHead(self.e_z.out_dim, z_dim)
+        self.z_head = head_of_z(self.e_z.out_dim, z_dim)
 
     def _context(self, x: Tensor, u: Tensor | None, lengths: Tensor | None, draws: Draws, past: Past) -> Context:
         seen = self.encoder(x)
@@ -148,6 +168,8 @@ class RSSM(DVAE):
             z = draws.given["z"]
             h = {} if self.d_h is None else {"h": self._states(z, u)}
             return Inferred({"z": draws("z", self._propose("z", {"known": known}, {"z_prev": shift(z), **h}))}, h)
+        if self.categorical:  # the loop is that of Gaussian noise
+            return super()._infer(x, u, lengths, draws)
         if self.d_h is None:
             return Inferred({"z": self.sample_recursively(draws, known)[0]})
         driving = x.new_empty(*x.shape[:2], 0) if u is None else u
@@ -190,8 +212,8 @@ class RSSM(DVAE):
         assert self.d_h is not None
         return self.d_h(prepend_input(u, shift(z)))[0]  # type: ignore[no-any-return]
 
-    def _prior(self, past: Float[Tensor, "*batch past_dim"]) -> DiagonalGaussian:
-        prior: DiagonalGaussian = self.prior_head(self.d_z(past))
+    def _prior(self, past: Float[Tensor, "*batch past_dim"]) -> FactorisedDistribution:
+        prior: FactorisedDistribution = self.prior_head(self.d_z(past))
         return prior
 
     def _observe(self, state: Float[Tensor, "*batch state_dim"]) -> FactorisedDistribution:

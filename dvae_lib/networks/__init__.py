@@ -3,6 +3,7 @@ r"""The networks that the models are built from: :math:`d_x`, :math:`e_z`, the r
 from dvae_lib.networks.causal import Memory
 from dvae_lib.networks.layers import (
     MLP,
+    CategoricalHead,
     FlowHead,
     GatedTransition,
     GaussianHead,
@@ -27,6 +28,7 @@ __all__ = [
     "MEMORIES",
     "MLP",
     "TCN",
+    "CategoricalHead",
     "CausalAttention",
     "FlowHead",
     "FrameByFrame",

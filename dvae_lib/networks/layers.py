@@ -8,9 +8,25 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dvae_lib.distributions import FLOWS, DiagonalGaussian, FactorisedDistribution, Flow, observation_family
+from dvae_lib.distributions import (
+    FLOWS,
+    CategoricalVector,
+    DiagonalGaussian,
+    FactorisedDistribution,
+    Flow,
+    observation_family,
+)
 
-__all__ = ["MLP", "FlowHead", "GatedTransition", "GaussianHead", "ObservationHead", "append_input", "prepend_input"]
+__all__ = [
+    "MLP",
+    "CategoricalHead",
+    "FlowHead",
+    "GatedTransition",
+    "GaussianHead",
+    "ObservationHead",
+    "append_input",
+    "prepend_input",
+]
 
 
 class MLP(nn.Sequential):
@@ -50,6 +66,31 @@ class GaussianHead(nn.Module):
     def forward(self, features: Float[Tensor, "*batch in_dim"]) -> DiagonalGaussian:
         """The Gaussian, with the batch shape of `features`."""
         return DiagonalGaussian.from_output(self.linear(features))
+
+
+class CategoricalHead(nn.Module):
+    """A linear layer to the scores of categorical variables, side by side.
+
+    Arguments:
+        in_dim: Size of the features.
+        dim: Size D of the latent vector.
+        classes: Number of classes of each variable, of which D is a multiple; None: one variable of D classes.
+
+    Raises:
+        ValueError: D is no multiple of the classes, or a variable would have less than two.
+    """
+
+    def __init__(self, in_dim: int, dim: int, classes: int | None = None) -> None:
+        super().__init__()
+        self.family = CategoricalVector.of(classes)
+        if dim < 2 or dim % (classes or dim):
+            several = "at least 2 classes" if classes is None else f"a multiple of its {classes} classes"
+            raise ValueError(f"a vector of categorical variables has {several} for its size; got {dim}")
+        self.linear = nn.Linear(in_dim, dim)
+
+    def forward(self, features: Float[Tensor, "*batch in_dim"]) -> CategoricalVector:
+        """The variables, with the batch shape of `features`."""
+        return self.family.from_output(self.linear(features))
 
 
 class FlowHead(nn.Module):

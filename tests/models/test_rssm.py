@@ -11,7 +11,7 @@ from dvae_lib.distributions import DiagonalGaussian
 from dvae_lib.graphs.spec import Gap
 from dvae_lib.models import DVAE, RSSM, VRNN
 from dvae_lib.networks import shift
-from dvae_lib.objectives import Latent
+from dvae_lib.objectives import Latent, balanced_kl
 from dvae_lib.statespace import LinearGaussianSSM, kalman_filter, log_likelihood
 
 SIZES = {"h_dim": 4, "prior": (3,), "decoder": (5,), "encoder": (5,), "head": (6,)}
@@ -20,7 +20,7 @@ KINDS = ("rssm", "ssm")
 
 def make(kind="rssm", *, u_dim=2, **options):
     torch.manual_seed(0)
-    model = RSSM(3, 2, kind=kind, u_dim=u_dim, **{**SIZES, **options}).double()
+    model = RSSM(3, options.pop("z_dim", 2), kind=kind, u_dim=u_dim, **{**SIZES, **options}).double()
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.6)
     return model
@@ -126,6 +126,78 @@ def test_the_likelihood_by_quadrature(kind):
         assert abs(ratio.mean() - 1) < 4 * ratio.std() / math.sqrt(400)
         assert ratio.std() < 2
     assert model.vlb(many_x, many_u, generator=seeded(2)).value.mean() < exact
+
+
+# ---- categorical latents --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_likelihood_by_enumeration(kind):
+    """Three frames of two variables of two classes: 64 paths. The likelihood, the bound and its KL terms are sums."""
+    model = make(kind, latent="categorical", classes=2, z_dim=4)
+    u, classes = data(2, seed=3)[:1, :3], torch.eye(2, dtype=torch.float64)
+    vectors = torch.stack([torch.cat([one, other]) for one in classes for other in classes])
+    paths = vectors[torch.cartesian_prod(*[torch.arange(4)] * 3)]
+    with torch.no_grad():
+        x = model.generate(3, u=u, generator=seeded()).x
+        many_x, many_u = x.expand(64, -1, -1), u.expand(64, -1, -1)
+        found = model.generation(many_x, {"z": paths}, many_u)
+        q = model.inference(many_x, many_u, latents={"z": paths})["z"].posterior
+        log_q, log_p = q.log_prob(paths), found.prior["z"].log_prob(paths)
+        log_x = found.observation.log_prob(many_x)
+        torch.testing.assert_close(log_q.sum(1).exp().sum(), torch.ones((), dtype=torch.float64))
+        exact = (log_p + log_x).sum(1).logsumexp(0)
+        weight = log_q.sum(1).exp()[:, None]
+        bound, kl = (weight * (log_x + log_p - log_q)).sum(), (weight * (log_q - log_p)).sum(0)
+        x, u = x.expand(5000, -1, -1), u.expand(5000, -1, -1)
+        for way in ("analytic", "sampled"):
+            estimate = model.vlb(x, u, kl=way, generator=seeded(1))
+            for mine, truth in ((estimate.value, bound), (estimate.kl["z"], kl)):
+                assert ((mine.mean(0) - truth).abs() < 5 * mine.std(0) / math.sqrt(5000) + 1e-9).all()
+        for door, number in ((model.importance_weighted_bound, "num_samples"), (model.smc_bound, "num_particles")):
+            ratio = (door(x, u, generator=seeded(2), **{number: 10}) - exact).exp()
+            assert abs(ratio.mean() - 1) < 5 * ratio.std() / math.sqrt(5000)
+    assert bound < exact
+
+
+def test_every_latent_is_a_class_of_each_variable():
+    model, x, u = make(latent="categorical", classes=3, z_dim=6), data(3), data(2, seed=3)
+    found = model.inference(x, u, generator=seeded())["z"]
+    one_of_three = found.sample.detach().unflatten(-1, (2, 3)).sort(-1).values
+    assert torch.equal(one_of_three, torch.tensor([0.0, 0.0, 1.0]).double().expand(4, 5, 2, 3))
+    made = model.generate(4, prefix=x, u=torch.cat([u, u[:, :4]], 1), generator=seeded()).latents["z"]
+    assert made.unflatten(-1, (2, 3)).sum(-1).eq(1).all()
+
+
+def test_gradients_pass_straight_through_and_the_prior_is_balanced():
+    """Also what only acts through the sample learns; the balanced bound has the same value."""
+    model, x, u = make(latent="categorical", z_dim=3), data(3), data(2, seed=3)
+    model.vlb(x, u, beta=0.0, generator=seeded()).value.sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.z_head.parameters())
+    bounds = [balanced_kl(model, x, u, balance=b, generator=seeded()).value for b in (0.5, 0.8)]
+    torch.testing.assert_close(bounds[0], model.vlb(x, u, generator=seeded()).value)
+    torch.testing.assert_close(*bounds)
+    shares = []
+    for bound in bounds:
+        model.zero_grad()
+        bound.sum().backward()
+        shares.append(model.prior_head.linear.bias.grad.clone())
+    assert not torch.allclose(*shares)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"latent": "bits"}, "latent must be 'gaussian' or 'categorical'; got 'bits'"),
+        ({"classes": 4}, "classes is an option of latent='categorical'; got 4 with latent='gaussian'"),
+        ({"latent": "categorical", "classes": 4}, "has a multiple of its 4 classes for its size; got 6"),
+        ({"latent": "categorical", "classes": 1}, "classes must be an integer of at least 2; got 1"),
+        ({"latent": "categorical", "z_dim": 1}, "has at least 2 classes for its size; got 1"),
+    ],
+)
+def test_refusals(options, message):
+    with pytest.raises(ValueError, match=message):
+        RSSM(3, **{"z_dim": 6, **options})
 
 
 # ---- the Kalman filter ----------------------------------------------------------------------------------
