@@ -229,7 +229,8 @@ class CategoricalVector(FactorisedDistribution):
         return self.each.sample(sample_shape, generator=generator).flatten(-2) + (mean - mean.detach())
 
     def _apart(self, value: Tensor) -> Tensor:
-        return value.unflatten(-1, (-1, self.classes or value.shape[-1]))
+        apart: Tensor = value.unflatten(-1, (-1, self.classes or value.shape[-1]))
+        return apart
 
 
 @cache
