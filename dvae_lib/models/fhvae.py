@@ -139,7 +139,7 @@ class FHVAE(DVAE):
       `u_dim`: the number of training sequences. Without inputs there is one mean for all. The variance is that of the
       exact posterior. For a sequence that is not in the table, see `posterior_of_w`;
     - "integrated": w is integrated out of the model, :math:`p(\mathbf{v}^{(n)} | \mathbf{v}^{(1:n-1)})` is what is left
-      of it. The bound has the same expectation as the exact one and less variance, and the model filters.
+      of it. The bound has the same expectation as the exact one, and the model filters.
 
     With `alpha` a term stands beside the bound that is no part of the model: the number of the sequence is to be told
     from each segment,
