@@ -150,7 +150,9 @@ def layers(network: nn.Module) -> str:
         '256, Tanh, 128, Tanh'
     """
     written: list[str] = []
-    for layer in [network] if isinstance(network, nn.Linear) else network.children():
+    for layer in network.modules():  # also of those within
+        if isinstance(layer, nn.Sequential) or next(layer.children(), None) is not None:
+            continue
         if isinstance(layer, nn.Linear):
             written += [str(layer.out_features), "I"]
         else:
