@@ -93,6 +93,11 @@ class SegmentDecoder(nn.Module):
         self.recurrence = Recurrence(in_dim, h_dim, cell=cell) if frames > 1 else None
         self.layers = MLP(h_dim if frames > 1 else in_dim, layers)
         self.head = ObservationHead(self.layers.out_dim, x_dim // frames, observation)
+        if frames > 1 and not hasattr(self.head.family, "outputs_per_dim"):
+            raise ValueError(
+                f"observation={observation!r} gives columns families of their own, and a segment of {frames} frames has "
+                "each column as often; take one family for all, or frames=1"
+            )
 
     def forward(self, value: Float[Tensor, "*batch in_dim"]) -> FactorisedDistribution:
         """The distribution of whole segments."""
@@ -100,6 +105,8 @@ class SegmentDecoder(nn.Module):
         if self.recurrence is not None:
             states = self.recurrence(states.flatten(0, -3)).unflatten(0, value.shape[:-1])  # (12.3)
         output: Tensor = self.head.linear(self.layers(states))  # (12.4)
+        if self.frames == 1:
+            return self.head.family.from_output(output[..., 0, :])
         # The parameters of a frame stand one kind after the other; those of a segment do, too.
         kinds = output.unflatten(-1, (self.head.family.outputs_per_dim, -1)).transpose(-3, -2)
         return self.head.family.from_output(kinds.flatten(-3))

@@ -41,7 +41,7 @@ def test_results_weights_and_cards_are_published(runs, tmp_path):
         "STORN, trained with teacher forcing, then with scheduled sampling until it hears only itself (Section 13.3.3)",
         f", seed 0. {record['weights']:,} weights",
         'DVAE.from_pretrained("storn-walks-scheduled")',
-        "*Data.* nobody (none). Training 48 frames, validation\n24, test 40;",
+        "*Data.* nobody (none). Training 48 frames,\nvalidation 24, test 40;",
         "`dvae benchmark --budget ci`: 5 epochs",
         "| STORN-GM† |",
     ):

@@ -371,6 +371,7 @@ def test_generated_segments_of_a_sequence_have_something_in_common(sequence):
         ({"v_scale": 0.0}, "v_scale is a standard deviation"),
         ({"v_scale": math.nan}, "v_scale is a standard deviation"),
         ({"alpha": -1.0}, "alpha weighs an auxiliary term"),
+        ({"frames": 3, "observation": "poisson, gaussian"}, "each column as often"),
     ],
 )
 def test_refusals(options, message):

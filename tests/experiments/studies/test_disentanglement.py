@@ -27,7 +27,9 @@ def test_study_runs_and_goes_on_where_it_was(tmp_path, capsys):
     arguments = ["--output", str(output), "--seeds", "0"]
     assert main(["sequence", *arguments], TINY) == 0
     first = json.loads(output.read_text(encoding="utf-8"))
-    assert [(r["part"], r["name"], r["seed"]) for r in first] == [("sequence", "dsae", 0)]
+    assert [(r["part"], r["name"], r["seed"]) for r in first] == [
+        ("sequence", name, 0) for name in ("dsae", "fhvae", "fhvae-10")
+    ]
     assert main(arguments, TINY) == 0
     records = json.loads(output.read_text(encoding="utf-8"))
     assert len(records) == sum(map(len, CONTESTANTS.values()))
