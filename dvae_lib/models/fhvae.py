@@ -95,7 +95,7 @@ class SegmentDecoder(nn.Module):
         self.head = ObservationHead(self.layers.out_dim, x_dim // frames, observation)
         if frames > 1 and not hasattr(self.head.family, "outputs_per_dim"):
             raise ValueError(
-                f"observation={observation!r} gives columns families of their own, and a segment of {frames} frames has "
+                f"observation={observation!r} gives columns families of their own; a segment of {frames} frames has "
                 "each column as often; take one family for all, or frames=1"
             )
 
