@@ -249,9 +249,7 @@ class FHVAE(DVAE):
             v: The vectors of the segments.
             lengths: Number of segments of each sequence in a padded batch.
         """
-        mask = frame_mask(lengths, v.shape[1])
-        own = v if mask is None else torch.where(mask[..., None], v, 0.0)
-        count = v.new_full((len(v), 1), v.shape[1]) if lengths is None else lengths[:, None].to(v.dtype)
+        own, count = _own(v, lengths)
         return self._given(own.sum(1), count)
 
     def _given(self, total: Float[Tensor, "*batch v_dim"], count: Float[Tensor, "*batch 1"]) -> DiagonalGaussian:
@@ -361,9 +359,7 @@ class FHVAE(DVAE):
 
     def _told_apart(self, v: Float[Tensor, "batch time v_dim"], lengths: Tensor | None) -> Float[Tensor, "batch time"]:
         """log q(i | v) over the sequences of the batch."""
-        mask = frame_mask(lengths, v.shape[1])
-        own = v if mask is None else torch.where(mask[..., None], v, 0.0)
-        count = v.new_full((len(v), 1), v.shape[1]) if lengths is None else lengths[:, None].to(v.dtype)
+        own, count = _own(v, lengths)
         scores = -self._from_each(own, self._given(own.sum(1), count).mean)
         others = self._given(own.sum(1, keepdim=True) - own, (count[:, None] - 1).expand(*own.shape[:2], 1)).mean
         same = torch.eye(len(v), dtype=torch.bool, device=v.device)[:, None]
@@ -381,6 +377,16 @@ class FHVAE(DVAE):
     def _halved(self, squares: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """Squared distances in units of the segments' variance, halved."""
         return squares / (2 * self.v_scale**2)
+
+
+def _own(
+    v: Float[Tensor, "batch time v_dim"], lengths: Tensor | None
+) -> tuple[Float[Tensor, "batch time v_dim"], Float[Tensor, "batch 1"]]:
+    """The vectors of a sequence's own segments, zero beyond its end, and their number."""
+    mask = frame_mask(lengths, v.shape[1])
+    if mask is None or lengths is None:
+        return v, v.new_full((len(v), 1), v.shape[1])
+    return torch.where(mask[..., None], v, 0.0), lengths[:, None].to(v.dtype)
 
 
 def _mean_of(u: Float[Tensor, "batch time u_dim"], lengths: Tensor | None) -> Float[Tensor, "batch u_dim"]:

@@ -61,6 +61,9 @@ SHARED: dict[str, Any] = {"x_dim": 88, "z_dim": 32, "observation": "bernoulli"}
 LAYERS: dict[str, Any] = {"feature_x": (), "feature_z": (), "h_dim": 200, "decoder": (200,)}
 
 
+_lvrnn = partial(LVRNN, **SHARED, **LAYERS, k_dim=100, g_dim=200, head=(200,))
+
+
 class Player(NamedTuple):
     """A model of the comparison.
 
@@ -95,13 +98,9 @@ PIECES: dict[str, Player] = {
     ),
     "rvae-causal": Player(partial(RVAE, **SHARED, decoder=(200,), generation_model="causal", h_dim=200, g_dim=200)),
     "dsae": Player(partial(DSAE, **SHARED, decoder=(200,), h_dim=100, inference_model="full", g_dim=100)),
-    "lvrnn": Player(partial(LVRNN, **SHARED, **LAYERS, k_dim=100, g_dim=200, head=(200,))),
-    "lvrnn-fivo": Player(
-        partial(LVRNN, **SHARED, **LAYERS, k_dim=100, g_dim=200, head=(200,)), partial(particle, num_particles=4)
-    ),
-    "lvrnn-nasmc": Player(
-        partial(LVRNN, **SHARED, **LAYERS, k_dim=100, g_dim=200, head=(200,)), partial(nasmc, num_particles=4)
-    ),
+    "lvrnn": Player(_lvrnn),
+    "lvrnn-fivo": Player(_lvrnn, partial(particle, num_particles=4)),
+    "lvrnn-nasmc": Player(_lvrnn, partial(nasmc, num_particles=4)),
 }
 """The models, by name; all hidden layers and memories have 200 units, or 100 where there are two of a kind."""
 
