@@ -2,16 +2,16 @@
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from dvae_lib.evaluation import active_dimensions
 from dvae_lib.experiments.pairs import scores_of
 from dvae_lib.experiments.protocol import SCHEDULED, Experiment
 from dvae_lib.experiments.review import LABELS, REVIEW
-from dvae_lib.experiments.tables import COLUMNS, ResultRow, check_columns
+from dvae_lib.experiments.tables import COLUMNS, ResultRow, check_columns, tests_of
 
 __all__ = [
     "AUTOREGRESSIVE",
@@ -93,7 +93,7 @@ def merits(line: ResultRow, column: str) -> dict[int, float]:
     """
     found = {}
     for run in line.runs:
-        for row in _tests(line, run):
+        for row in tests_of(line, run):
             value = row["measures"][column]["mean"] if column in row["measures"] else row.get(column)
             if value is not None:
                 found[int(run["seed"])] = merit(float(value), column)
@@ -170,10 +170,6 @@ def compare_paired(
     between = math.sqrt(sum(spread**2 / len(seeds) for seeds in whole))
     error = math.hypot(statistics.stdev(differences) / math.sqrt(len(differences)), between)
     return Comparison.of(statistics.fmean(differences), error)
-
-
-def _tests(line: ResultRow, run: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [row for row in run.get("test", ()) if row["mode"] == line.mode]
 
 
 def _line(lines: Sequence[ResultRow], name: str) -> ResultRow | None:

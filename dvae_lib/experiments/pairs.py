@@ -13,7 +13,7 @@ from scipy.special import stdtrit
 
 from dvae_lib.experiments.records import Record
 from dvae_lib.experiments.review import LABELS, REVIEW
-from dvae_lib.experiments.tables import COLUMNS, ResultRow
+from dvae_lib.experiments.tables import COLUMNS, ResultRow, markdown_rows, tests_of
 
 __all__ = [
     "Interval",
@@ -86,7 +86,7 @@ def scores_of(line: ResultRow, measure: str) -> list[float | None] | None:
 
 
 def _tests(line: ResultRow) -> list[Record]:
-    return [test for run in line.runs for test in run.get("test", ()) if test["mode"] == line.mode]
+    return [test for run in line.runs for test in tests_of(line, run)]
 
 
 def with_scores(records: Sequence[Record], found: Sequence[Record], *, seed: int = 0) -> list[Record]:
@@ -144,11 +144,6 @@ def _cell(line: ResultRow | None, measure: str) -> str:
     return f"{line.values[measure].mean:.{digits}f}{spread}"
 
 
-def _markdown(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [titles, ["---"] + ["---:"] * (len(titles) - 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
 def blocks_table(blocks: Blocks, measures: Sequence[str]) -> str:
     """Columns of all lines in Markdown, the blocks side by side, and the review's numbers beside them.
 
@@ -173,7 +168,7 @@ def blocks_table(blocks: Blocks, measures: Sequence[str]) -> str:
                 number = REVIEW["speech"].get(name, {}).get(measure)
                 row.append("–" if number is None else f"{number:g}")
         rows.append(row)
-    return _markdown(titles, rows)
+    return markdown_rows(titles, rows)
 
 
 def differences_table(blocks: Blocks, measures: Sequence[str], reference: str = "VAE") -> str:
@@ -195,4 +190,4 @@ def differences_table(blocks: Blocks, measures: Sequence[str], reference: str = 
         return f"**{text}**" if gap.is_clear else text
 
     names = [name for name in _names(blocks) if any(name in gaps for gaps in found.values())]
-    return _markdown(titles, ([name, *(cell(name, b, m) for m in measures for b in blocks)] for name in names))
+    return markdown_rows(titles, ([name, *(cell(name, b, m) for m in measures for b in blocks)] for name in names))

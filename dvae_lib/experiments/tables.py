@@ -162,6 +162,11 @@ def _notes(lines: Sequence[ResultRow]) -> list[str]:
     return [f"{mark} {text}" for mark, text in NOTE.items() if any(mark in line.marks for line in lines)]
 
 
+def tests_of(line: ResultRow, run: Record) -> list[Record]:
+    """The tests of a training in the mode of a line of the table."""
+    return [test for test in run.get("test", ()) if test["mode"] == line.mode]
+
+
 def markdown_table(lines: Sequence[ResultRow], columns: Sequence[str] | None = None, *, review: bool = True) -> str:
     """The table in Markdown; means, and ± the standard deviation between seeds where there are several.
 
@@ -171,9 +176,14 @@ def markdown_table(lines: Sequence[ResultRow], columns: Sequence[str] | None = N
         review: Put the review's numbers beside ours.
     """
     titles, rows = _cells(lines, _columns(lines, columns), _review(lines, review), " ± ")
-    table = ["| " + " | ".join(row) + " |" for row in (titles, ["---"] + ["---:"] * (len(titles) - 1), *rows)]
     notes = _notes(lines)
-    return "\n".join(table + (["", "; ".join(notes) + "."] if notes else [])) + "\n"
+    return markdown_rows(titles, rows) + ("\n" + "; ".join(notes) + ".\n" if notes else "")
+
+
+def markdown_rows(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, its first column at the left, the others at the right."""
+    lines = [titles, ["---"] + ["---:"] * (len(titles) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def latex_table(lines: Sequence[ResultRow], columns: Sequence[str] | None = None, *, review: bool = True) -> str:
