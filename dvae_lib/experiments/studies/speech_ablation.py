@@ -75,6 +75,11 @@ CONFIGURATIONS: dict[str, Configuration] = {
     "overlap": Configuration("training sequences begin at every 25th frame", hop=25),
     "half": Configuration("half of the recordings", fraction=0.5),
     "quarter": Configuration("a quarter of the recordings", fraction=0.25),
+    "wide": Configuration(
+        "hidden layers of 822 units: as many weights as the SRNN",
+        options={"encoder": (822,), "decoder": (822,)},
+        models=("vae",),
+    ),
     "shallow-decoder": Configuration(
         "the decoder of the VAE, one layer of 128", options={"decoder": (128,)}, models=("dkf",)
     ),

@@ -11,6 +11,7 @@ from dvae_lib.experiments.studies import speech_ablation
 from dvae_lib.experiments.studies.speech_ablation import CONFIGURATIONS, KEY, ablation_task, some_of, table, training_of
 from dvae_lib.experiments.studies.speech_long import long_protocol
 from dvae_lib.experiments.trainings import Interrupted
+from dvae_lib.models import build_model
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,12 @@ def test_each_configuration_is_trained_and_compared_with_base(data, tmp_path, ma
 def test_those_of_a_model_change_its_options(data, tmp_path):
     _, new = run(data, tmp_path, "base", "shallow-decoder", model="dkf")
     assert len({record["best"] for record in new}) == 2
+
+
+def test_the_wide_vae_is_as_large_as_the_srnn():
+    wide, srnn = build_model("vae", "speech", **CONFIGURATIONS["wide"].options), build_model("srnn", "speech")
+    sizes = [sum(p.numel() for p in model.parameters()) for model in (wide, srnn)]
+    assert sizes[0] == pytest.approx(sizes[1], rel=1e-3)
 
 
 def test_what_was_interrupted_goes_on_to_the_same_numbers(data, tmp_path, interrupted, monkeypatch):
