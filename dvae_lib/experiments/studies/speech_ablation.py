@@ -25,7 +25,7 @@ from dvae_lib.experiments.protocol import Protocol, Run
 from dvae_lib.experiments.records import Record
 from dvae_lib.experiments.results import ResultFile, Task
 from dvae_lib.experiments.studies.command import RESULTS, RUNS, completed, parser, select
-from dvae_lib.experiments.studies.speech_long import FIRST, long_data, long_protocol, to_the_floor
+from dvae_lib.experiments.studies.speech_long import FIRST, WIDE, long_data, long_protocol, to_the_floor
 from dvae_lib.experiments.trainings import Interrupted, print_epoch, starting_model
 from dvae_lib.objectives import free_bits
 from dvae_lib.training import TrainingConfig, fit
@@ -77,7 +77,7 @@ CONFIGURATIONS: dict[str, Configuration] = {
     "quarter": Configuration("a quarter of the recordings", fraction=0.25),
     "wide": Configuration(
         "hidden layers of 822 units: as many weights as the SRNN",
-        options={"encoder": (822,), "decoder": (822,)},
+        options=WIDE,
         models=("vae",),
     ),
     "shallow-decoder": Configuration(

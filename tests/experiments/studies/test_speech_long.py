@@ -8,7 +8,7 @@ from dvae_lib.experiments.records import RECORD, read_records
 from dvae_lib.experiments.runs import MODEL, run_all
 from dvae_lib.experiments.studies import speech_long
 from dvae_lib.experiments.studies.speech_long import NAMES, curve, curves, jobs, long_data, long_protocol
-from dvae_lib.models import DVAE
+from dvae_lib.models import DVAE, build_model
 
 TINY = replace(
     long_protocol(epochs=2, scheduled_epochs=1, warm_up=1, batch_size=16), limit=4, test_limit=2, importance_samples=2
@@ -72,6 +72,19 @@ def test_a_queue_is_trained_then_tested(here, tmp_path, capsys):
     trained = DVAE.from_pretrained(kept)
     assert trained.inputs == "log_power"
     assert trained.metadata["made_by"] == f"{speech_long.COMMAND} train"
+
+
+def test_the_wide_vae_is_trained_and_tested_alike(here, tmp_path, capsys):
+    assert here("test", "vae", "--wide") == 0
+    (record,) = read_records(tmp_path / "long.json")
+    srnn = sum(p.numel() for p in build_model("srnn", "speech").parameters())
+    assert record["weights"] == pytest.approx(srnn, rel=1e-3)
+    assert record["training"]["epochs"] == TINY.training.max_epochs
+    (kept,) = (path.parent for path in (tmp_path / "runs").rglob(f"{MODEL}/config.json"))
+    assert DVAE.from_pretrained(kept).metadata["made_by"] == f"{speech_long.COMMAND} train vae --wide"
+    with pytest.raises(SystemExit):
+        here("test", "srnn", "--wide")
+    assert "--wide is for the vae alone, not for srnn" in capsys.readouterr().err
 
 
 def test_what_was_interrupted_goes_on(data, tmp_path):
