@@ -33,13 +33,15 @@
       const toItself = image.closest("a.image-reference");  // Sphinx's, round a picture of a given size
       if (toItself) toItself.replaceWith(image);
       if (image.closest(".jupyter-widgets, a, .enlargeable")) return;
-      const frame = document.createElement("span"), button = document.createElement("button");
+      const frame = document.createElement("span"), button = document.createElement("button"), box = document.createElement("span");
       frame.className = "enlargeable";
+      box.className = "sideways";  // on a phone a figure is as wide as its letters need, and scrolls
       button.type = "button";
       button.textContent = "\u2922";
       button.setAttribute("aria-label", "Enlarge the figure");
       image.replaceWith(frame);
-      frame.append(image, button);
+      box.append(image);
+      frame.append(box, button);
       // A picture that waits for its reader has no size before it is there.
       const open = () => image.decode().then(() => enlarge(image));
       image.addEventListener("click", open);
@@ -75,15 +77,17 @@
 
   // --- What scrolls is a stop for the keyboard, and nothing else is.
 
-  const SCROLLS = ".bd-article :is(.pst-scrollable-table-container, .cell_output .output, div.math, div.math mjx-container, span.math.wide, .highlight pre)";
+  const SCROLLS = ".bd-article :is(.sideways, .pst-scrollable-table-container, .cell_output .output, div.math, div.math mjx-container, span.math.wide, .highlight pre)";
   function reach() {
     document.querySelectorAll(SCROLLS).forEach((box) => {
       const wide = box.scrollWidth > box.clientWidth + 1 && ["auto", "scroll"].includes(getComputedStyle(box).overflowX);
       if (wide) box.tabIndex = 0; else box.removeAttribute("tabindex");
-      if (!box.matches(".pst-scrollable-table-container")) return;
-      if (wide) { box.setAttribute("role", "group"); box.setAttribute("aria-label", "table, scrolls sideways"); }
+      const what = box.matches(".sideways") ? "figure" : box.matches(".pst-scrollable-table-container") ? "table" : null;
+      if (!what) return;
+      if (wide) { box.setAttribute("role", "group"); box.setAttribute("aria-label", `${what}, scrolls sideways`); }
       else { box.removeAttribute("role"); box.removeAttribute("aria-label"); }
       box.classList.toggle("scrolls", wide);
+      if (what === "figure") return;
       // The first column names the rows: it stays in view, unless it would fill it.
       const first = box.querySelector("th, td");
       box.classList.toggle("sticky-first", wide && !!first && first.getBoundingClientRect().width < 0.45 * box.clientWidth);

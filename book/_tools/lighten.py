@@ -9,6 +9,7 @@ server, is off, and so are its remains.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -28,6 +29,10 @@ ELEMENT = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.DOTALL)
 THEBE = re.compile(r"\s*(?:const THEBE_JS_URL\b|kernelName = )")
 FIRST_SCREEN = 1_500  # characters of text
 POINT = 4 / 3  # CSS pixels
+LEGIBLE = 7  # CSS pixels that letters in a figure have at least, on a phone
+# matplotlib draws letters as outlines of 100 points, scaled: `scale(0.095 -0.095)` is text of 9.5 points.
+LETTERS = re.compile(r"\bscale\((0\.\d+) -\1\)")
+SIZE = re.compile(r' width="(\d+)"')
 REMAINS = ("vendor/fontawesome", "sphinx-thebe.css", "sphinx-thebe.js")
 
 
@@ -116,10 +121,24 @@ def pictures(article: str, page: Path) -> str:
         path = page.parent / unquote(urlsplit(source[1]).path)
         if not re.search(r'[\s;"](?:width|height)\s*[=:]', found[0]):
             added += size(path)
+        if " style=" not in found[0]:
+            added += legible(path)
         image = found[0].replace(path.name, rasters.webp_beside(path).name) if "_images/" in source[1] else found[0]
         return image.replace("<img", f"<img{added}", 1)
 
     return SCRIPT_OR_IMAGE.sub(changed, article)
+
+
+def legible(path: Path) -> str:
+    """As a style, the width below which a drawing's smallest letters can't be read; none for what is not a drawing."""
+    found = SIZE.search(size(path))
+    if path.suffix != ".svg" or found is None:
+        return ""
+    letters = [100 * POINT * float(scale) for scale in LETTERS.findall(path.read_text(encoding="utf-8"))]
+    if not letters:
+        return ""
+    width, least = int(found[1]), min(letters)
+    return f' style="--legible: {min(width, math.ceil(round(width * LEGIBLE / least, 6)))}px"'
 
 
 def size(path: Path) -> str:

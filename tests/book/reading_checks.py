@@ -1,5 +1,7 @@
 """What `test_pages.py` asks of each page beyond its being whole: that it reads on a phone, by keyboard and on paper."""
 
+import re
+
 
 def code_in_tables_is_in_one_piece(visit):
     if visit.view != "phone":
@@ -27,6 +29,31 @@ def figures_open_at_their_own_size(visit):
             return image.getBoundingClientRect().right <= box.getBoundingClientRect().right + 1; }""")
         visit.page.keyboard.press("Escape")
         shown.wait_for(state="detached")
+
+
+def figures_have_legible_letters(visit):
+    """On a phone no tick label of a drawing is under 7 pixels: a figure that would be smaller scrolls in its frame."""
+    if visit.view != "phone":
+        return
+    shown = visit.page.evaluate("""() => [...document.querySelectorAll(".bd-article .cell_output img[src*='.svg']")]
+        .map(image => ({file: decodeURIComponent(new URL(image.src).pathname),
+                        shown: image.getBoundingClientRect().width, drawn: Number(image.getAttribute("width"))}))
+        .filter(image => image.shown && image.drawn)""")
+    small = {}
+    for image in shown:
+        drawing = (visit.site / image["file"].lstrip("/")).read_text(encoding="utf-8")
+        points = [100 * float(scale) for scale in re.findall(r"scale\((0\.\d+) -0\.\d+\)", drawing)]
+        letter = min(points, default=9) * 4 / 3 * image["shown"] / image["drawn"]
+        if letter < 6.9 and image["shown"] < image["drawn"] - 1:
+            small[image["file"]] = round(letter, 1)
+    assert small == {}
+    hidden = visit.page.evaluate("""() => [...document.querySelectorAll(".bd-article .sideways")].filter(box => {
+        const image = box.querySelector("img");
+        box.scrollLeft = 1e6;
+        const reached = image.getBoundingClientRect().right <= box.getBoundingClientRect().right + 1;
+        box.scrollLeft = 0;
+        return !reached || (box.scrollWidth > box.clientWidth + 1 && box.tabIndex < 0); }).length""")
+    assert hidden == 0
 
 
 def the_keyboard_stops_at_what_scrolls(visit):
@@ -96,6 +123,7 @@ def it_prints(visit):
 CHECKS = (
     code_in_tables_is_in_one_piece,
     figures_open_at_their_own_size,
+    figures_have_legible_letters,
     the_keyboard_stops_at_what_scrolls,
     buttons_show_without_a_mouse,
     folded_code_has_a_switch,

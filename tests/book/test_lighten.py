@@ -221,3 +221,19 @@ def test_progress_bars_go_and_other_widgets_stay(tmp_path, with_slider):
     before = path.stat().st_mtime_ns
     progress_bars.remove_all(tmp_path)
     assert path.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("letters", "width"),
+    [
+        ("scale(0.105 -0.105) scale(0.0525 -0.0525)", 800),  # 5.25 points are 7 pixels
+        ("rotate(-90) scale(0.105 -0.105)", 400),
+        ("scale(0.03 -0.03)", 800),  # no wider than it was drawn
+        ("scale(1 -1)", None),
+    ],
+)
+def test_a_drawing_says_how_wide_its_letters_need_it(tmp_path, letters, width):
+    drawing = f'<svg width="600pt" height="200pt"><g transform="translate(1 2) {letters}"/></svg>'
+    (tmp_path / "a.svg").write_text(drawing)
+    assert lighten.legible(tmp_path / "a.svg") == (f' style="--legible: {width}px"' if width else "")
+    assert lighten.legible(tmp_path / "a.png") == ""

@@ -6,16 +6,12 @@ it, and of every page where `BOOK_SCREENSHOTS` is set.
 
 import os
 import shutil
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 import reading_checks
 from playwright.sync_api import Error as PlaywrightError
-from playwright.sync_api import sync_playwright
 
 SITE = Path(os.environ["BOOK_HTML"]) if "BOOK_HTML" in os.environ else None
 PAGES = sorted(path.relative_to(SITE).as_posix() for path in (SITE / "book").rglob("*.html")) if SITE else []
@@ -54,40 +50,22 @@ MISSING_ICONS = """async () => {
 }"""
 
 
-class QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture(scope="module")
-def address():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(SITE)))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-@pytest.fixture(scope="module")
-def contexts():
-    """One browser, and in it one reader for each view, who keeps what all pages share."""
-    assert CHROMIUM, "chromium is not installed: apt-get install chromium"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        found = {view: browser.new_context(**settings) for view, settings in VIEWS.items()}
-        for context in found.values():
-            context.set_default_timeout(PATIENCE)
-        yield found
-        browser.close()
+def contexts(browser):
+    """One reader for each view, who keeps what all pages share."""
+    found = {view: browser.new_context(**settings) for view, settings in VIEWS.items()}
+    for context in found.values():
+        context.set_default_timeout(PATIENCE)
+    yield found
+    for context in found.values():
+        context.close()
 
 
 class Visit:
     """A loaded page, with everything that went wrong while it loaded."""
 
     def __init__(self, context, address: str, name: str, view: str):
-        self.name, self.view = name, view
+        self.name, self.view, self.site = name, view, SITE
         self.problems: list[str] = []
         self.own = urlsplit(address).netloc
         self.page = context.new_page()

@@ -1,17 +1,13 @@
 """The site's search as a reader meets it: right pages first, few bytes, without a server, by keyboard, on a phone."""
 
 import re
-import threading
-from functools import partial
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import pytest
 import search_index
 import yaml
-from playwright.sync_api import sync_playwright
-from test_pages import CHROMIUM, PATIENCE, QUIET, VIEWS, QuietHandler
+from test_pages import PATIENCE, VIEWS
 
 ROOT = Path(__file__).resolve().parents[2]
 QUERIES = yaml.safe_load((Path(__file__).parent / "search_queries.yml").read_text(encoding="utf-8"))
@@ -81,26 +77,6 @@ def test_hints_are_for_pages_of_the_book():
 
 
 # --- in a browser ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser(html):
-    assert CHROMIUM, "chromium is not installed: apt-get install chromium"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def address(html):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(html)))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
 
 
 def search(page, address, query):
