@@ -1,4 +1,4 @@
-"""Link the words of the glossary to their entries: the first time that a page uses one in its running text.
+"""Link the words of the glossary to their entries, where a page's running text first uses one of an entry's names.
 
 A notebook is plain markdown and says nothing of it; the links are put into the parsed page. Linked are names of several
 words, and acronyms as they are written (`posterior collapse`, `D-separation`, `VLB`), with or without an s. Single
@@ -26,13 +26,17 @@ NOT_HERE = (nodes.title, nodes.reference, nodes.literal, nodes.math, nodes.capti
 OF_CELLS = {"cell_input", "cell_output", "figure-caption"}
 
 
-def entries(text: str) -> dict[str, frozenset[str]]:
-    """The names of a glossary's entries, each with the pages that it leads to."""
-    found: dict[str, frozenset[str]] = {}
+Names = dict[str, tuple[str, frozenset[str]]]
+
+
+def entries(text: str) -> Names:
+    """The names in a glossary, each with the first name of its entry and the pages to which that leads."""
+    found: Names = {}
     for block in ENTRIES.findall(text):
         for names, definition in ENTRY.findall(block):
+            all_names = names.strip().splitlines()
             places = frozenset(f"book/{page}" for page in PLACE.findall(definition))
-            found |= dict.fromkeys(names.strip().splitlines(), places)
+            found |= dict.fromkeys(all_names, (all_names[0], places))
     return found
 
 
@@ -55,8 +59,9 @@ def any_case(word: str) -> str:
 class Linker:
     """Puts the links into one page."""
 
-    def __init__(self, names: dict[str, frozenset[str]], docname: str):
-        chosen = [name for name, places in names.items() if is_linked(name) and docname not in places]
+    def __init__(self, names: Names, docname: str):
+        chosen = [name for name, (_, places) in names.items() if is_linked(name) and docname not in places]
+        self.entry = {name: first for name, (first, _) in names.items()}
         self.names = sorted(chosen, key=len, reverse=True)  # "KL warm-up" before a part of it
         self.patterns = {name: re.compile(rf"(?<![\w-]){pattern(name)}(?![\w-])") for name in self.names}
         self.done: set[str] = set()
@@ -83,8 +88,8 @@ class Linker:
     def parts(self, text: str) -> list[nodes.Node]:
         """A piece of text, cut where a name stands for the first time."""
         for name in self.names:
-            if name not in self.done and (match := self.patterns[name].search(text)):
-                self.done.add(name)
+            if self.entry[name] not in self.done and (match := self.patterns[name].search(text)):
+                self.done.add(self.entry[name])
                 before, after = text[: match.start()], text[match.end() :]
                 return [*self.parts(before), self.link(match[0], name), *self.parts(after)]
         return [nodes.Text(text)] if text else []

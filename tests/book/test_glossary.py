@@ -24,7 +24,11 @@ prior
 
 def test_entries_are_read_with_their_pages():
     place = frozenset({"book/14b_posterior_collapse"})
-    assert glossary_links.entries(SMALL) == {"KL warm-up": place, "warm-up": place, "prior": frozenset()}
+    assert glossary_links.entries(SMALL) == {
+        "KL warm-up": ("KL warm-up", place),
+        "warm-up": ("KL warm-up", place),
+        "prior": ("prior", frozenset()),
+    }
 
 
 def blocks():
@@ -68,7 +72,7 @@ def test_every_place_is_a_page_or_a_section_of_the_book():
     ],
 )
 def test_names_are_found_as_they_are_written(name, text, found):
-    match = glossary_links.Linker({name: frozenset()}, "book/x").patterns[name].search(text)
+    match = glossary_links.Linker({name: (name, frozenset())}, "book/x").patterns[name].search(text)
     assert (match and match[0]) == found
 
 
@@ -82,14 +86,19 @@ def linked(document):
     return [link["reftarget"] for link in document.findall(glossary_links.addnodes.pending_xref)]
 
 
-NAMES = {"posterior collapse": frozenset({"book/14b"}), "VLB": frozenset(), "prior": frozenset()}
+NAMES = {
+    "posterior collapse": ("posterior collapse", frozenset({"book/14b"})),
+    "VLB": ("VLB", frozenset()),
+    "lower bound": ("VLB", frozenset()),
+    "prior": ("prior", frozenset()),
+}
 
 
 def test_the_first_use_in_running_text_is_linked_and_no_other():
     document = page(
         nodes.title("", "The VLB"),
         nodes.paragraph("", "", nodes.literal("", "VLB"), nodes.Text(" says: the VLB, the VLB and the prior.")),
-        nodes.paragraph("", "", nodes.strong("", "Posterior collapse"), nodes.Text(" is no VLB.")),
+        nodes.paragraph("", "", nodes.strong("", "Posterior collapse"), nodes.Text(" is no lower bound.")),
     )
     text = document.astext()
     glossary_links.Linker(NAMES, "book/08").page(document)

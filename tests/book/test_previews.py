@@ -142,7 +142,10 @@ def test_the_keyboard_opens_a_preview(browser, address):
     seen.page.keyboard.press("Tab")
     assert link.evaluate("link => link === document.activeElement")
     seen.page.wait_for_function(SHOWN)
-    seen.page.keyboard.press("Tab")
+    assert link.get_attribute("aria-describedby") == "preview"
+    seen.page.keyboard.press("Tab")  # to a link that may have a preview of its own
+    assert link.get_attribute("aria-describedby") is None
+    seen.page.keyboard.press("Escape")
     assert not seen.page.locator("#preview").is_visible()
     seen.page.context.close()
 
