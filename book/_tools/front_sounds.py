@@ -22,7 +22,7 @@ from dvae_lib.metrics import si_sdr
 from dvae_lib.resources import resource_path
 
 FOLDER = Path(__file__).resolve().parents[1] / "_static" / "front"
-MODEL, SNR, SEED = "rvae-noncausal-librispeech-batch32", 5.0, 0
+MODEL, SNR, SEED = "rvae-noncausal-librispeech-power", 5.0, 0
 
 
 class Pair(NamedTuple):

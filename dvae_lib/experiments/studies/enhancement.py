@@ -52,7 +52,7 @@ __all__ = ["KEY", "SPEECH_MODELS", "Contestant", "EnhancementProtocol", "NoisySp
 
 KEY = ("model", "method", "corpus", "noise", "snr_db", "seed", "utterances", "part", "iterations", "rank")
 DEFAULT = Settings()
-SPEECH_MODELS = tuple(f"{model}-librispeech-batch32" for model in ("vae", "rvae-causal", "rvae-noncausal"))
+SPEECH_MODELS = tuple(f"{model}-librispeech" for model in ("vae", "rvae-causal", "rvae-noncausal"))
 """The models of clean speech that are compared where none is named."""
 
 Part = Literal["validation", "test"]

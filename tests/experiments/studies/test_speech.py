@@ -33,14 +33,14 @@ def test_architectures_and_trainings_are_those_of_the_weights_that_are_here(name
 
 def test_two_steps_make_a_model_and_results_in_its_modes(corpus, made_by, tmp_path):
     file = ResultFile(tmp_path / "speech.json", KEY, ordered=True)
-    for name in ("srnn-prompts", "srnn-prompts-scheduled", "vae-librispeech-batch32"):
+    for name in ("srnn-prompts", "srnn-prompts-scheduled", "vae-prompts"):
         folder = train_speech(name, 2, tmp_path / "models", tmp_path / "runs", corpus=corpus, protocol=TINY)
         complete(file, [evaluation_task(folder, corpus=corpus, protocol=TINY)], say=lambda line: None)
     assert [(r["name"], r["mode"]) for r in file.records] == [
         ("srnn-prompts", "TF"),
         ("srnn-prompts", "TF-GM"),
         ("srnn-prompts-scheduled", "GM"),
-        ("vae-librispeech-batch32", "TF"),
+        ("vae-prompts", "TF"),
     ]
     for record in file.records:
         made_by(record)
