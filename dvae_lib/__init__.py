@@ -8,6 +8,7 @@ from dvae_lib._version import __version__ as __version__
 from dvae_lib.graphs import DependencySpec
 from dvae_lib.models import (
     DKF,
+    DRAW,
     DSAE,
     DSSM,
     DVAE,
@@ -37,6 +38,7 @@ from dvae_lib.models import (
 
 __all__ = [
     "DKF",
+    "DRAW",
     "DSAE",
     "DSSM",
     "DVAE",

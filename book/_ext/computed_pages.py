@@ -53,6 +53,7 @@ PURPOSES = {
     "SwitchingSSM": "Behaviour that changes between a few modes: segments found without labels.",
     "DSAE": "Something constant throughout (a speaker, an object), kept apart from what changes.",
     "FHVAE": "A speaker apart from what is said, where sequences are strings of segments.",
+    "DRAW": "A frame made in steps that build on each other, such as a drawing; with a window, a part at a time.",
     "SVG": "The next frame where there is something to decide, such as video: the prior says when, and how much.",
     "VRAE": "A map of whole sequences: one point for each, from which the sequence can be made again.",
     "STCN": "Long sequences, trained at all frames at once; a filter that is its own smoother.",

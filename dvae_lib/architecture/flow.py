@@ -101,6 +101,7 @@ class _Run:
         # Calls by their number, variables by negative ones.
         numbers = [-1 - i for i in range(len(self.variables))]
         numbers += [i for i, c in enumerate(self.calls) if c.output is not None]
+        target = _by_frame(target)
         row = target[0] if target.ndim == 2 else target[0, HERE]
         if not row.requires_grad:
             return []
@@ -113,8 +114,13 @@ class _Run:
                 continue
             reached = g.abs() > 1e-9 * g.abs().max()  # what is less is rounding
             column = round(float((w / g)[reached].min()), 3)
-            found.append(_Source(number, _frames(reached, target), column))
+            found.append(_Source(number, _frames(_by_frame(reached), target), column))
         return sorted(found, key=lambda source: source.column)
+
+
+def _by_frame(value: Tensor) -> Tensor:
+    """A value with the frames after the batch, of one sequence, also where a model takes them for the batch."""
+    return value.reshape(1, FRAMES, -1) if len(value) == FRAMES else value
 
 
 def _frames(reached: Tensor, target: Tensor) -> int | str | None:

@@ -6,6 +6,7 @@ from pkgutil import iter_modules
 from dvae_lib.models.base import DVAE, Proposal, Sample, State, StepOutput
 from dvae_lib.models.black_box import BlackBoxSSM
 from dvae_lib.models.dkf import DKF
+from dvae_lib.models.draw import DRAW
 from dvae_lib.models.dsae import DSAE
 from dvae_lib.models.dssm import DSSM
 from dvae_lib.models.dvbf import DVBF
@@ -33,6 +34,7 @@ from dvae_lib.models.z_forcing import ImprovedVRNN
 __all__ = [
     "BlackBoxSSM",
     "DKF",
+    "DRAW",
     "DSAE",
     "DSSM",
     "DVAE",
