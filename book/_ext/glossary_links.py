@@ -2,8 +2,8 @@
 
 A notebook is plain markdown and says nothing of it; the links are put into the parsed page. Linked are names of several
 words, and acronyms as they are written (`posterior collapse`, `D-separation`, `VLB`), with or without an s. Single
-common words are not, nor anything in headings, captions, links, code and formulas, nor a word on the page that the
-glossary names as its place.
+common words are not, nor anything in headings, captions, links, code and formulas, nor what a page defines in bold
+letters, nor a word on the page that the glossary names as its place, nor a part of a longer name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,19 @@ ENTRIES = re.compile(r"^:::\{glossary\}\n(.*?)^:::$", re.DOTALL | re.MULTILINE)
 ENTRY = re.compile(r"((?:^\S.*\n)+)((?:^[ \t].*\n?)+)", re.MULTILINE)
 PLACE = re.compile(r"\]\(([\w-]+)\.(?:ipynb|md)")
 # Where a link would stand in another one, in a name, or in the way.
-NOT_HERE = (nodes.title, nodes.reference, nodes.literal, nodes.math, nodes.caption, addnodes.pending_xref, nodes.raw)
+NOT_HERE = (
+    nodes.title,
+    nodes.reference,
+    nodes.literal,
+    nodes.math,
+    nodes.caption,
+    nodes.strong,
+    nodes.raw,
+    addnodes.pending_xref,
+)
+# With one of these before it, a name is that of something else: a deep Kalman filter is none.
+OTHER = ("deep", "dynamical", "Kalman", "recurrent", "stochastic", "structured", "switching", "variational")
+ALONE = "".join(rf"(?<!{word}\s)" for word in sorted({form for word in OTHER for form in (word, word.capitalize())}))
 OF_CELLS = {"cell_input", "cell_output", "figure-caption"}
 
 
@@ -63,7 +75,7 @@ class Linker:
         chosen = [name for name, (_, places) in names.items() if is_linked(name) and docname not in places]
         self.entry = {name: first for name, (first, _) in names.items()}
         self.names = sorted(chosen, key=len, reverse=True)  # "KL warm-up" before a part of it
-        self.patterns = {name: re.compile(rf"(?<![\w-]){pattern(name)}(?![\w-])") for name in self.names}
+        self.patterns = {name: re.compile(rf"(?<![\w-]){ALONE}{pattern(name)}(?![\w-])") for name in self.names}
         self.done: set[str] = set()
         self.docname = docname
 

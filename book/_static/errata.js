@@ -29,6 +29,7 @@
   links.forEach(link => link.addEventListener("click", event => {
     event.preventDefault();
     show(link.dataset.chapter, link.dataset.weight, link.getAttribute("aria-label").replace(/: \d+$/, ""));
+    status.scrollIntoView();
   }));
   // A link to an entry shows it, whatever is chosen, and also where it is folded away.
   function reveal() {

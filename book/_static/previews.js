@@ -68,8 +68,9 @@
     if (wide > box.clientWidth) box.style.fontSize = 0.92 * Math.max(0.6, box.clientWidth / wide) + "rem";
     const at = link.getClientRects()[0], size = box.getBoundingClientRect(), width = document.documentElement.clientWidth;
     const above = at.bottom + size.height + GAP > innerHeight && at.top > innerHeight - at.bottom;
-    box.style.left = scrollX + Math.max(GAP, Math.min(at.left, width - size.width - GAP)) + "px";
-    box.style.top = scrollY + (above ? at.top - size.height - GAP : at.bottom + GAP) + "px";
+    const home = (box.offsetParent || document.body).getBoundingClientRect();
+    box.style.left = Math.max(GAP, Math.min(at.left, width - size.width - GAP)) - home.left + "px";
+    box.style.top = (above ? at.top - size.height - GAP : at.bottom + GAP) - home.top + "px";
     box.style.visibility = "";
   }
   function close() {
@@ -98,6 +99,5 @@
   document.addEventListener("focusout", close);
   document.addEventListener("keydown", event => { if (event.key === "Escape") close(); });
   document.addEventListener("click", event => { if (!box.contains(event.target)) close(); });
-  document.addEventListener("DOMContentLoaded", () => document.body.append(box));
-  if (document.body) document.body.append(box);
+  (document.querySelector("main") || document.body).append(box);
 })();

@@ -74,6 +74,7 @@ def test_a_number_shows_its_entries_and_no_others(seen):
         assert all(not weight or f"weight-{weight}" in entry.get_attribute("class") for entry in shown)
         assert all(not chapter or entry.get_attribute("id").split("-")[1] == chapter for entry in shown)
         assert page.locator(".errata-shown").inner_text().startswith(f"{len(shown)} of {everything} entries")
+        assert 0 <= page.locator(".errata-shown").bounding_box()["y"] < VIEWS["desktop"]["viewport"]["height"]
         headings = page.locator(".bd-article :is(h3, summary)").all()
         assert not chapter or sum(heading.is_visible() for heading in headings) <= 2
     page.get_by_role("button", name="Show all entries").click()

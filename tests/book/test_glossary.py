@@ -69,6 +69,8 @@ def test_every_place_is_a_page_or_a_section_of_the_book():
         ("VLB", "model.vlb(x)", None),
         ("RNN", "a VRNN", None),
         ("VAE", "a beta-VAE", None),
+        ("Kalman filter", "Deep\nKalman filters", None),
+        ("recurrent neural network", "a stochastic recurrent neural network", None),
     ],
 )
 def test_names_are_found_as_they_are_written(name, text, found):
@@ -97,8 +99,9 @@ NAMES = {
 def test_the_first_use_in_running_text_is_linked_and_no_other():
     document = page(
         nodes.title("", "The VLB"),
+        nodes.paragraph("", "", nodes.strong("", "VLB"), nodes.Text(": a bound.")),
         nodes.paragraph("", "", nodes.literal("", "VLB"), nodes.Text(" says: the VLB, the VLB and the prior.")),
-        nodes.paragraph("", "", nodes.strong("", "Posterior collapse"), nodes.Text(" is no lower bound.")),
+        nodes.paragraph("", "", nodes.emphasis("", "Posterior collapse"), nodes.Text(" is no lower bound.")),
     )
     text = document.astext()
     glossary_links.Linker(NAMES, "book/08").page(document)

@@ -120,6 +120,9 @@ def test_a_mouse_opens_a_preview_and_escape_closes_it(browser, address):
         size = box.bounding_box()
         assert size["x"] >= 0, kind
         assert size["x"] + size["width"] <= VIEWS["desktop"]["viewport"]["width"], kind
+        at = link.bounding_box()
+        gaps = (size["y"] - at["y"] - at["height"], at["y"] - size["y"] - size["height"])
+        assert -30 < max(gaps) < 30, kind  # beside the link, one line of which may be meant
         if kind.startswith("equation"):
             assert box.locator("mjx-math").count() == 1
             assert box.evaluate("box => box.scrollWidth <= box.clientWidth + 1")
