@@ -1,4 +1,4 @@
-"""Does v know who speaks? Linear probes on the latent vectors of the DSAEs of Chapter 11.
+"""Does v know who speaks? Linear probes on the latent vectors of the DSAEs of Chapters 11 and 13.
 
     python -m dvae_lib.experiments.studies.speakers [--models FOLDER ...]
 
@@ -7,10 +7,10 @@ apart, with one recording each: a piece of it trains the probe, another one, aft
 five voices are told apart, recordings of one kind train and others test; and a probe that has learned the English
 Allison Smith beside the three other speakers is shown her Spanish recordings. A probe is a multinomial logistic
 regression on standardised features, its penalty chosen by cross-validation inside the training segments. Features of a
-segment: the posterior mean of v, the average over time of the posterior means of z, the average log-power spectrum, and
-all of that of networks of the same architecture that were never trained. Beside that: what the decoder makes of another
-segment's v. A model that is not there is left out, and named. The result is data/results/speakers.json; it takes about
-five minutes on a CPU core.
+segment: the posterior mean of v, the average over time of the posterior means of z, and both of networks of the same
+architecture that read the same and were never trained; and, for a positive control, the average log-power spectrum.
+Beside that: what the decoder makes of another segment's v. A model that is not there is left out, and named. The result
+is data/results/speakers.json; it takes about six minutes on a CPU core.
 """
 
 import sys
@@ -31,13 +31,18 @@ from dvae_lib.experiments.records import Record
 from dvae_lib.experiments.results import ResultFile, Task, complete
 from dvae_lib.experiments.studies.command import RESULTS, model_folders, parser
 from dvae_lib.extras import needed, require
-from dvae_lib.models import DVAE, build_model
+from dvae_lib.models import DVAE
 
-__all__ = ["CONTESTANTS", "KEY", "ProbeProtocol", "Segment", "Voices", "main", "tasks"]
+__all__ = ["CONTESTANTS", "KEY", "ProbeProtocol", "Segment", "Voices", "main", "tasks", "untrained"]
 
 KEY = ("corpus", "frames", "model", "feature")
-CONTESTANTS = {"full": "dsae", "factorised": "dsae-factorised", "structured": "dsae-structured"}
-"""The DSAEs that are compared, by their inference model: the beginning of their weights' name."""
+CONTESTANTS = {
+    "full": "dsae-librispeech-batch32",
+    "factorised": "dsae-factorised-librispeech-batch32",
+    "structured": "dsae-structured-librispeech-batch32",
+    "full, log-powers": "dsae-librispeech",
+}
+"""The names of the weights that are compared, by inference model; the last one's networks read log-powers."""
 
 Array = NDArray[Any]
 CorpusName = Literal["librispeech", "prompts"]
@@ -176,6 +181,21 @@ def _spectra(x: Tensor) -> dict[str, Array]:
     """The average log-power spectra of segments."""
     spectrum = x.log().mean(1).numpy()
     return {SPECTRUM: spectrum, SPECTRUM_16: spectrum}
+
+
+def untrained(model: DVAE, seed: int = 0) -> DVAE:
+    """A model of that class and those options that reads the same, with weights that were never trained.
+
+    Arguments:
+        model: A trained one.
+        seed: Of the weights.
+    """
+    torch.manual_seed(seed)
+    twin = type(model)(**model.options).eval()
+    twin.read_as(model.inputs)
+    learned = {name: buffer for name, buffer in model.named_buffers() if name.startswith("reading.")}
+    twin.load_state_dict(learned, strict=False)
+    return twin
 
 
 @torch.no_grad()
@@ -323,17 +343,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = options.parse_args(arguments)
     require("sklearn", "A linear probe", "notebooks")
     models: dict[str, DVAE] = {}
-    for inference_model, name in CONTESTANTS.items():
-        weights = f"{name}-librispeech-batch32"
-        folders = model_folders(weights, chosen.models)
+    for title, name in CONTESTANTS.items():
+        folders = model_folders(name, chosen.models)
         if not folders:
-            print(f"{weights} is not there")
+            print(f"{name} is not there")
         else:
-            models[inference_model] = DVAE.from_pretrained(folders[0])
-    for inference_model in list(models):
-        torch.manual_seed(0)
-        untrained = build_model("dsae", preset="speech", inference_model=inference_model).eval()
-        models[inference_model + UNTRAINED] = untrained
+            models[title] = DVAE.from_pretrained(folders[0])
+    models |= {title + UNTRAINED: untrained(model) for title, model in models.items()}
     corpora: tuple[CorpusName, ...] = ("librispeech", "prompts")
     voices = [
         Voices(name, load_corpus(name, sequence_length=None, progress=False), ProbeProtocol()) for name in corpora

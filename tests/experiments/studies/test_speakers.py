@@ -8,7 +8,7 @@ from dvae_lib.data import load_corpus
 from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.experiments.results import ResultFile, complete
 from dvae_lib.experiments.studies import speakers
-from dvae_lib.experiments.studies.speakers import KEY, ProbeProtocol, Voices, main, tasks
+from dvae_lib.experiments.studies.speakers import KEY, ProbeProtocol, Voices, main, tasks, untrained
 from dvae_lib.models import DSAE
 
 PROTOCOL = ProbeProtocol(lengths=(4, 8), splits=2, gap=4, shortest=80, recordings=(6, 2), penalties=(0.1, 1.0))
@@ -153,6 +153,20 @@ def test_the_command_names_what_is_not_there(monkeypatch, corpora, tmp_path, cap
     assert main(["--models", str(tmp_path), "--output", str(tmp_path / "s.json"), "--again"]) == 0
     assert "dsae-structured-librispeech-batch32 is not there" in capsys.readouterr().out
     assert done == [(tmp_path / "s.json", True)]
+
+
+def test_a_twin_that_was_never_trained_reads_the_same(corpora, models):
+    model = models["full"]
+    model.read_as("log_power", corpora["librispeech"].train)
+    twin = untrained(model)
+    x = corpora["librispeech"].test[0]
+    assert torch.equal(twin.read(x), model.read(x))
+    assert any(name.startswith("reading.") for name, _ in model.named_buffers())
+    of_twin = dict(twin.named_parameters())
+    assert all(torch.equal(of_twin[name], value) for name, value in untrained(model).named_parameters())
+    assert not any(
+        torch.equal(of_twin[name], value) for name, value in untrained(model, 1).named_parameters() if value.ndim > 1
+    )
 
 
 def test_the_segments_are_of_whole_recordings(voices):
