@@ -24,7 +24,7 @@ def oldest() -> list[str]:
     """Each requirement of the library and its extras for users, at its lower bound."""
     lines = [
         *PROJECT["dependencies"],
-        *(line for e in ("audio", "music", "codec") for line in PROJECT["optional-dependencies"][e]),
+        *(line for e in ("audio", "music", "midi", "codec") for line in PROJECT["optional-dependencies"][e]),
     ]
     return [re.sub(r">=", "==", line) for line in lines]
 

@@ -47,7 +47,7 @@ def test_environment_yml_agrees_with_pyproject():
         given[canonicalize_name(CONDA_NAMES.get(name, name))] = str(Requirement("x" + bounds).specifier)
     assert given.pop("python") == PROJECT["requires-python"]
     assert {given.pop("pip"), given.pop("nodejs")} == {""}
-    extras = ("audio", "speech", "music", "codec", "notebooks", "book")
+    extras = ("audio", "speech", "music", "midi", "codec", "notebooks", "book")
     wanted = requirements([*PROJECT["dependencies"], *(line for extra in extras for line in EXTRAS[extra])])
     # Whoever works with speech in this environment expects librosa, though only tests need it.
     assert given == {**wanted, "librosa": requirements(EXTRAS["test"])["librosa"]}
@@ -56,7 +56,7 @@ def test_environment_yml_agrees_with_pyproject():
 
 def test_only_lower_bounds_for_the_library():
     """An upper bound would change the torch or numpy of a machine such as Colab's."""
-    extras = ("audio", "speech", "music", "codec", "notebooks")
+    extras = ("audio", "speech", "music", "midi", "m4a", "onnx", "codec", "notebooks")
     for line in [*PROJECT["dependencies"], *(line for extra in extras for line in EXTRAS[extra])]:
         assert {specifier.operator for specifier in Requirement(line).specifier} <= {">="}, line
 
@@ -96,7 +96,8 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
     """What only an extra brings is imported when it is used; so the library works without it."""
     distributions = packages_distributions()
     needed = set(requirements(PROJECT["dependencies"]))
-    optional = {n for extra in ("audio", "speech", "music", "codec", "notebooks") for n in requirements(EXTRAS[extra])}
+    extras = ("audio", "speech", "music", "midi", "m4a", "onnx", "codec", "notebooks")
+    optional = {n for extra in extras for n in requirements(EXTRAS[extra])}
     used = set()
     for module, places in imported().items():
         names = {canonicalize_name(name) for name in distributions.get(module, [module])}

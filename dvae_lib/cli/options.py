@@ -36,7 +36,7 @@ DATA = Annotated[
     typer.Option(
         "--data",
         "-d",
-        help="Your own sequences: a folder of audio, CSV or .npy files, or one .npy or .npz file.",
+        help="Your own sequences: a folder of audio, CSV, .npy, MIDI or BVH files, or one .npy or .npz file.",
         metavar="PATH",
     ),
 ]

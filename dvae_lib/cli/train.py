@@ -84,6 +84,15 @@ def train(
             "--missing", help="In your own data NaN, or an empty cell, stands for a missing value; else it is refused."
         ),
     ] = False,
+    data_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data-option",
+            "-D",
+            help="Any option of what reads the data, as JSON: -D steps=2 -D per=second of MIDI files, -D fps=30 of BVH "
+            "files.",
+        ),
+    ] = None,
     limit: LIMIT = None,
     max_epochs: Annotated[int | None, typer.Option("--epochs", min=1, rich_help_panel=_PANEL)] = None,
     batch_size: Annotated[
@@ -148,6 +157,8 @@ def train(
 
     dvae train vae --data sequences.npz --folder runs/mine --z-dim 4 -O 'encoder=[64,64]'
 
+    dvae train srnn --data tunes/ --folder runs/tunes -D steps=2 -D per=beat
+
     dvae train srnn --data days.csv --split time --folder runs/days --observation 'visits=poisson, heat=student_t'
 
     dvae train srnn --corpus prompts --folder runs/srnn-gm --start-from runs/srnn/best --scheduled-sampling 50
@@ -174,6 +185,7 @@ def train(
         split=split.value,
         standardize=which,
         missing=missing,
+        **_json_options(data_option or [], "--data-option"),
     )
     if isinstance(families, Mapping):
         options["observation"] = by_column(families, source.train.labels.columns)
@@ -256,12 +268,12 @@ def _with_marks(source: "LoadedCorpus") -> dict[str, Any]:
     return {**source.metadata, "data": {**source.metadata["data"], "seen": seen}}
 
 
-def _json_options(given: list[str]) -> dict[str, Any]:
+def _json_options(given: list[str], hint: str = "--option") -> dict[str, Any]:
     options = {}
     for text in given:
         name, equals, value = text.partition("=")
         if not equals:
-            raise typer.BadParameter(f"{text!r} is not of the form name=value", param_hint="--option")
+            raise typer.BadParameter(f"{text!r} is not of the form name=value", param_hint=hint)
         try:
             options[name.strip()] = json.loads(value)
         except json.JSONDecodeError:

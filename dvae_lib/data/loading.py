@@ -39,24 +39,28 @@ def load(
     """Sequences by the name of a corpus, or from the reader's own files.
 
     Arguments:
-        source: One of `source_names` (also as a path, where no such file exists); a folder of audio, CSV or NumPy
-            files, one sequence each, in subfolders too; a file ``.npy`` of shape (N, T, x_dim), or ``.npz`` with an
-            array (T_i, x_dim) for each sequence; with ``split="time"`` also one CSV file or one array (T, x_dim). A
-            file ``.npz`` may name the parts itself, as in ``X_train``, ``X_validation``, ``X_test``.
+        source: One of `source_names` (also as a path, where no such file exists); a folder of audio, CSV, NumPy,
+            MIDI or BVH files, one sequence each, in subfolders too; a file ``.npy`` of shape (N, T, x_dim), or ``.npz``
+            with an array (T_i, x_dim) for each sequence; with ``split="time"`` also one CSV, MIDI or BVH file or one
+            array (T, x_dim). A file ``.npz`` may name the parts itself, as in ``X_train``, ``X_validation``,
+            ``X_test``.
         sequence_length: Frames of a training sequence. By default what suits the corpus: 50 for speech and motion,
             whole sequences otherwise.
         limit: Take at most so many recordings of each part of a speech corpus.
         settings: Of the speech front end; by default the review's.
         seed: Of the split of the reader's own sequences, or of a toy system.
         split: Of the reader's own sequences, see `from_arrays`.
-        standardize: The reader's own sequences. None does it unless they hold zeros and ones only. Say False for
+        standardize: The reader's own sequences. None does it unless they hold zeros and ones only, or are
+            motion in metres. Say False for
             observation models that do not take every real number, such as "gamma"; or name the columns to be
             standardised, where only some are.
         missing: Whether NaN, or an empty cell, of the reader's own sequences stands for a missing value; otherwise it
             is refused. See `SequenceDataset`.
         fetch: Get a corpus that is not here yet, where a program may.
         progress: Show progress bars.
-        options: Of the corpus's own loader, such as ``fps=15`` for "cmu"; see `dvae_lib.data.load_cmu` and its like.
+        options: Of the corpus's own loader, such as ``fps=15`` for "cmu"; see `dvae_lib.data.load_cmu` and its like. Of
+            a reader's MIDI files those of `midi_to_roll` (``steps=2``, ``per="second"``), of BVH files ``fps``,
+            ``centre``, ``metres_per_unit`` and ``shifts``.
 
     Returns:
         The parts, as ``.train``, ``.validation`` and ``.test``, and what is to be saved with a model.
@@ -93,7 +97,8 @@ def load(
             f"there is no corpus and no file or folder {str(source)!r}. Corpora: {', '.join(source_names())}"
         )
     about["source"] = str(path.resolve())
-    if kind_of_files(path) == "audio":
+    what = kind_of_files(path)
+    if what == "audio":
         speech = load_corpus(
             path,
             sequence_length=sequence_length or 50,
@@ -104,8 +109,6 @@ def load(
         )
         about |= {"licence": speech.licence, "attribution": speech.attribution}
         return _loaded(str(source), "speech", speech, about)
-    if asked:
-        raise TypeError(f"{path} is read without {', '.join(asked)}; dvae_lib.data.from_csv_folder says what there is")
     if split != "group":
         about["split"] = split
     if standardize is not None:
@@ -113,8 +116,15 @@ def load(
     if missing:
         about["missing"] = True
     choices: dict[str, Any] = {"split": split, "standardize": standardize, "missing": missing}
-    own = load_files(path, sequence_length=sequence_length, seed=seed, **choices)
-    return _loaded(str(source), "sequences", own, about)
+    kind = _OWN_KINDS.get(what, "sequences")
+    if kind == "motion":
+        sequence_length = sequence_length or 50
+    own = load_files(path, sequence_length=sequence_length, seed=seed, **choices, **asked)
+    return _loaded(str(source), kind, own, about)
+
+
+_OWN_KINDS: dict[str, Kind] = {"midi": "music", "bvh": "motion"}
+"""What the sequences in a reader's files are; those of others may be anything."""
 
 
 def _loaded(name: str, kind: Kind, parts: Parts, about: dict[str, Any]) -> LoadedCorpus:

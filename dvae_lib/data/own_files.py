@@ -1,8 +1,9 @@
-"""A reader's own files as sequences: a folder of CSV or NumPy files, or one file that holds them all."""
+"""A reader's own files as sequences: a folder of CSV, NumPy, MIDI or BVH files, or one file that holds them all."""
 
+import inspect
 import logging
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from dvae_lib.data.labels import column_numbers
+from dvae_lib.data.motion.bvh import bvh_positions
+from dvae_lib.data.music.midi import MIDI_SUFFIXES, midi_to_roll
 from dvae_lib.data.places import say_left_out
 from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.data.speech.audio import AUDIO_SUFFIXES
@@ -26,6 +29,21 @@ logger = logging.getLogger("dvae_lib.data")
 
 
 _NUMPY = frozenset((".npy", ".npz"))
+
+
+FileKind = Literal["audio", "csv", "numpy", "midi", "bvh"]
+
+
+_SUFFIXES: dict[FileKind, frozenset[str]] = {
+    "audio": AUDIO_SUFFIXES,
+    "csv": frozenset((".csv",)),
+    "numpy": _NUMPY,
+    "midi": MIDI_SUFFIXES,
+    "bvh": frozenset((".bvh",)),
+}
+
+
+_EXPECTED = "audio, CSV, NumPy, MIDI or BVH files"
 
 
 _LABELS = re.compile(r"(y|labels?|targets?)([^a-z].*)?", re.IGNORECASE)
@@ -165,16 +183,27 @@ def load_files(
     split: Literal["group", "time"],
     standardize: bool | Sequence[str | int] | None,
     missing: bool = False,
+    **options: Any,
 ) -> Splits:
-    """A reader's CSV or NumPy files in three parts; see `dvae_lib.data.load`."""
+    """A reader's CSV, NumPy, MIDI or BVH files in three parts; see `dvae_lib.data.load`.
+
+    The options are those of `midi_to_roll`, or of `dvae_lib.data.motion.bvh.bvh_positions`.
+    """
     tables: list[Table] = []
-    if kind_of_files(path) == "csv":
+    kind = kind_of_files(path)
+    _check_options(path, kind, options)
+    if kind in ("midi", "bvh"):
+        files = [path] if path.is_file() else _files(path, _SUFFIXES[kind])
+        names = [file.name if file == path else file.relative_to(path).as_posix() for file in files]
+        read = [midi_to_roll(file, **options) for file in files] if kind == "midi" else bvh_positions(files, **options)
+        arrays: dict[str, NDArray[Any]] = dict(zip(names, read, strict=True))
+    elif kind == "csv":
         tables = read_csv_folder(path, missing=missing)
         arrays = {str(table.file): table.values for table in tables}
     else:
         arrays = read_numpy(path)
-    if standardize is None:
-        standardize = not all(
+    if standardize is None:  # motion is judged in metres, as the corpora of motion are
+        standardize = kind != "bvh" and not all(
             bool(((array == 0) | (array == 1) | (missing & (array != array))).all()) for array in arrays.values()
         )
     splits = _split_by_name(path, arrays, sequence_length, seed, standardize, missing)
@@ -258,29 +287,33 @@ def _files(folder: Path, suffixes: frozenset[str]) -> list[Path]:
     return [folder / file for file in inside if not any(part.startswith(".") for part in file.parts)]
 
 
-def kind_of_files(path: Path) -> Literal["audio", "csv", "numpy"]:
-    """What the files are; tables beside more files of sound describe these, and are left out."""
-    kinds: dict[Literal["audio", "csv", "numpy"], frozenset[str]] = {
-        "audio": AUDIO_SUFFIXES,
-        "csv": frozenset((".csv",)),
-        "numpy": _NUMPY,
-    }
+def _check_options(path: Path, kind: FileKind, options: dict[str, Any]) -> None:
+    """Refuse an option that this kind of files does not have."""
+    readers: dict[FileKind, Callable[..., Any]] = {"midi": midi_to_roll, "bvh": bvh_positions}
+    known = list(inspect.signature(readers[kind]).parameters)[1:] if kind in readers else []
+    if unknown := [name for name in options if name not in known]:
+        what = f"these files have {', '.join(known)}" if known else "dvae_lib.data.from_csv_folder says what there is"
+        raise TypeError(f"{path} is read without {', '.join(unknown)}; {what}")
+
+
+def kind_of_files(path: Path) -> FileKind:
+    """What the files are; tables beside more files of sound, music or motion describe these, and are left out."""
     if path.is_file():
-        if path.suffix.lower() in _NUMPY:
-            return "numpy"
-        if path.suffix.lower() == ".csv":
-            return "csv"
+        own: FileKind = next((kind for kind, suffixes in _SUFFIXES.items() if path.suffix.lower() in suffixes), "audio")
+        if own != "audio":
+            return own
         raise ValueError(
-            f"{path} is a single file. Expected a folder of audio, CSV or NumPy files (one sequence each), or a file "
-            ".npy or .npz that holds all sequences"
+            f"{path} is a single file. Expected a folder of {_EXPECTED} (one sequence each), or a file .npy or .npz "
+            "that holds all sequences"
         )
-    found = {kind: files for kind, suffixes in kinds.items() if (files := _files(path, suffixes))}
-    others = sum(len(files) for kind, files in found.items() if kind != "audio")
-    if others and len(found.get("audio", ())) > others:
-        found = {"audio": found["audio"]}
+    found = {kind: files for kind, suffixes in _SUFFIXES.items() if (files := _files(path, suffixes))}
+    tables = sum(len(found.get(kind, ())) for kind in ("csv", "numpy"))
+    described = [kind for kind in found if kind not in ("csv", "numpy")]
+    if tables and len(described) == 1 and len(found[described[0]]) > tables:
+        found = {described[0]: found[described[0]]}
     if len(found) != 1:
         what = f"holds {' and '.join(found)} files; keep one kind in a folder" if found else "holds none of them"
-        raise ValueError(f"{path} {what}. Expected a folder of audio, CSV or NumPy files, one sequence each")
+        raise ValueError(f"{path} {what}. Expected a folder of {_EXPECTED}, one sequence each")
     ((kind, files),) = found.items()
     say_left_out(path, files)
     return kind

@@ -42,6 +42,8 @@ def evaluation_source(model: DVAE, source: str | Path | None = None, *, limit: i
         source = saved["source"] if saved["source"] in source_names() else Path(saved["source"])
         limit = saved.get("limit") if limit is None else limit
     front_end = card.get("front_end")
+    # How its files were read goes for the corpus itself, and for files in its place.
+    alike = str(source) == saved["source"] or not {str(source), saved["source"]} & set(source_names())
     found = load(
         source,
         # The split depends on these. Of the same sequences, wherever they lie now, it is the run's own.
@@ -51,6 +53,7 @@ def evaluation_source(model: DVAE, source: str | Path | None = None, *, limit: i
         missing=saved.get("missing", False),
         limit=limit,
         settings=None if front_end is None else FrontEndSettings.from_dict(front_end),
+        **(saved.get("options", {}) if alike else {}),
     )
     if found.kind == "speech":
         return found

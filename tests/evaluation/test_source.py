@@ -9,6 +9,7 @@ import torch
 from dvae_lib import VAE
 from dvae_lib.data.heldout import marks
 from dvae_lib.data.loading import load
+from dvae_lib.data.music import write_midi
 from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.evaluation import evaluation_source
 
@@ -80,3 +81,22 @@ def test_a_model_that_says_nothing_or_sees_other_vectors_is_refused(walks):
         evaluation_source(VAE(3, 2), walks("wide.npz", range(10), x_dim=5))
     with pytest.raises(FileNotFoundError):
         evaluation_source(VAE(3, 2), "nowhere.npz")
+
+
+def test_files_are_read_as_in_the_training(tmp_path, caplog):
+    """Two steps to a quarter note in training are two steps at evaluation, of the same files and of others."""
+    pytest.importorskip("mido")
+    for folder, first in (("own", 0), ("other", 50)):
+        (tmp_path / folder).mkdir()
+        for k in range(10):
+            roll = np.random.default_rng(first + k).random((24, 88)) < 0.05
+            write_midi(tmp_path / folder / f"{k}.mid", roll, 2)
+    source = load(tmp_path / "own", sequence_length=10, seed=4, steps=2)
+    model = VAE(88, 2, observation="bernoulli")
+    seen = marks(source.train, source.validation)
+    model.metadata["data"] = {**source.metadata["data"], "seen": seen}
+    found = evaluation_source(model)
+    assert torch.equal(found.test[0], source.test[0])
+    assert not caplog.records
+    other = evaluation_source(model, tmp_path / "other")
+    assert len(other.test[0]) <= 24

@@ -1,6 +1,7 @@
 """A tree of bones, and forward kinematics on it: from joint angles to joint positions in metres."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -18,6 +19,9 @@ class Skeleton:
 
     .. math:: W_j = W_{p(j)}\, C_j R_j C_j^{-1}, \qquad y_j = y_{p(j)} + W_j\, b_j .
 
+    So it is in Acclaim's files, where a joint's rotation turns the bone that ends in it. In others, such as BVH, it
+    turns the bones that leave from it, and :math:`y_j = y_{p(j)} + W_{p(j)} b_j`.
+
     Attributes:
         joints: Names, parents before children; the first is the root.
         parents: Index of each joint's parent, -1 for the root.
@@ -27,6 +31,9 @@ class Skeleton:
         orders: Per joint, the axes in the order in which its rotations are applied (``"xyz"``: about x first).
         metres_per_unit: Length of the file's unit, for translations.
         degrees: Whether the motion's angles are in degrees.
+        turns: What the rotation of a joint turns: the "bone" that ends in it, or what comes after the "joint".
+        shifts: Whether a translation of a joint that is not the root is "added" to its bone at rest, or stands
+            "instead" of it.
     """
 
     joints: tuple[str, ...]
@@ -37,6 +44,8 @@ class Skeleton:
     orders: tuple[str, ...]
     metres_per_unit: float
     degrees: bool = True
+    turns: Literal["bone", "joint"] = "bone"
+    shifts: Literal["added", "instead"] = "added"
 
     @property
     def num_dof(self) -> int:
@@ -85,13 +94,16 @@ class Skeleton:
                 local = np.eye(3)
             orientation = local if parent < 0 else orientations[parent] @ local
             orientations.append(orientation)
+            bone = np.tile(self.offsets[joint], (num_frames, 1))
+            for axis, name in enumerate(("tx", "ty", "tz")):
+                if name in values:
+                    rest = 0.0 if parent >= 0 and self.shifts == "instead" else bone[:, axis]
+                    bone[:, axis] = rest + self.metres_per_unit * values[name]
             if parent < 0:
-                shift = np.zeros((num_frames, 3))
-                for axis, name in enumerate(("tx", "ty", "tz")):
-                    shift[:, axis] = values.get(name, 0.0)
-                positions[:, joint] = self.offsets[joint] + self.metres_per_unit * shift
+                positions[:, joint] = bone
             else:
-                positions[:, joint] = positions[:, parent] + orientation @ self.offsets[joint]
+                turned = orientation if self.turns == "bone" else orientations[parent]
+                positions[:, joint] = positions[:, parent] + (turned @ bone[..., None])[..., 0]
         return positions
 
 
