@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,10 @@ from dvae_lib.extras import needed
 
 __all__ = ["AUDIO_SUFFIXES", "Audio", "AudioError", "read_audio"]
 
-AUDIO_SUFFIXES = frozenset(
+COMPRESSED_SUFFIXES = frozenset((".aac", ".m4a", ".m4b", ".mp4", ".wma"))
+"""Endings of the files that libsndfile does not read, and FFmpeg's libraries do."""
+
+AUDIO_SUFFIXES = COMPRESSED_SUFFIXES | frozenset(
     (
         ".aif",
         ".aiff",
@@ -62,8 +66,9 @@ def read_audio(path: str | Path, sample_rate: int = 16_000) -> Audio:
     """Read an audio file as one channel at the given rate.
 
     Read are the formats of libsndfile (WAV, FLAC, Ogg, MP3, AIFF, ... and uncompressed NIST SPHERE) and raw
-    G.722 (``.g722``, 64 kbit/s, which is 16 kHz). Several channels are averaged. Another rate is resampled by
-    soxr at very high quality.
+    G.722 (``.g722``, 64 kbit/s, which is 16 kHz); AAC and WMA (``.m4a``, ``.mp4``, ``.aac``, ``.wma``) where the
+    package av is installed, the extra "m4a". Several channels are averaged. Another rate is resampled by soxr at very
+    high quality.
 
     Arguments:
         path: The file.
@@ -80,7 +85,12 @@ def read_audio(path: str | Path, sample_rate: int = 16_000) -> Audio:
     """
     path = Path(path)
     refuse_missing(path)
-    samples, rate = _decode_g722(path) if path.suffix.lower() == ".g722" else _decode(path)
+    suffix = path.suffix.lower()
+    if suffix in COMPRESSED_SUFFIXES:
+        with compressed(path) as (rate, channels, blocks):
+            samples = np.concatenate([np.empty((0, channels), np.float32), *blocks])
+    else:
+        samples, rate = _decode_g722(path) if suffix == ".g722" else _decode(path)
     if samples.size == 0:
         raise AudioError(f"{path} holds no samples; expected audio. Remove it, or fetch or copy it again")
     finite = np.isfinite(samples).all(axis=1)
@@ -141,6 +151,39 @@ def opened(path: Path) -> Iterator[Any]:
         raise AudioError(
             f"{path} cannot be read as audio ({error.error_string}). {seems} Fetch or copy it again, convert it to "
             "WAV or FLAC, or remove it"
+        ) from error
+
+
+@contextmanager
+def compressed(path: Path) -> Iterator[tuple[int, int, Iterator[NDArray[np.float32]]]]:
+    """A file that FFmpeg's libraries decode: its rate, its channels, and its samples in blocks, (samples, channels)."""
+    av = needed("av", f"Reading {path.suffix.lower()} files", "m4a")
+    with _decoding_explained(path, av), av.open(str(path)) as container:
+        if not container.streams.audio:
+            raise AudioError(f"{path} holds no sound; expected audio. Remove it, or choose another file")
+        frames = container.decode(container.streams.audio[0])
+        first = next(frames, None)
+        if first is None:
+            raise AudioError(f"{path} holds no samples; expected audio. Remove it, or fetch or copy it again")
+        yield first.sample_rate, first.layout.nb_channels, _blocks(path, av, first, frames)
+
+
+def _blocks(path: Path, av: Any, first: Any, frames: Iterator[Any]) -> Iterator[NDArray[np.float32]]:
+    """The samples of decoded frames, channel by channel in floating point, whatever the codec gives."""
+    convert = av.AudioResampler(format="fltp")
+    with _decoding_explained(path, av):
+        for frame in chain((first,), frames, (None,)):  # None empties what the converter still holds
+            yield from (np.ascontiguousarray(part.to_ndarray().T, np.float32) for part in convert.resample(frame))
+
+
+@contextmanager
+def _decoding_explained(path: Path, av: Any) -> Iterator[None]:
+    try:
+        yield
+    except av.FFmpegError as error:
+        raise AudioError(
+            f"{path} cannot be read as audio ({error.strerror}). It may be cut short or damaged, or of another format. "
+            "Fetch or copy it again, convert it to WAV or FLAC, or remove it"
         ) from error
 
 

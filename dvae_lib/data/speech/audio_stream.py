@@ -9,7 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dvae_lib.data.speech.audio import AudioError, cut_short, opened, refuse_missing
+from dvae_lib.data.speech.audio import (
+    COMPRESSED_SUFFIXES,
+    AudioError,
+    compressed,
+    cut_short,
+    opened,
+    refuse_missing,
+)
 from dvae_lib.extras import needed
 
 __all__ = ["AudioStream", "stream_audio"]
@@ -48,6 +55,10 @@ def stream_audio(path: str | Path) -> Iterator[AudioStream]:
     refuse_missing(path)
     if path.suffix.lower() == ".g722":
         yield AudioStream(_G722_RATE, 1, _checked(path, _g722_blocks(path), None))
+        return
+    if path.suffix.lower() in COMPRESSED_SUFFIXES:
+        with compressed(path) as (rate, channels, decoded):
+            yield AudioStream(rate, channels, _checked(path, decoded, None))
         return
     with opened(path) as file:
         blocks = (file.read(BLOCK, dtype="float32", always_2d=True) for _ in count())
