@@ -1,8 +1,8 @@
 """The command line: ``dvae data``, ``train``, ``evaluate``, ``forecast``, ``impute``, ``score``, ``enhance``,
-``encode``, ``decode``, ``benchmark``, ``report``, ``info``.
+``encode``, ``decode``, ``export``, ``benchmark``, ``report``, ``info``.
 """
 
-from dvae_lib.cli import code, data, enhance, evaluate, experiments, info, series, train
+from dvae_lib.cli import code, data, enhance, evaluate, experiments, export, info, series, train
 from dvae_lib.cli.app import app
 
 __all__ = ["app", "main"]
@@ -18,6 +18,7 @@ for command in (
     enhance.enhance,
     code.encode,
     code.decode,
+    export.export,
     experiments.benchmark,
     experiments.report,
     info.info,

@@ -208,7 +208,7 @@ class DSAE(DVAE):
             return Inferred(
                 {**context.latents, "z": draws("z", self._propose("z", context.frames, {"h": h}))}, {"h": h}
             )
-        first = prepend_input(None if u is None else u[:, 0], x.new_zeros(len(x), self.z_dim))
+        first = prepend_input(None if u is None else u[:, 0], x.new_zeros(x.shape[0], self.z_dim))
         # What h_{t+1} is made of beside z_t; the last one is never used.
         u_next = x.new_zeros(*x.shape[:2], 0) if u is None else F.pad(u[:, 1:], (0, 0, 0, 1))
         latent, h = self.sample_recursively(draws, context.frames["known"], first, u_next)

@@ -212,7 +212,7 @@ class DVBF(DVAE):
 
     def _step(self, state: State, x_prev: Tensor, u_t: Tensor | None, draws: Given) -> tuple[Distribution, State]:
         z_prev, begun = state["z"], state["begun"]
-        w = draws("w", standard_normal(z_prev.new_zeros(len(z_prev), self.w_dim)), z_prev=z_prev)  # (12.c.1)
+        w = draws("w", standard_normal(z_prev.new_zeros(z_prev.shape[0], self.w_dim)), z_prev=z_prev)  # (12.c.1)
         u_t = _inputs(u_t, w)
         z = torch.where(begun > 0, self.d_z.step(z_prev, u_t, w), self.d_z.first(u_t, w))  # (12.c.2)
         return self.x_head(self.d_x(z)), {"z": z, "begun": torch.ones_like(begun)}  # (12.c.4)

@@ -331,7 +331,7 @@ class FHVAE(DVAE):
     def _step(self, state: State, x_prev: Tensor, u_t: Tensor | None, draws: Given) -> tuple[Distribution, State]:
         integrated = self.sequence == "integrated"
         v = draws("v", self._next(state["total"], state["count"]) if integrated else self._near(state["w"]))
-        z = draws("z", standard_normal(x_prev.new_empty(len(x_prev), self.z_dim)), v=v)
+        z = draws("z", standard_normal(x_prev.new_empty(x_prev.shape[0], self.z_dim)), v=v)
         if integrated:
             state = {"total": state["total"] + v, "count": state["count"] + 1}
         return self._observe(z, v, u_t), state

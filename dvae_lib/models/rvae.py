@@ -273,7 +273,7 @@ class RVAE(DVAE):
         return self.d_h.initial_state(batch_size) if isinstance(self.d_h, InternalState) else {}
 
     def _step(self, state: State, x_prev: Tensor, u_t: Tensor | None, draws: Given) -> tuple[Distribution, State]:
-        z = draws("z", standard_normal(x_prev.new_zeros(len(x_prev), self.z_dim)))  # (10.3)
+        z = draws("z", standard_normal(x_prev.new_zeros(x_prev.shape[0], self.z_dim)))  # (10.3)
         inputs = prepend_input(u_t, z)
         if not isinstance(self.d_h, InternalState):
             return self._observe(self.d_h(inputs)), state

@@ -244,7 +244,7 @@ class STORN(DVAE):
         return state
 
     def _step(self, state: State, x_prev: Tensor, u_t: Tensor | None, draws: Given) -> tuple[Distribution, State]:
-        z_prev = state["z"] if self.memory else x_prev.new_empty(len(x_prev), self.z_dim)
+        z_prev = state["z"] if self.memory else x_prev.new_empty(x_prev.shape[0], self.z_dim)
         prior = self._prior(z_prev, state.get("started", z_prev[:, :1]))
         z = draws("z", prior, h_prev=state["h"][:, 0])
         inputs = torch.cat([append_input(self.phi_x(x_prev), u_t), self.phi_z(z)], -1)

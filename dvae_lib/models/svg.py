@@ -125,7 +125,7 @@ class SVG(DVAE):
         return Context({"g": g}, states={"before": features[:, :-1]})
 
     def _features(self, x: Tensor) -> Float[Tensor, "batch time_1 feature"]:
-        return self.phi_x(torch.cat([x.new_zeros(len(x), 1, self.x_dim), x], 1))  # type: ignore[no-any-return]
+        return self.phi_x(torch.cat([x.new_zeros(x.shape[0], 1, self.x_dim), x], 1))  # type: ignore[no-any-return]
 
     def _propose(self, name: str, context: Values, known: Values) -> Distribution:
         posterior: Distribution = self.z_head(context["g"])
@@ -156,7 +156,7 @@ class SVG(DVAE):
         if self.d_k is not None:
             states, own = self.d_k(before[:, None], {name: state[f"k.{name}"] for name in self.d_k.state_names})
             k, state = states[:, 0], state | _of_prior(own)
-        z = draws("z", self._prior(x_prev.new_empty(len(x_prev), self.z_dim), k))
+        z = draws("z", self._prior(x_prev.new_empty(x_prev.shape[0], self.z_dim), k))
         internal = {name: state[name] for name in self.d_h.state_names}
         h, internal = self.d_h(torch.cat([before, z], -1)[:, None], internal)
         return self._observe(h[:, 0]), state | internal

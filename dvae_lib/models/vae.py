@@ -92,5 +92,5 @@ class VAE(DVAE):
         return {}
 
     def _step(self, state: State, x_prev: Tensor, u_t: Tensor | None, draws: Given) -> tuple[Distribution, State]:
-        z = draws("z", standard_normal(x_prev.new_zeros(len(x_prev), self.z_dim)))  # (2.2)
+        z = draws("z", standard_normal(x_prev.new_zeros(x_prev.shape[0], self.z_dim)))  # (2.2)
         return self.x_head(self.d_x(z)), state  # (2.3)

@@ -189,7 +189,7 @@ class VRAE(DVAE):
     def _step(self, state: State, x_prev: Tensor, u_t: Tensor | None, draws: Given) -> tuple[Distribution, State]:
         z = None
         if not self.of_sequence:
-            z = draws("z", standard_normal(x_prev.new_empty(len(x_prev), self.z_dim)))
+            z = draws("z", standard_normal(x_prev.new_empty(x_prev.shape[0], self.z_dim)))
         internal = {name: state[name] for name in self.d_h.state_names}
         h, internal = self.d_h(append_input(self.phi_x(x_prev), u_t)[:, None], internal)
         return self._observe(h[:, 0], z), state | internal

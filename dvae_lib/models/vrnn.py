@@ -125,7 +125,7 @@ class VRNN(DVAE):
         self.z_head = GaussianHead(self.e_z.out_dim, z_dim)
 
     def _context(self, x: Tensor, u: Tensor | None, lengths: Tensor | None, draws: Draws, past: Past) -> Context:
-        features = self.phi_x(torch.cat([x.new_zeros(len(x), 1, self.x_dim), x], 1))  # of x_0, ..., x_T
+        features = self.phi_x(torch.cat([x.new_zeros(x.shape[0], 1, self.x_dim), x], 1))  # of x_0, ..., x_T
         before, present = append_input(features[:, :-1], u), features[:, 1:]
         known = present if self.e_g is None else past.run("g", self.e_g, append_input(present, u), lengths)
         return Context({"known": known}, states={"driving": before})

@@ -155,7 +155,7 @@ class ImprovedVRNN(DVAE):
         self.backward_head = ObservationHead(b_dim, x_dim, observation)
 
     def _context(self, x: Tensor, u: Tensor | None, lengths: Tensor | None, draws: Draws, past: Past) -> Context:
-        features = self.phi_x(torch.cat([x.new_zeros(len(x), 1, self.x_dim), x], 1))  # of x_0, ..., x_T
+        features = self.phi_x(torch.cat([x.new_zeros(x.shape[0], 1, self.x_dim), x], 1))  # of x_0, ..., x_T
         b = past.run("b", self.e_b, append_input(features[:, 1:], u), lengths)
         return Context({"b": b}, states={"driving": append_input(features[:, :-1], u)})
 
