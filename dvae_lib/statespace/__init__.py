@@ -24,6 +24,7 @@ from dvae_lib.statespace.components import (
     season,
     trend,
 )
+from dvae_lib.statespace.continuous import discretise, ssm_at_times
 from dvae_lib.statespace.em import EMResult, fit_em
 from dvae_lib.statespace.explorer import local_level, noise_explorer
 from dvae_lib.statespace.gaussian_process import KERNELS, GaussianProcess, GaussianSequence, matern_ssm
@@ -95,6 +96,7 @@ __all__ = [
     "covariance_factor",
     "diffuse_forecast",
     "diffuse_log_likelihood",
+    "discretise",
     "extended_kalman_filter",
     "extended_kalman_smoother",
     "fit_components",
@@ -117,6 +119,7 @@ __all__ = [
     "sample",
     "sample_posterior",
     "season",
+    "ssm_at_times",
     "structure_cost",
     "trend",
     "unscented_kalman_filter",

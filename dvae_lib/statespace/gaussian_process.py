@@ -18,6 +18,7 @@ from torch.distributions import MultivariateNormal
 
 from dvae_lib.distributions import DiagonalGaussian
 from dvae_lib.statespace.chain import GaussianChain
+from dvae_lib.statespace.continuous import ssm_at_times
 from dvae_lib.statespace.model import LinearGaussianSSM
 
 __all__ = ["KERNELS", "GaussianProcess", "GaussianSequence", "SequencePosterior", "matern_ssm"]
@@ -235,7 +236,9 @@ class GaussianProcess:
         return C[:, :num_steps, :num_steps], weights[:num_steps, :, :num_steps], stddev[:num_steps]
 
 
-def matern_ssm(kernel: str, length_scale: float, noise: float) -> LinearGaussianSSM:
+def matern_ssm(
+    kernel: str, length_scale: float, noise: float, *, times: Float[Tensor, "*batch time"] | None = None
+) -> LinearGaussianSSM:
     r"""The state-space model that a process of Matérn's kernel is, observed in white noise; in double precision.
 
     Of "matern12" the state is the process, :math:`A = e^{-1/\ell}`. Of "matern32" it is the process and its
@@ -244,11 +247,14 @@ def matern_ssm(kernel: str, length_scale: float, noise: float) -> LinearGaussian
 
     Arguments:
         kernel: "matern12" or "matern32".
-        length_scale: In frames.
+        length_scale: In frames; with `times`, in their unit.
         noise: Variance of the observations around the process.
+        times: When the frames were observed, (T,), or (B, T) for a batch of series; by default 1, 2, 3, ... The model
+            is exact at any times.
 
     Raises:
-        ValueError: Another kernel, which is no state-space model with so few states.
+        ValueError: Another kernel, which is no state-space model with so few states; times that run backwards or
+            repeat.
 
     Source: Hartikainen and Särkkä (2010), "Kalman filtering and smoothing solutions to temporal Gaussian process
     regression models".
@@ -265,6 +271,19 @@ def matern_ssm(kernel: str, length_scale: float, noise: float) -> LinearGaussian
     matrix = torch.tensor(A, dtype=torch.float64)
     covariance = torch.diag(torch.tensor(stationary, dtype=torch.float64))
     C = torch.eye(1, len(A), dtype=torch.float64)
+    if times is not None:
+        double = times.to("cpu", torch.float64)
+        drift = [[-rate]] if len(A) == 1 else [[0.0, 1.0], [-(rate**2), -2 * rate]]
+        diffusion = [2 * rate] if len(A) == 1 else [0.0, 4 * rate**3]
+        return ssm_at_times(
+            torch.tensor(drift, dtype=torch.float64),
+            torch.diag(torch.tensor(diffusion, dtype=torch.float64)),
+            double,
+            C,
+            noise * torch.eye(1, dtype=torch.float64),
+            mu_1=0 * C[0],
+            Lambda_1=covariance,
+        )
     new = covariance - matrix @ covariance @ matrix.mT
     return LinearGaussianSSM(
         matrix, C, 0.5 * (new + new.mT), noise * torch.eye(1, dtype=torch.float64), mu_1=0 * C[0], Lambda_1=covariance
