@@ -70,6 +70,7 @@ NEEDS = {
     r"\b(analysis_resynthesis|speech_metrics)\(": "audio",
     r"\b(speech_metrics|analysis_resynthesis|pesq)\(": "pesq",
     r"\b(load_chorales\(|music21\b)": "music",
+    r"\b(read_midi|write_midi|midi_to_roll)\(": "mido",
     r"\bdvae_lib\.coding\b": "codec",
     r"\bimport statsmodels|\bfrom statsmodels": "statsmodels",
     r"\bimport pandas": "pandas",
