@@ -17,7 +17,7 @@ from dvae_lib.graphs import DependencySpec
 from dvae_lib.models.base import DVAE, Context, Draws, Given, Inferred, Past, State, Values
 from dvae_lib.models.registry import register
 from dvae_lib.networks import GaussianHead, InternalState, append_input
-from dvae_lib.networks.window import Reader, Writer
+from dvae_lib.networks.window import WindowReader, WindowWriter
 from dvae_lib.objectives import Generated, Latent
 
 __all__ = ["DRAW"]
@@ -142,9 +142,9 @@ class DRAW(DVAE):
         self.d_h = InternalState(z_dim + u_dim, h_dim, cell=cell)
         if attention is not None and issubclass(self.family, ByColumn):
             raise ValueError(f"a window draws images of one family; got attention={attention} with {observation!r}")
-        self.writer = Writer(h_dim, self.family.output_size(x_dim), self.image, attention)
+        self.writer = WindowWriter(h_dim, self.family.output_size(x_dim), self.image, attention)
         # e, q(z | .): the eye that looks
-        self.reader = Reader(h_dim, 2, self.image, attention)
+        self.reader = WindowReader(h_dim, 2, self.image, attention)
         self.e_h = InternalState(self.reader.out_dim + h_dim + u_dim, e_dim, cell=cell)
         self.z_head = GaussianHead(e_dim, z_dim)
         self.functions = {

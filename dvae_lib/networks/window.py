@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["Reader", "Window", "WindowHead", "Writer", "filter_bank"]
+__all__ = ["WindowReader", "Window", "WindowHead", "WindowWriter", "filter_bank"]
 
 
 def filter_bank(
@@ -100,7 +100,7 @@ class WindowHead(nn.Module):
         return Window(rows, columns, log_gain.exp())
 
 
-class Reader(nn.Module):
+class WindowReader(nn.Module):
     r"""What is taken in of an image: all of it, or the patch under a window that :math:`\mathbf{h}` places.
 
     Arguments:
@@ -125,7 +125,7 @@ class Reader(nn.Module):
         return window.read(planes.unflatten(-1, self.image)).flatten(-3)
 
 
-class Writer(nn.Module):
+class WindowWriter(nn.Module):
     r"""What a step adds to the canvas: an image, or a patch at a window that :math:`\mathbf{h}` places.
 
     Arguments:
