@@ -3,8 +3,8 @@
 `LinearGaussianSSM` holds a model after Eqs. (3.16) and (3.17). `kalman_filter`, `kalman_smoother`, `log_likelihood`,
 `sample_posterior` and `forecast` infer in it, `sample` draws from it, `fit_em` fits it. `level`, `trend`, `season` and
 `regression` are the parts of structural time series, added by +, which `fit_components` fits under an exact flat prior
-of the first state. `NonlinearGaussianSSM` with `extended_kalman_filter`
-and `unscented_kalman_filter`, and their smoothers, covers Eqs. (3.9) to (3.12).
+of the first state; the tests of their `Innovations` say whether they leave anything to explain. `NonlinearGaussianSSM`
+with `extended_kalman_filter` and `unscented_kalman_filter`, and their smoothers, covers Eqs. (3.9) to (3.12).
 `structure_cost` says what an inference model of a given structure loses. `GaussianChain` is a Gaussian over a whole
 sequence of states, as posteriors that are joint over time need it. `HiddenMarkovModel` is the chain of discrete states,
 with its own filter, smoother, posterior samples and most probable path. `GaussianProcess` gives sequences a prior by a
@@ -16,8 +16,7 @@ from dvae_lib.statespace.chain_forms import ChainMoments, ChainPrecision
 from dvae_lib.statespace.components import (
     Component,
     ComponentsFit,
-    diffuse_forecast,
-    diffuse_log_likelihood,
+    Part,
     fit_components,
     level,
     regression,
@@ -25,6 +24,20 @@ from dvae_lib.statespace.components import (
     trend,
 )
 from dvae_lib.statespace.continuous import discretise, ssm_at_times
+from dvae_lib.statespace.diagnostics import (
+    Diagnosis,
+    Innovations,
+    innovations,
+    jarque_bera,
+    ljung_box,
+    variance_ratio,
+)
+from dvae_lib.statespace.diffuse import (
+    diffuse_forecast,
+    diffuse_innovations,
+    diffuse_log_likelihood,
+    diffuse_smoother,
+)
 from dvae_lib.statespace.em import EMResult, fit_em
 from dvae_lib.statespace.explorer import local_level, noise_explorer
 from dvae_lib.statespace.gaussian_process import KERNELS, GaussianProcess, GaussianSequence, matern_ssm
@@ -75,6 +88,7 @@ __all__ = [
     "Component",
     "ComponentsFit",
     "ChainPrecision",
+    "Diagnosis",
     "EMResult",
     "FilterResult",
     "Forecast",
@@ -85,9 +99,11 @@ __all__ = [
     "HMMFilterResult",
     "HMMSmootherResult",
     "HiddenMarkovModel",
+    "Innovations",
     "KERNELS",
     "LinearGaussianSSM",
     "NonlinearGaussianSSM",
+    "Part",
     "SigmaPoints",
     "SmootherResult",
     "StateSpaceSample",
@@ -95,7 +111,9 @@ __all__ = [
     "best_inference",
     "covariance_factor",
     "diffuse_forecast",
+    "diffuse_innovations",
     "diffuse_log_likelihood",
+    "diffuse_smoother",
     "discretise",
     "extended_kalman_filter",
     "extended_kalman_smoother",
@@ -108,9 +126,12 @@ __all__ = [
     "hmm_posterior",
     "hmm_sample_posterior",
     "hmm_smoother",
+    "innovations",
+    "jarque_bera",
     "kalman_filter",
     "kalman_smoother",
     "level",
+    "ljung_box",
     "local_level",
     "log_likelihood",
     "matern_ssm",
@@ -124,6 +145,7 @@ __all__ = [
     "trend",
     "unscented_kalman_filter",
     "unscented_kalman_smoother",
+    "variance_ratio",
     "viterbi",
     "visible",
 ]

@@ -2,29 +2,38 @@ r"""Structural time series: a series as the sum of a level, a trend, a season, r
 
     model = level() + season(12)
     fit = fit_components(model, x)
-    fit.variances, fit.standard_errors, fit.forecast(x, 24).interval(0.9)
+    fit.variances, fit.standard_errors
+    fit.decompose(x)["season"].mean                 # the parts, given the whole series
+    fit.innovations(x).tests()                      # is anything left to explain?
+    fit.forecast(x, 24).interval(0.9)
 
 Nothing is assumed of the first state: its prior is flat, and integrated out exactly.
 """
 
 import math
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dvae_lib.statespace.kalman import Forecast, forecast, kalman_filter
-from dvae_lib.statespace.model import LinearGaussianSSM, in_double
+from dvae_lib.statespace.diagnostics import Innovations
+from dvae_lib.statespace.diffuse import (
+    diffuse_forecast,
+    diffuse_innovations,
+    diffuse_log_likelihood,
+    diffuse_smoother,
+)
+from dvae_lib.statespace.kalman import Forecast
+from dvae_lib.statespace.model import LinearGaussianSSM
 from dvae_lib.statespace.series import Series, as_series
 
 __all__ = [
     "Component",
     "ComponentsFit",
-    "diffuse_forecast",
-    "diffuse_log_likelihood",
+    "Part",
     "fit_components",
     "level",
     "regression",
@@ -46,6 +55,7 @@ class Component:
         G: Which states each disturbance moves, `(L, R)`.
         variances: v, `(R,)`.
         names: Of the disturbances.
+        parts: The name of each part and the number of its states, in their order.
     """
 
     A: Tensor
@@ -53,6 +63,7 @@ class Component:
     G: Tensor
     variances: Tensor
     names: tuple[str, ...]
+    parts: tuple[tuple[str, int], ...] = ()
 
     def __add__(self, other: "Component") -> "Component":
         """Both parts together.
@@ -73,6 +84,7 @@ class Component:
             torch.block_diag(self.G, other.G),
             torch.cat([self.variances, other.variances]),
             (*self.names, *other.names),
+            (*self.parts, *other.parts),
         )
 
     def ssm(self, noise: float | Tensor) -> LinearGaussianSSM:
@@ -93,7 +105,7 @@ def level(variance: float = 1.0) -> Component:
         >>> nile.z_dim
         1
     """
-    return _part([[1.0]], [1.0], [[1.0]], {"level": variance})
+    return _part("level", [[1.0]], [1.0], [[1.0]], {"level": variance})
 
 
 def trend(level: float = 1.0, slope: float = 1.0) -> Component:
@@ -104,7 +116,7 @@ def trend(level: float = 1.0, slope: float = 1.0) -> Component:
         slope: That of the slope; both 0 are a straight line.
     """
     identity = [[1.0, 0.0], [0.0, 1.0]]
-    return _part([[1.0, 1.0], [0.0, 1.0]], [1.0, 0.0], identity, {"level": level, "slope": slope})
+    return _part("trend", [[1.0, 1.0], [0.0, 1.0]], [1.0, 0.0], identity, {"level": level, "slope": slope})
 
 
 def season(period: int, variance: float = 1.0) -> Component:
@@ -118,7 +130,7 @@ def season(period: int, variance: float = 1.0) -> Component:
     size = period - 1
     A = [[-1.0] * size, *([1.0 if j == i else 0.0 for j in range(size)] for i in range(size - 1))]
     first = [1.0] + [0.0] * (size - 1)
-    return _part(A, first, [[value] for value in first], {"season": variance})
+    return _part("season", A, first, [[value] for value in first], {"season": variance})
 
 
 def regression(u: Series) -> Component:
@@ -131,126 +143,28 @@ def regression(u: Series) -> Component:
     if drive.ndim != 2 or not bool(torch.isfinite(drive).all()):
         raise ValueError(f"u must be finite and of shape (T, k); got {tuple(drive.shape)}")
     size = drive.shape[1]
-    return Component(torch.eye(size).double(), drive, torch.zeros(size, 0).double(), torch.zeros(0).double(), ())
+    nothing = torch.zeros(size, 0).double()
+    return Component(torch.eye(size).double(), drive, nothing, nothing[0], (), (("regression", size),))
 
 
-def _part(A: list[list[float]], C: list[float], G: list[list[float]], variances: dict[str, float]) -> Component:
-    for name, value in variances.items():
+def _part(
+    name: str, A: list[list[float]], C: list[float], G: list[list[float]], variances: dict[str, float]
+) -> Component:
+    for moved, value in variances.items():
         if not 0 <= value < math.inf:
-            raise ValueError(f"the variance of the {name} must be finite and not negative; got {value}")
+            raise ValueError(f"the variance of the {moved} must be finite and not negative; got {value}")
     a, c, g, v = (torch.tensor(value, dtype=torch.float64) for value in (A, C, G, list(variances.values())))
-    return Component(a, c, g, v, tuple(variances))
-
-
-# ---- a flat prior of the first state -----------------------------------------------------------------------------
-
-
-class _Start(NamedTuple):
-    """What the data say of a first state of which nothing was known, and the likelihood without it."""
-
-    mean: Tensor  # (L,)
-    covariance: Tensor  # (L, L)
-    log_likelihood: Tensor  # ()
-
-
-def diffuse_log_likelihood(ssm: LinearGaussianSSM, x: Series) -> Float[Tensor, ""]:
-    r"""The log-likelihood of a series under a flat prior of the first state, in nats: the exact diffuse likelihood.
-
-    .. math:: \log L_d = \lim_{\kappa \to \infty}
-        \Big[\log p(x_{1:T}; \Lambda_1 = \kappa I) + \tfrac{L}{2} \log \kappa\Big]
-
-    Innovations are affine in the first state :math:`\delta`, :math:`v_t(\delta) = v_t - V_t \delta`, with covariances
-    :math:`F_t` that do not depend on it. So the integral over :math:`\delta` is Gaussian: with its weighted
-    least-squares estimate :math:`\hat\delta` and information :math:`S = \sum_t V_t^\top F_t^{-1} V_t`,
-
-    .. math:: \log L_d = -\tfrac{1}{2} \sum_t \Big[\log |2\pi F_t| + v_t(\hat\delta)^\top F_t^{-1} v_t(\hat\delta)\Big]
-        - \tfrac{1}{2} \log |S| .
-
-    No large number stands for infinity, and none cancels. Differentiable in the model's parameters.
-
-    Arguments:
-        ssm: The model, without batch dimensions or inputs; its `mu_1` and `Lambda_1` play no part.
-        x: One series `(T, x_dim)`; NaN where missing.
-
-    Raises:
-        ValueError: Another shape, or a series that does not determine the first state.
-
-    Source: de Jong (1991), "The diffuse Kalman filter"; Durbin and Koopman (2012), Chapter 5, for the definition.
-    """
-    return _start(ssm, _single(ssm, x)).log_likelihood
-
-
-def diffuse_forecast(ssm: LinearGaussianSSM, x: Series, horizon: int) -> Forecast:
-    """Moments of the next observations and states under a flat prior of the first state; see `forecast`.
-
-    Arguments:
-        ssm: As in `diffuse_log_likelihood`; per-step parameters must have T + horizon steps.
-        x: One series `(T, x_dim)`; NaN where missing.
-        horizon: How many steps to predict.
-
-    Raises:
-        ValueError: As `diffuse_log_likelihood` and `forecast`.
-    """
-    data = _single(ssm, x)
-    start = _start(ssm, data)
-    model, both = _augmented(in_double(ssm), data)
-    ahead = forecast(model, both, horizon)
-    moments = []
-    for mean, covariance in ((ahead.mean, ahead.covariance), (ahead.state_mean, ahead.state_covariance)):
-        slopes = mean[1:].movedim(0, -1)  # (H, n, L): of a unit of each first state
-        spread = slopes @ start.covariance @ slopes.mT
-        moments += [mean[0] + slopes @ start.mean, covariance[0] + spread]
-    return Forecast(*moments)
-
-
-def _single(ssm: LinearGaussianSSM, x: Series) -> Tensor:
-    data = as_series(x, "x", ssm.dtype, ssm.device)
-    if data.ndim != 2 or data.shape[1] != ssm.x_dim:
-        raise ValueError(f"x must be one series of shape (T, {ssm.x_dim}); got {tuple(data.shape)}")
-    if ssm.batch_shape or ssm.u_dim or ssm.m is not None or ssm.n is not None:
-        raise ValueError(
-            "a flat prior needs a single model without inputs and offsets: regression(u) takes inputs in as states"
-        )
-    return data
-
-
-def _augmented(ssm: LinearGaussianSSM, x: Tensor) -> tuple[LinearGaussianSSM, Tensor]:
-    """The model at a first state of zero and at each unit state, and the data of each: x, and zeros."""
-    units = torch.cat([ssm.mu_1.new_zeros(1, ssm.z_dim), torch.eye(ssm.z_dim).to(ssm.mu_1)])
-    nothing = torch.where(x.isnan(), torch.nan, 0.0).expand(ssm.z_dim, *x.shape)
-    names = [name for name, _ in ssm.parameters() if ssm.per_step(name)]
-    changes = {name: getattr(ssm, name)[None] for name in names}  # a time axis, and no batch
-    known = {"mu_1": units, "Lambda_1": torch.zeros_like(ssm.Lambda_1)}
-    return ssm.replace(validate_args=False, **changes, **known), torch.cat([x[None], nothing])
-
-
-def _start(ssm: LinearGaussianSSM, x: Tensor) -> _Start:
-    ssm = in_double(ssm)
-    longer = {n: getattr(ssm, n)[: len(x)] for n, _ in ssm.parameters() if ssm.per_step(n)}
-    model, both = _augmented(ssm.replace(validate_args=False, **longer), x)
-    found = kalman_filter(model, both)
-    mean, covariance = model.observation_moments(found.predicted_mean, found.predicted_covariance)
-    seen = ~x.isnan()
-    pairs = seen[..., :, None] & seen[..., None, :]
-    factor = torch.linalg.cholesky(torch.where(pairs, covariance[0], torch.eye(x.shape[1]).to(x)))
-    innovations = torch.where(seen, both - mean, 0.0).movedim(0, -1)  # (T, x_dim, 1 + L)
-    white = torch.linalg.solve_triangular(factor, innovations, upper=False).flatten(0, 1)
-    error, slopes = white[:, 0], -white[:, 1:]
-    information = slopes.mT @ slopes
-    root, failed = torch.linalg.cholesky_ex(information)
-    if bool(failed) or bool(root.diagonal().min() < 1e-12 * root.diagonal().max()):
-        raise ValueError(
-            f"the series does not determine all {ssm.z_dim} entries of the first state: it needs more frames, or parts "
-            "that can be told apart"
-        )
-    estimate = torch.cholesky_solve((slopes.mT @ error)[:, None], root)[:, 0]
-    left = error - slopes @ estimate
-    logs = factor.diagonal(dim1=-2, dim2=-1).log().sum() + root.diagonal().log().sum()
-    value = -0.5 * (left.square().sum() + int(seen.sum()) * math.log(2 * math.pi)) - logs
-    return _Start(estimate, torch.cholesky_inverse(root), value)
+    return Component(a, c, g, v, tuple(variances), ((name, len(A)),))
 
 
 # ---- maximum likelihood ------------------------------------------------------------------------------------------
+
+
+class Part(NamedTuple):
+    """What is known of one part of a series: its mean and its standard deviation in each frame, `(T,)`."""
+
+    mean: Float[Tensor, "time"]
+    deviation: Float[Tensor, "time"]
 
 
 class ComponentsFit(NamedTuple):
@@ -261,8 +175,9 @@ class ComponentsFit(NamedTuple):
         variances: Of all disturbances and of the "noise", by name.
         standard_errors: Of these, from the curvature of the log-likelihood; 0 of one that was fixed, NaN of one that is
             zero, at the end of what is possible, where the curvature says nothing.
-        log_likelihood: The exact diffuse one, in nats.
+        log_likelihood: The exact diffuse one, in nats, of all series together.
         converged: Whether the gradient has vanished.
+        parts: The name of each part and the number of its states.
     """
 
     ssm: LinearGaussianSSM
@@ -270,6 +185,40 @@ class ComponentsFit(NamedTuple):
     standard_errors: dict[str, float]
     log_likelihood: float
     converged: bool
+    parts: tuple[tuple[str, int], ...] = ()
+
+    def decompose(self, x: Series) -> dict[str, Part]:
+        """The parts of a series given all of it, by name; two of one name are "season", "season 2".
+
+        Arguments:
+            x: One series `(T, 1)`; NaN where missing, where the parts go on.
+
+        Raises:
+            ValueError: As `diffuse_smoother`.
+        """
+        found = diffuse_smoother(self.ssm, x)
+        C = self.ssm.stepwise("C")[: len(found.mean), 0]
+        parts: dict[str, Part] = {}
+        first = 0
+        for name, size in self.parts:
+            number = 1 + sum(known.partition(" ")[0] == name for known in parts)
+            own = slice(first, first + size)
+            mean = (C[:, own] * found.mean[:, own]).sum(-1)
+            variance = (C[:, None, own] @ found.covariance[:, own, own] @ C[:, own, None])[:, 0, 0]
+            parts[name if number == 1 else f"{name} {number}"] = Part(mean, variance.clamp(min=0).sqrt())
+            first += size
+        return parts
+
+    def innovations(self, x: Series) -> Innovations:
+        """One-step innovations of a series; `innovations(x).tests()` looks for what the model has missed.
+
+        Arguments and errors are those of `diffuse_innovations`.
+        """
+        return diffuse_innovations(self.ssm, x)
+
+    def forecast(self, x: Series, horizon: int) -> Forecast:
+        """Moments of what comes next, with `interval`; arguments and errors are those of `diffuse_forecast`."""
+        return diffuse_forecast(self.ssm, x, horizon)
 
 
 def fit_components(
@@ -283,37 +232,41 @@ def fit_components(
     r"""The variances of a structural model by maximum exact diffuse likelihood, with standard errors.
 
     Logarithms of variances are optimised by the L-BFGS method. The covariance of the estimates is the inverse of the
-    Hessian of the negative log-likelihood, from differences of its exact gradient.
+    Hessian of the negative log-likelihood, from differences of its exact gradient. Of several series the
+    log-likelihoods are added up: they share the variances, and each has a first state of its own.
 
     Arguments:
-        component: The parts of the series.
-        x: One series `(T, 1)`; NaN where missing.
+        component: The parts of the series. The inputs of a regression are those of all series, frame by frame.
+        x: One series `(T, 1)`, a list of series of different lengths, or several of one length, `(N, T, 1)`; NaN where
+            missing.
         noise: Variance of the observation noise, where it is fixed.
         fixed: Names of variances that keep the values they have in `component`, or "noise".
         num_iterations: The most iterations to make.
 
     Raises:
-        ValueError: An unknown name, a series without variation, and as `diffuse_log_likelihood`.
+        ValueError: An unknown name, series without variation, and as `diffuse_log_likelihood`.
     """
-    data = as_series(x, "x", torch.float64, component.A.device)
+    series = _several(x)
     names = (*component.names, "noise")
     kept = {fixed} if isinstance(fixed, str) else set(fixed)
     if not kept <= set(names):
         raise ValueError(f"fixed names {', '.join(sorted(kept - set(names)))}; the variances are {', '.join(names)}")
     free = torch.tensor([name not in kept for name in names])
     given = torch.cat([component.variances, torch.tensor([noise], dtype=torch.float64)])
-    scale = data[~data.isnan()].var(correction=0)
+    scale = torch.cat([(values - values.nanmean()).square().flatten() for values in series]).nanmean()
     if not 0 < float(scale) < math.inf:
         raise ValueError("the series does not vary, so that there are no variances to find")
 
     def model(logs: Tensor) -> LinearGaussianSSM:
         values = given.masked_scatter(free, scale * logs.clamp(min=_SMALLEST).exp())
-        part = Component(component.A, component.C, component.G, values[:-1], component.names)
-        return part.ssm(values[-1])
+        return replace(component, variances=values[:-1]).ssm(values[-1])
+
+    def log_likelihood(ssm: LinearGaussianSSM) -> Tensor:
+        return torch.stack([diffuse_log_likelihood(ssm, values) for values in series]).sum()
 
     def gradient(logs: Tensor) -> tuple[Tensor, Tensor]:
         point = logs.detach().clone().requires_grad_()
-        loss = -diffuse_log_likelihood(model(point), data)
+        loss = -log_likelihood(model(point))
         (slope,) = torch.autograd.grad(loss, point)
         return loss.detach(), slope
 
@@ -327,7 +280,7 @@ def fit_components(
             logs = lower
     with torch.no_grad():
         best = model(logs)
-        value = float(diffuse_log_likelihood(best, data))
+        value = float(log_likelihood(best))
     inside = logs > _SMALLEST
     errors = torch.zeros(len(names), dtype=torch.float64)
     spread = torch.full_like(logs, torch.nan)
@@ -336,7 +289,24 @@ def fit_components(
     errors[free] = values[free] * spread
     slope = gradient(logs)[1][inside] if len(logs) else logs
     variances, deviations = (dict(zip(names, each.tolist(), strict=True)) for each in (values, errors))
-    return ComponentsFit(best, variances, deviations, value, not bool((slope.abs() > 1e-3).any()))
+    converged = not bool((slope.abs() > 1e-3).any())
+    return ComponentsFit(best, variances, deviations, value, converged, component.parts)
+
+
+def _several(x: Series) -> list[Tensor]:
+    """The series, each by itself."""
+    data = as_series(x, "x", torch.float64, torch.device("cpu"))
+    if data.ndim not in (2, 3) or data.shape[-1] != 1:
+        raise ValueError(
+            f"x must be one series of shape (T, 1), a list of such series, or (N, T, 1); got {tuple(data.shape)}"
+        )
+    return [_ended(values) for values in (data if data.ndim == 3 else data[None])]
+
+
+def _ended(values: Tensor) -> Tensor:
+    """A series up to its last observation: what follows says nothing, and costs time."""
+    there = (~values.isnan()).any(-1).nonzero()
+    return values[: int(there[-1]) + 1] if len(there) else values
 
 
 # The logarithm of a variance, against that of the series, below which it counts as zero.

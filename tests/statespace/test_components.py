@@ -11,6 +11,7 @@ from dvae_lib.statespace import (
     LinearGaussianSSM,
     diffuse_forecast,
     diffuse_log_likelihood,
+    diffuse_smoother,
     fit_components,
     forecast,
     level,
@@ -77,6 +78,67 @@ class TestAgainstStatsmodels:
         assert found.log_likelihood == pytest.approx(peer.loglike(best), abs=1e-9)
         own = [found.standard_errors["noise"], found.standard_errors["level"]]
         np.testing.assert_allclose(own, peer.smooth(best, cov_type="approx").bse, rtol=0.01)
+
+    def test_parts_given_the_whole_series(self, sea):
+        options = {"seasonal": 12, "exog": INPUTS[:120], "mle_regression": False, "use_exact_diffuse": True}
+        peer = sm.tsa.UnobservedComponents(sea, "llevel", **options).smooth([0.1, 0.2, 0.01])
+        parts = level(0.2) + season(12, 0.01) + regression(INPUTS)
+        found = fit_components(parts, sea[:, None], noise=0.1, fixed=("level", "season", "noise"))
+        own = found.decompose(sea[:, None])
+        assert list(own) == ["level", "season", "regression"]
+        for name, theirs in {"level": peer.level, "season": peer.seasonal}.items():
+            np.testing.assert_allclose(own[name].mean, theirs.smoothed, atol=1e-7)
+            np.testing.assert_allclose(own[name].deviation ** 2, theirs.smoothed_cov, rtol=1e-6)
+        weights, spread = peer.smoothed_state[-2:, 0], peer.smoothed_state_cov[-2:, -2:, 0]
+        np.testing.assert_allclose(own["regression"].mean, INPUTS[:120] @ weights, atol=1e-7)
+        variance = np.einsum("ti,ij,tj->t", INPUTS[:120], spread, INPUTS[:120])
+        np.testing.assert_allclose(own["regression"].deviation ** 2, variance, rtol=1e-6)
+        smoothed = diffuse_smoother(found.ssm, sea[:, None])
+        np.testing.assert_allclose(smoothed.mean[:, 0], peer.smoothed_state[0], atol=1e-7)
+        theirs = peer.smoothed_state_autocov[0, 1, :-1]  # Cov(z_{t+1}, z_t); zero while the start is diffuse
+        first = peer.nobs_diffuse
+        np.testing.assert_allclose(smoothed.cross_covariance[first:, 0, 1], theirs[first:], atol=1e-7)
+        ahead = found.forecast(sea[:, None], 6)
+        np.testing.assert_allclose(ahead.mean[:, 0], peer.get_forecast(6, exog=INPUTS[120:]).predicted_mean, rtol=1e-8)
+        assert len(found.innovations(sea[:, None]).tests()) == 3
+
+
+class TestSeveralSeries:
+    def test_their_log_likelihoods_are_added_up(self):
+        series = [torch.randn(T, 1, generator=torch.Generator().manual_seed(T)).double().cumsum(0) for T in (30, 9, 52)]
+        series[1][4] = torch.nan
+        found = fit_components(trend(), series, fixed="slope")
+        best = [diffuse_log_likelihood(found.ssm, x).item() for x in series]
+        assert found.log_likelihood == pytest.approx(sum(best), abs=1e-10)
+        assert found.converged
+        for name in ("level", "noise"):  # a maximum of the sum, and of no single one
+            around = []
+            for factor in (0.9, 1.1):
+                variances = found.variances | {name: found.variances[name] * factor + 1e-3 * (factor - 1)}
+                part = trend(max(variances["level"], 0.0), variances["slope"])
+                ssm = part.ssm(max(variances["noise"], 0.0))
+                around.append(sum(diffuse_log_likelihood(ssm, x).item() for x in series))
+            assert max(around) <= found.log_likelihood + 1e-6
+
+    def test_one_in_a_list_is_itself(self, nile):
+        alone, listed = fit_components(level(), nile[:, None]), fit_components(level(), [nile[:, None]])
+        assert alone.variances == listed.variances
+
+    def test_levels_of_their_own_are_no_variance(self):
+        """Series that lie far apart have small variances, as each begins where it will."""
+        rng = np.random.default_rng(0)
+        near = [rng.normal(size=(40, 1)) + 0.5 * rng.normal(size=(40, 1)).cumsum(0) for _ in range(3)]
+        apart = [x + 1000.0 * i for i, x in enumerate(near)]
+        found, moved = fit_components(level(), near), fit_components(level(), np.stack(apart))
+        assert moved.log_likelihood == pytest.approx(found.log_likelihood, abs=1e-6)
+        assert moved.variances == pytest.approx(found.variances, rel=1e-3)
+
+
+def test_parts_of_one_name_are_numbered():
+    x = np.random.default_rng(0).normal(size=(40, 1))
+    u = np.random.default_rng(1).normal(size=(40, 2))
+    found = fit_components(level() + regression(u[:, :1]) + regression(u[:, 1:]), x, fixed="level")
+    assert list(found.decompose(x)) == ["level", "regression", "regression 2"]
 
 
 class TestAgainstTheLimit:
@@ -176,6 +238,8 @@ def test_a_variance_that_goes_to_zero_has_no_error():
         (lambda x: diffuse_log_likelihood(level().ssm(1.0), x[None]), "one series of shape"),
         (lambda x: fit_components(level(), x, fixed="trend"), "fixed names trend"),
         (lambda x: fit_components(level(), np.ones((9, 1))), "does not vary"),
+        (lambda x: fit_components(level(), x[:, 0]), "a list of such series"),
+        (lambda x: fit_components(level(), np.ones((9, 2))), "a list of such series"),
         (lambda x: diffuse_forecast(level().ssm(1.0), x, 2).interval(1.0), "between 0 and 1"),
     ],
 )
