@@ -16,7 +16,7 @@ from dvae_lib.statespace.chain_forms import ChainMoments, ChainPrecision
 from dvae_lib.statespace.components import (
     Component,
     ComponentsFit,
-    Part,
+    SmoothedPart,
     fit_components,
     level,
     regression,
@@ -39,6 +39,7 @@ from dvae_lib.statespace.diffuse import (
     diffuse_smoother,
 )
 from dvae_lib.statespace.em import EMResult, fit_em
+from dvae_lib.statespace.em_given import InverseWishartPrior, NormalPrior
 from dvae_lib.statespace.explorer import local_level, noise_explorer
 from dvae_lib.statespace.gaussian_process import KERNELS, GaussianProcess, GaussianSequence, matern_ssm
 from dvae_lib.statespace.hmm import (
@@ -100,11 +101,13 @@ __all__ = [
     "HMMSmootherResult",
     "HiddenMarkovModel",
     "Innovations",
+    "InverseWishartPrior",
     "KERNELS",
     "LinearGaussianSSM",
     "NonlinearGaussianSSM",
-    "Part",
+    "NormalPrior",
     "SigmaPoints",
+    "SmoothedPart",
     "SmootherResult",
     "StateSpaceSample",
     "ViterbiResult",

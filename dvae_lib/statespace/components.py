@@ -33,7 +33,7 @@ from dvae_lib.statespace.series import Series, as_series
 __all__ = [
     "Component",
     "ComponentsFit",
-    "Part",
+    "SmoothedPart",
     "fit_components",
     "level",
     "regression",
@@ -160,7 +160,7 @@ def _part(
 # ---- maximum likelihood ------------------------------------------------------------------------------------------
 
 
-class Part(NamedTuple):
+class SmoothedPart(NamedTuple):
     """What is known of one part of a series: its mean and its standard deviation in each frame, `(T,)`."""
 
     mean: Float[Tensor, "time"]
@@ -187,7 +187,7 @@ class ComponentsFit(NamedTuple):
     converged: bool
     parts: tuple[tuple[str, int], ...] = ()
 
-    def decompose(self, x: Series) -> dict[str, Part]:
+    def decompose(self, x: Series) -> dict[str, SmoothedPart]:
         """The parts of a series given all of it, by name; two of one name are "season", "season 2".
 
         Arguments:
@@ -198,14 +198,14 @@ class ComponentsFit(NamedTuple):
         """
         found = diffuse_smoother(self.ssm, x)
         C = self.ssm.stepwise("C")[: len(found.mean), 0]
-        parts: dict[str, Part] = {}
+        parts: dict[str, SmoothedPart] = {}
         first = 0
         for name, size in self.parts:
             number = 1 + sum(known.partition(" ")[0] == name for known in parts)
             own = slice(first, first + size)
             mean = (C[:, own] * found.mean[:, own]).sum(-1)
             variance = (C[:, None, own] @ found.covariance[:, own, own] @ C[:, own, None])[:, 0, 0]
-            parts[name if number == 1 else f"{name} {number}"] = Part(mean, variance.clamp(min=0).sqrt())
+            parts[name if number == 1 else f"{name} {number}"] = SmoothedPart(mean, variance.clamp(min=0).sqrt())
             first += size
         return parts
 

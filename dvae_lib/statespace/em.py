@@ -1,13 +1,15 @@
 """Expectation-maximisation for linear-Gaussian models (Shumway and Stoffer, 1982)."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from dvae_lib.scans import Method
+from dvae_lib.statespace.em_given import COVARIANCES, Prior, Restrictions
 from dvae_lib.statespace.kalman import SmootherResult, filter_and_smooth, observed_components
 from dvae_lib.statespace.model import LinearGaussianSSM, in_double
 from dvae_lib.statespace.recursions import symmetric
@@ -18,7 +20,6 @@ __all__ = ["EMResult", "fit_em"]
 Changes = dict[str, Tensor]
 
 _NAMES = ("A", "B", "m", "Lambda", "C", "n", "Sigma", "mu_1", "Lambda_1")
-_COVARIANCES = ("Lambda", "Sigma", "Lambda_1")
 
 
 class EMResult(NamedTuple):
@@ -30,12 +31,14 @@ class EMResult(NamedTuple):
             that was kept, in float64. The last is that of `ssm`, before it is rounded to the dtype of the start.
         converged: Whether the last iteration gained less than the tolerance.
         reason: Why the iterations ended, in a sentence.
+        log_priors: Of the same models, the logarithm of the density of the priors, but for constants: zeros without.
     """
 
     ssm: LinearGaussianSSM
     log_likelihoods: Float[Tensor, "iterations"]
     converged: bool
     reason: str
+    log_priors: Float[Tensor, "iterations"]
 
 
 def fit_em(
@@ -46,6 +49,8 @@ def fit_em(
     mask: Series | None = None,
     update: str | Collection[str] | None = None,
     diagonal: str | Collection[str] = (),
+    kept: Mapping[str, Tensor | ArrayLike] | None = None,
+    priors: Mapping[str, Prior] | None = None,
     min_variance: float | None = None,
     num_iterations: int = 100,
     tolerance: float = 1e-6,
@@ -62,6 +67,23 @@ def fit_em(
     maximum: a variance goes to zero. The iterations then end with the last model that has a likelihood, or go on with
     `min_variance` as a floor.
 
+    With `priors` it climbs the posterior density of the parameters instead, log-likelihood plus log-prior. With entries
+    that are `kept`, with normal priors, and where the noise is given per step, the coefficients of a regression depend
+    on the covariance of its noise: they are solved for at the present one, and the covariance then at them. An entry of
+    a row without noise cannot be learned so, and stays as it is.
+
+    Example:
+        A second-order autoregression, of which two coefficients and one variance are to be found:
+
+        >>> A, noise = torch.tensor([[0.5, 0.0], [1.0, 0.0]]), torch.diag(torch.tensor([1.0, 0.0]))
+        >>> start = {"mu_1": torch.zeros(2), "Lambda_1": torch.eye(2)}
+        >>> stay = ("C", "Sigma", *start)
+        >>> ar2 = LinearGaussianSSM(A, torch.eye(2)[:1], noise, torch.zeros(1, 1), **start, fixed=stay)
+        >>> x = torch.sin(torch.arange(40.0))[:, None] + 0.1 * torch.cos(3 * torch.arange(40.0))[:, None]
+        >>> kept = {"A": [[False, False], [True, True]], "Lambda": [[False, True], [True, True]]}
+        >>> fit_em(ar2, x, kept=kept).ssm.A[1].tolist()
+        [1.0, 0.0]
+
     Arguments:
         ssm: Where to start, without batch dimensions. What is None stays None. A parameter that is updated must be
             constant; one that is kept may be per step.
@@ -73,6 +95,10 @@ def fit_em(
             for a single series without `Lambda_1`: one first state says nothing about its own covariance.
         diagonal: Which of Lambda, Sigma and Lambda_1 to keep diagonal, as in Eqs. (3.10) and (3.12); those that are
             fitted are made so in the start, too.
+        kept: Entries that stay as they are: for the name of a fitted parameter a boolean mask of its shape, True where
+            an entry stays. The fitted entries of a covariance must be blocks, uncorrelated with all the rest.
+        priors: For the name of a fitted parameter a `NormalPrior` (A, B, C, m, n, mu_1) or an `InverseWishartPrior`
+            (Lambda, Sigma, Lambda_1).
         min_variance: The least variance, in any direction, of the fitted covariances; the start is raised to it.
         num_iterations: The most iterations to make.
         tolerance: Stops when an iteration gains less than this fraction of the log-likelihood's magnitude.
@@ -82,10 +108,11 @@ def fit_em(
         The fitted model, in the dtype of the start, and the log-likelihoods on the way.
 
     Raises:
-        TypeError: As `kalman_filter`.
+        TypeError: As `kalman_filter`; a prior of the wrong kind.
         ValueError: If the model has batch dimensions, a name in `update` or `diagonal` is unknown or not given in
-            the model, an updated parameter is per step, B is to be fitted with first inputs that differ, `min_variance`
-            is not positive, and as `kalman_filter`.
+            the model, one in `kept` or `priors` is not fitted, a mask or a prior has another shape, an updated
+            parameter is per step, B is to be fitted with first inputs that differ, `min_variance` is not positive, and
+            as `kalman_filter`.
     """
     dtype, device = ssm.dtype, ssm.device
     x = as_series(x, "x", dtype, device)
@@ -97,12 +124,13 @@ def fit_em(
         raise ValueError(f"min_variance must be positive, got {min_variance}")
     with torch.no_grad():
         ssm = in_double(ssm.map(torch.Tensor.detach))
-        start = _raised(dict(ssm.parameters()), names, diagonal, min_variance or 0.0)
+        given = Restrictions(ssm, names, kept or {}, diagonal, priors or {})
+        start = _raised(dict(ssm.parameters()), given, diagonal, min_variance or 0.0)
         ssm = ssm.replace(**start, validate_args=False)
 
         def improve(ssm: LinearGaussianSSM, smoothed: SmootherResult) -> LinearGaussianSSM:
-            changes = _changes(ssm, smoothed, x, u, mask, names)
-            changes |= _raised(changes, names, diagonal, min_variance or 0.0)
+            changes = _changes(ssm, smoothed, x, u, mask, names, given)
+            changes |= _raised(changes, given, diagonal, min_variance or 0.0)
             if not all(bool(torch.isfinite(value).all()) for value in changes.values()):
                 raise ValueError("a parameter is no longer finite")
             if (
@@ -114,6 +142,7 @@ def fit_em(
             return ssm.replace(validate_args=False, **changes)
 
         values: list[float] = []
+        beliefs: list[float] = []
         smoothed: SmootherResult | None = None
         for _ in range(num_iterations + 1):
             try:
@@ -124,19 +153,21 @@ def fit_em(
                     raise
                 converged, reason = False, f"{_SINGULAR} ({error})"
                 break
-            value = float(filtered.log_likelihood.sum())
-            gain = value - values[-1] if values else torch.inf
+            value, belief = float(filtered.log_likelihood.sum()), given.log_prior(candidate)
+            gain = value - values[-1] + belief - beliefs[-1] if values else torch.inf
             if not gain >= 0:
-                converged, reason = _after_a_fall(gain, values[-1], tolerance)
+                converged, reason = _after_a_fall(gain, values[-1] + beliefs[-1], tolerance)
                 break
             ssm, smoothed = candidate, posterior
             values.append(value)
-            if gain <= tolerance * abs(value):
+            beliefs.append(belief)
+            if gain <= tolerance * abs(value + belief):
                 converged, reason = True, "The last iteration gained less than the tolerance."
                 break
         else:
             converged, reason = False, f"All {num_iterations} iterations were made."
-    return EMResult(ssm.to(dtype), torch.tensor(values, dtype=torch.float64), converged, reason)
+    course, of_priors = (torch.tensor(part, dtype=torch.float64) for part in (values, beliefs))
+    return EMResult(ssm.to(dtype), course, converged, reason, of_priors)
 
 
 _SINGULAR = (
@@ -163,11 +194,25 @@ def _changes(
     u: Tensor | None,
     mask: Tensor | None,
     names: set[str],
+    given: Restrictions,
 ) -> Changes:
     """The M step."""
-    changes = _fit_transition(ssm, smoothed, u, names)
-    changes |= _fit_observation(ssm, smoothed, x, observed_components(x, mask), names)
-    return changes | _fit_first(ssm.replace(**changes, validate_args=False), smoothed, u, names)
+    observed = observed_components(x, mask)
+    within = _within(observed, smoothed)
+    changes = _fit_transition(ssm, smoothed, u, within, names, given)
+    changes |= _fit_observation(ssm, smoothed, x, observed, within, names, given)
+    return changes | _fit_first(ssm.replace(**changes, validate_args=False), smoothed, u, names, given)
+
+
+def _within(observed: Tensor | None, smoothed: SmootherResult) -> Tensor | None:
+    """Which frames are not after the last observation of their series; None: all.
+
+    The frames after it say nothing of the parameters but what the model itself puts there: they would slow it down.
+    """
+    if observed is None:
+        return None
+    within = observed.any(-1).flip(-1).cummax(-1).values.flip(-1).expand(smoothed.mean.shape[:-1])
+    return None if bool(within.all()) else within
 
 
 def _singular(covariance: Tensor, dtype: torch.dtype) -> bool:
@@ -179,16 +224,12 @@ def _singular(covariance: Tensor, dtype: torch.dtype) -> bool:
     return not bool((torch.linalg.eigvalsh(correlation.nan_to_num()) > least).all())
 
 
-def _raised(values: Changes, names: set[str], diagonal: set[str], least: float) -> Changes:
-    """The fitted covariances with no direction of less variance than `least`: the best that respect it."""
+def _raised(values: Changes, given: Restrictions, diagonal: set[str], least: float) -> Changes:
+    """The fitted covariances with no direction of less variance than `least`, diagonal where they are to be."""
     raised = {}
-    for name in names & set(_COVARIANCES) & set(values):
+    for name in set(given.blocks) & set(values):
         value = torch.diag_embed(values[name].diagonal()) if name in diagonal else values[name]
-        if least > 0 or bool(torch.linalg.cholesky_ex(value).info != 0):
-            variances, directions = torch.linalg.eigh(value)
-            if bool(variances[0] < least):
-                value = symmetric(directions @ torch.diag_embed(variances.clamp(min=least)) @ directions.mT)
-        raised[name] = value
+        raised[name] = given.raised(name, value, least)
     return raised
 
 
@@ -212,7 +253,7 @@ def _checked_names(
         raise ValueError(
             f"The model has no {', '.join(sorted(names - set(given)))}: start it from zeros to have it fitted"
         )
-    if not diagonal <= set(_COVARIANCES):
+    if not diagonal <= set(COVARIANCES):
         raise ValueError(f"diagonal may hold Lambda, Sigma and Lambda_1, got {sorted(diagonal)}")
     for name in sorted(names):
         if ssm.per_step(name):
@@ -240,16 +281,15 @@ class _Regression(NamedTuple):
     yw: Tensor  # (frames, p, q)
     ww: Tensor  # (frames, q, q)
 
-    def fit(self, W: Tensor, fitted: Tensor, constant: bool) -> tuple[Tensor, Tensor]:
+    def fit(self, W: Tensor, fitted: Tensor, constant: bool) -> Tensor:
         """Solves for the `fitted` columns of W `(frames or 1, p, q)`; the others stay as they are.
 
         The change of W is solved for, from the residuals that the present W leaves. Where the last column, which
         belongs to the regressor 1, is fitted (`constant`), the others are solved for about the means.
 
         Returns:
-            The fitted columns `(p, number fitted)` and the mean covariance of the residual `(p, p)`.
+            The changed W.
         """
-        columns = W.new_zeros(W.shape[-2], 0)
         if bool(fitted.any()):
             slopes = fitted.clone()
             slopes[-1] = slopes[-1] and not constant
@@ -264,16 +304,55 @@ class _Regression(NamedTuple):
             W = W + change
             if constant:
                 W[..., -1] = W[..., -1] + self._residual(W).mean(0)
-            columns = W[0][:, fitted]
+        return W
+
+    def fit_entries(self, W: Tensor, free: Tensor, noise: Tensor, mean: Tensor, precision: Tensor) -> Tensor:
+        r"""Solves for single entries of W, at a covariance of the noise `(frames or 1, p, p)`, with normal priors.
+
+        With the precision P of the noise, the residual r of the present W, and precision K and mean M of the prior,
+        the change of the `free` entries `(p, q)` solves
+
+        .. math:: \sum_t P_t \, \Delta \, E[w_t w_t^\top] + K \circ \Delta
+            = \sum_t P_t \, E[r_t w_t^\top] - K \circ (W - M) .
+
+        Returns:
+            The changed W.
+        """
+        P = torch.linalg.pinv(noise, hermitian=True)
+        cross = _outer(self._residual(W), self.w) + self.yw - W @ self.ww
+        moments = _outer(self.w, self.w) + self.ww
+        if len(P) == 1:
+            cross, moments = cross.sum(0, keepdim=True), moments.sum(0, keepdim=True)
+        where = free.flatten()
+        size = len(where)
+        system = torch.einsum("tik,tjl->ijkl", P, moments).reshape(size, size)
+        system = system + torch.diag(precision.flatten())
+        goal = ((P @ cross).sum(0) - precision * (W[0] - mean)).flatten()
+        unit = system.diagonal()[where].sqrt()
+        unit = torch.where(unit > 0, unit, 1.0)  # of a row without noise
+        scaled = system[where][:, where] / unit[:, None] / unit
+        change = torch.zeros_like(goal)
+        change[where] = torch.linalg.pinv(scaled, hermitian=True) @ (goal[where] / unit) / unit
+        return W + change.reshape(free.shape)
+
+    def spread(self, W: Tensor) -> Tensor:
+        """The mean covariance of the residual that W leaves, `(p, p)`."""
         residual = self._residual(W)
         spread = self.yy - W @ self.yw.mT - self.yw @ W.mT + W @ self.ww @ W.mT
-        return columns, symmetric((_outer(residual, residual) + spread).mean(0))
+        return symmetric((_outer(residual, residual) + spread).mean(0))
 
     def _residual(self, W: Tensor) -> Tensor:
         return self.y - (W @ self.w.unsqueeze(-1)).squeeze(-1)
 
 
-def _fit_transition(ssm: LinearGaussianSSM, smoothed: SmootherResult, u: Tensor | None, names: set[str]) -> Changes:
+def _fit_transition(
+    ssm: LinearGaussianSSM,
+    smoothed: SmootherResult,
+    u: Tensor | None,
+    within: Tensor | None,
+    names: set[str],
+    given: Restrictions,
+) -> Changes:
     """A, B, m and Lambda: the regression of z_t on z_{t-1}, u_t and 1 over t = 2..T."""
     *batch, T, L = smoothed.mean.shape
     if T == 1 or not names & {"A", "B", "m", "Lambda"}:
@@ -288,11 +367,18 @@ def _fit_transition(ssm: LinearGaussianSSM, smoothed: SmootherResult, u: Tensor 
     ww[..., :L, :L] = smoothed.covariance[..., :-1, :, :]
     columns = [("A", L), ("B", ssm.u_dim), ("m", 1)]
     data = _Regression(*_frames(now, w, smoothed.covariance[..., 1:, :, :], yw, ww))
-    return _fit_linear(ssm, columns, "Lambda", data, names, first=1)
+    within = None if within is None else within[..., 1:].flatten()
+    return _fit_linear(ssm, columns, "Lambda", data, within, names, given, first=1)
 
 
 def _fit_observation(
-    ssm: LinearGaussianSSM, smoothed: SmootherResult, x: Tensor, observed: Tensor | None, names: set[str]
+    ssm: LinearGaussianSSM,
+    smoothed: SmootherResult,
+    x: Tensor,
+    observed: Tensor | None,
+    within: Tensor | None,
+    names: set[str],
+    given: Restrictions,
 ) -> Changes:
     """C, n and Sigma: the regression of x_t on z_t and 1."""
     if not names & {"C", "n", "Sigma"}:
@@ -316,7 +402,9 @@ def _fit_observation(
         x = (H @ z.unsqueeze(-1) + J @ torch.where(observed, x, 0).unsqueeze(-1) + offset).squeeze(-1)
         yy = (H @ P @ H.mT + V).expand_as(yy)
         yw[..., :L] = H @ P
-    return _fit_linear(ssm, [("C", L), ("n", 1)], "Sigma", _Regression(*_frames(x, w, yy, yw, ww)), names)
+    data = _Regression(*_frames(x, w, yy, yw, ww))
+    within = None if within is None else within.flatten()
+    return _fit_linear(ssm, [("C", L), ("n", 1)], "Sigma", data, within, names, given)
 
 
 def _fit_linear(
@@ -324,43 +412,92 @@ def _fit_linear(
     columns: list[tuple[str, int]],
     noise: str,
     data: _Regression,
+    within: Tensor | None,
     names: set[str],
+    given: Restrictions,
     first: int = 0,
 ) -> Changes:
     """One regression: its coefficients, the blocks of `columns`, and the covariance of its noise."""
-    steps = ssm.num_steps or 1
-    blocks = []
-    for name, size in columns:
-        value = getattr(ssm, name)
-        if value is None:
-            block = ssm.A.new_zeros(1, data.y.shape[-1], size)
-        else:
-            block = ssm.stepwise(name).unsqueeze(-1) if value.ndim == 1 + ssm.per_step(name) else ssm.stepwise(name)
-            block = block[first:] if ssm.per_step(name) else block
-        blocks.append(block)
-    longest = max(len(block) for block in blocks) if steps > 1 else 1
+    blocks = [_coefficients(ssm, name, size, data, first) for name, size in columns]
+    longest = max(len(block) for block in blocks)
     W = torch.cat([block.expand(longest, -1, -1) for block in blocks], dim=-1)
-    if longest > 1:
-        W = W.repeat(len(data.y) // longest, 1, 1)
+    covariance = ssm.stepwise(noise)[first if ssm.per_step(noise) else 0 :]
+    W, covariance = (_to_frames(value, len(data.y), within) for value in (W, covariance))
+    if within is not None:
+        data = _Regression(*(part[within] for part in data))
+    if len(data.y) == 0:
+        return {}
     fitted = torch.tensor([name in names for name, size in columns for _ in range(size)], device=W.device)
-    solution, residual = data.fit(W, fitted, constant=columns[-1][0] in names)
-    chosen = [(name, size) for name, size in columns if name in names]
-    pieces = solution.split([size for _, size in chosen], dim=-1) if chosen else ()
+    chosen = [name for name, _ in columns if name in names]
+    if given.plain(chosen) and len(covariance) == 1:
+        W = data.fit(W, fitted, constant=columns[-1][0] in names)
+    elif chosen:
+        W = data.fit_entries(W, *_wanted(W, columns, names, given, covariance))
     changes: Changes = {}
-    for (name, _), piece in zip(chosen, pieces, strict=True):
-        changes[name] = piece.squeeze(-1) if name in ("m", "n") else piece
-    return changes | ({noise: residual} if noise in names else {})
+    for (name, _), piece in zip(columns, W[0].split([size for _, size in columns], dim=-1), strict=True):
+        if name in names:
+            value = piece.squeeze(-1) if name in ("m", "n") else piece
+            free = given.free.get(name)
+            changes[name] = value if free is None else torch.where(free, value, getattr(ssm, name))
+    if noise in names:
+        changes[noise] = given.covariance(noise, getattr(ssm, noise), data.spread(W), len(data.y))
+    return changes
 
 
-def _fit_first(ssm: LinearGaussianSSM, smoothed: SmootherResult, u: Tensor | None, names: set[str]) -> Changes:
-    """mu_1 and Lambda_1, from the first smoothed states of all series."""
+def _coefficients(ssm: LinearGaussianSSM, name: str, size: int, data: _Regression, first: int) -> Tensor:
+    """The columns of a parameter, `(steps or 1, p, size)`."""
+    if getattr(ssm, name) is None:
+        return data.y.new_zeros(1, data.y.shape[-1], size)
+    value = ssm.stepwise(name)
+    value = value.unsqueeze(-1) if name in ("m", "n") else value
+    return value[first:] if ssm.per_step(name) else value
+
+
+def _to_frames(value: Tensor, frames: int, within: Tensor | None) -> Tensor:
+    """What is given per step, for the frames of all series; what is constant as it is."""
+    if len(value) == 1:
+        return value
+    value = value.repeat(frames // len(value), 1, 1)
+    return value if within is None else value[within]
+
+
+def _wanted(
+    W: Tensor, columns: list[tuple[str, int]], names: set[str], given: Restrictions, covariance: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Which entries of the coefficients are fitted, at which covariance, and means and precisions of their priors."""
+    nothing = torch.zeros_like(W[0])
+    free, means, precisions = [], [], []
+    for (name, _), none in zip(columns, nothing.split([size for _, size in columns], dim=-1), strict=True):
+        mean, precision = given.normal.get(name, (none, none))
+        stays = given.free.get(name, none == 0)
+        free.append(stays.reshape(none.shape) & (name in names))
+        means.append(mean.reshape(none.shape))
+        precisions.append(precision.reshape(none.shape))
+    return torch.cat(free, -1), covariance, torch.cat(means, -1), torch.cat(precisions, -1)
+
+
+def _fit_first(
+    ssm: LinearGaussianSSM, smoothed: SmootherResult, u: Tensor | None, names: set[str], given: Restrictions
+) -> Changes:
+    """mu_1 and Lambda_1: the regression of the first smoothed states of all series on 1."""
+    if not names & {"mu_1", "Lambda_1"}:
+        return {}
     z, P = _frames(smoothed.mean[..., :1, :], smoothed.covariance[..., :1, :, :])
     if u is not None and ssm.B is not None:
         driven = (ssm.stepwise("B")[0] @ u[..., 0, :].unsqueeze(-1)).squeeze(-1)
         z = z - driven.expand(*smoothed.mean.shape[:-2], -1).reshape(z.shape)
-    mu_1 = z.mean(0) if "mu_1" in names else ssm.mu_1
-    spread = symmetric((_outer(z - mu_1, z - mu_1) + P).mean(0))
-    return {name: value for name, value in (("mu_1", mu_1), ("Lambda_1", spread)) if name in names}
+    one = z.new_ones(len(z), 1)
+    data = _Regression(z, one, P, z.new_zeros(*z.shape, 1), z.new_zeros(len(z), 1, 1))
+    columns = [("mu_1", 1)]
+    W, covariance = ssm.mu_1[None, :, None], ssm.Lambda_1[None]
+    if "mu_1" in names and given.plain(["mu_1"]):
+        W = W + (z.mean(0) - ssm.mu_1)[None, :, None]
+    elif "mu_1" in names:
+        W = data.fit_entries(W, *_wanted(W, columns, names, given, covariance))
+    changes = {"mu_1": W[0, :, 0]} if "mu_1" in names else {}
+    if "Lambda_1" in names:
+        changes["Lambda_1"] = given.covariance("Lambda_1", ssm.Lambda_1, data.spread(W), len(z))
+    return changes
 
 
 def _outer(left: Tensor, right: Tensor) -> Tensor:
