@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from numpy.typing import NDArray
 
 from dvae_lib.cli import console
 from dvae_lib.cli.outputs import check_folder
@@ -99,10 +98,10 @@ def score(
     """
     trained, x, _ = _opened(model, series, output)
     found = trained.score(x, inputs=_numbers(inputs, trained), num_particles=particles, missing=True, seed=seed)
-    _write(output, ["log_density"], 0, found[:, None], {})
+    _write(output, ["log_density"], 0, found.to_frame() if hasattr(found, "iloc") else found[:, None], {})
 
 
-def _opened(model: str, series: Path, output: Path | None) -> tuple[Any, NDArray[Any], list[str]]:
+def _opened(model: str, series: Path, output: Path | None) -> tuple[Any, Any, list[str]]:
     """The model, and the series with the names of its columns. What would fail at the end fails now."""
     from dvae_lib.series import TrainedModel
 
@@ -113,14 +112,21 @@ def _opened(model: str, series: Path, output: Path | None) -> tuple[Any, NDArray
     return trained, x, names
 
 
-def _read(file: Path, columns: Sequence[str] | None = None) -> tuple[NDArray[Any], list[str]]:
-    """The numbers of a file and the names of its columns: in a CSV file found by the names of the training."""
+def _read(file: Path, columns: Sequence[str] | None = None) -> tuple[Any, list[str]]:
+    """The numbers of a file and the names of its columns: in a CSV file found by the names of the training.
+
+    Where a CSV file has dates at a rhythm, the numbers are a DataFrame with these.
+    """
     from dvae_lib.data.own_files import read_numpy
     from dvae_lib.data.tables import read_csv_folder
 
     if file.suffix.lower() == ".csv" and file.is_file():
         (table,) = read_csv_folder(file, columns=columns, missing=True)
-        return table.values, list(table.names)
+        if table.times.frequency is None or columns is None:
+            return table.values, list(table.names)
+        import pandas as pd  # by which the dates were read
+
+        return pd.DataFrame(table.values, table.times.index, list(table.names)), list(table.names)
     if file.suffix.lower() not in (".npy", ".npz"):
         raise ValueError(f"{file} is not a series: expected one CSV or NumPy file")
     found = read_numpy(file)
@@ -131,21 +137,23 @@ def _read(file: Path, columns: Sequence[str] | None = None) -> tuple[NDArray[Any
     return x, list(columns or ()) if known else [str(i) for i in range(x.shape[1])]
 
 
-def _numbers(file: Path | None, trained: Any) -> NDArray[Any] | None:
+def _numbers(file: Path | None, trained: Any) -> Any:
     return None if file is None else _read(file, trained.input_columns)[0]
 
 
-def _write(
-    output: Path | None, names: Sequence[str], start: int, mean: NDArray[Any], quantiles: dict[float, NDArray[Any]]
-) -> None:
-    """A CSV: the frame's number, then the columns and their quantiles."""
+def _write(output: Path | None, names: Sequence[str], start: int, mean: Any, quantiles: dict[float, Any]) -> None:
+    """A CSV: the frame's time, or its number where it has none, then the columns and their quantiles."""
     from dvae_lib.files import write_atomically
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["frame", *names, *(f"{name} q{level:g}" for level in quantiles for name in names)])
+    times = [str(time) for time in mean.index] if hasattr(mean, "iloc") else None
+    writer.writerow(
+        ["frame" if times is None else "time", *names, *(f"{name} q{level:g}" for level in quantiles for name in names)]
+    )
     rows = np.concatenate([mean, *quantiles.values()], axis=1)
-    writer.writerows([start + t, *(f"{value:.6g}" for value in row)] for t, row in enumerate(rows))
+    first = range(start, start + len(rows)) if times is None else times
+    writer.writerows([when, *(f"{value:.6g}" for value in row)] for when, row in zip(first, rows, strict=True))
     if output is None:
         typer.echo(text.getvalue(), nl=False)
         return

@@ -93,6 +93,14 @@ def train(
             "files.",
         ),
     ] = None,
+    time: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="The column of your CSV files that holds the times, evenly spaced. Default: one with dates. Their "
+            "rhythm is kept with the model.",
+        ),
+    ] = None,
     limit: LIMIT = None,
     max_epochs: Annotated[int | None, typer.Option("--epochs", min=1, rich_help_panel=_PANEL)] = None,
     batch_size: Annotated[
@@ -185,6 +193,7 @@ def train(
         split=split.value,
         standardize=which,
         missing=missing,
+        time=time,
         **_json_options(data_option or [], "--data-option"),
     )
     if isinstance(families, Mapping):

@@ -32,6 +32,7 @@ def load(
     split: Literal["group", "time"] = "group",
     standardize: bool | Sequence[str | int] | None = None,
     missing: bool = False,
+    time: str | None = None,
     fetch: bool = True,
     progress: bool = True,
     **options: Any,
@@ -56,6 +57,8 @@ def load(
             standardised, where only some are.
         missing: Whether NaN, or an empty cell, of the reader's own sequences stands for a missing value; otherwise it
             is refused. See `SequenceDataset`.
+        time: The column of the reader's own CSV files that holds the times; None finds it. Their rhythm is kept with
+            the model. Times must not run backwards or repeat, and those of a column that is named here must not jump.
         fetch: Get a corpus that is not here yet, where a program may.
         progress: Show progress bars.
         options: Of the corpus's own loader, such as ``fps=15`` for "cmu"; see `dvae_lib.data.load_cmu` and its like. Of
@@ -83,10 +86,11 @@ def load(
         about["options"] = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     asked = {"limit": limit, "settings": settings, **options}
     asked = {name: value for name, value in asked.items() if value is not None}
+    timed = {} if time is None else {"time": time}
     if str(source) in source_names() and (isinstance(source, str) or not source.exists()):
         corpus = corpus_info(str(source))
         offered = {"sequence_length": sequence_length or corpus.sequence_length, "seed": seed, "progress": progress}
-        wanted = {**_known(corpus, offered), **_known(corpus, asked, refuse=True)}
+        wanted = {**_known(corpus, offered), **_known(corpus, {**asked, **timed}, refuse=True)}
         parts = corpus.load(corpus.at_hand(fetch=fetch, progress=progress), **wanted)
         if corpus.find is not None:
             about |= {"licence": corpus.licence, "attribution": corpus.attribution}
@@ -98,7 +102,7 @@ def load(
         )
     about["source"] = str(path.resolve())
     what = kind_of_files(path)
-    if what == "audio":
+    if what == "audio" and not timed:
         speech = load_corpus(
             path,
             sequence_length=sequence_length or 50,
@@ -115,7 +119,8 @@ def load(
         about["standardize"] = standardize if isinstance(standardize, bool) else list(standardize)
     if missing:
         about["missing"] = True
-    choices: dict[str, Any] = {"split": split, "standardize": standardize, "missing": missing}
+    about |= timed
+    choices: dict[str, Any] = {"split": split, "standardize": standardize, "missing": missing, "time": time}
     kind = _OWN_KINDS.get(what, "sequences")
     if kind == "motion":
         sequence_length = sequence_length or 50

@@ -68,6 +68,7 @@ def from_csv_folder(
     standardize_inputs: bool = True,
     dtype: torch.dtype | None = None,
     missing: bool = False,
+    time: str | None = None,
 ) -> Splits:
     """A folder of CSV files, one sequence each: a row is a time step, a column a dimension.
 
@@ -92,6 +93,7 @@ def from_csv_folder(
         standardize_inputs: Learn one for the inputs, too.
         dtype: Of the data; by default torch's default.
         missing: Whether an empty cell, or one that says NA, stands for a missing value; otherwise it is refused.
+        time: The column that holds the times; None finds it. Their rhythm is kept with the model.
 
     Returns:
         The three parts.
@@ -99,7 +101,8 @@ def from_csv_folder(
     Raises:
         FileNotFoundError: No such folder, or no file that matches.
         ValueError: A file that is empty, not a table of numbers, lacks values, or has other columns than the first
-            one; the message names the file and what was wrong with it.
+            one; times that run backwards or repeat, or jump in the column that `time` names. The message names the
+            file and what was wrong with it.
     """
     tables = read_csv_folder(
         folder,
@@ -109,6 +112,7 @@ def from_csv_folder(
         header=header,
         decimal=decimal,
         missing=missing,
+        time=time,
     )
     splits = from_arrays(
         [table.values for table in tables],
@@ -126,8 +130,10 @@ def from_csv_folder(
         missing=missing,
         columns=_names(tables),
     )
-    for part in splits if input_columns else ():
-        part.labels = part.labels._replace(input_columns=tuple(map(str, input_columns or ())))
+    for part in splits:
+        part.labels = part.labels._replace(frequency=_frequency(tables))
+        if input_columns:
+            part.labels = part.labels._replace(input_columns=tuple(map(str, input_columns)))
     return splits
 
 
@@ -183,6 +189,7 @@ def load_files(
     split: Literal["group", "time"],
     standardize: bool | Sequence[str | int] | None,
     missing: bool = False,
+    time: str | None = None,
     **options: Any,
 ) -> Splits:
     """A reader's CSV, NumPy, MIDI or BVH files in three parts; see `dvae_lib.data.load`.
@@ -192,13 +199,15 @@ def load_files(
     tables: list[Table] = []
     kind = kind_of_files(path)
     _check_options(path, kind, options)
+    if time is not None and kind != "csv":
+        raise ValueError(f"{path} has no column {time!r} of times: only CSV files have columns with names")
     if kind in ("midi", "bvh"):
         files = [path] if path.is_file() else _files(path, _SUFFIXES[kind])
         names = [file.name if file == path else file.relative_to(path).as_posix() for file in files]
         read = [midi_to_roll(file, **options) for file in files] if kind == "midi" else bvh_positions(files, **options)
         arrays: dict[str, NDArray[Any]] = dict(zip(names, read, strict=True))
     elif kind == "csv":
-        tables = read_csv_folder(path, missing=missing)
+        tables = read_csv_folder(path, missing=missing, time=time)
         arrays = {str(table.file): table.values for table in tables}
     else:
         arrays = read_numpy(path)
@@ -223,7 +232,15 @@ def load_files(
             missing=missing,
             columns=_names(tables),
         )
+    for part in splits:
+        part.labels = part.labels._replace(frequency=_frequency(tables))
     return splits
+
+
+def _frequency(tables: Sequence[Table]) -> str | None:
+    """The rhythm that all tables have in common; None: none."""
+    found = {table.times.frequency for table in tables}
+    return found.pop() if len(found) == 1 else None
 
 
 def _names(tables: Sequence[Table]) -> tuple[str, ...] | None:

@@ -13,6 +13,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dvae_lib.data.times import Times, read_times
+
 __all__ = ["Table", "read_csv_folder"]
 
 logger = logging.getLogger("dvae_lib.data")
@@ -36,12 +38,14 @@ class Table(NamedTuple):
         values: The observed columns, (T, x_dim).
         inputs: The columns that drive them, (T, u_dim).
         names: Of the observed columns.
+        times: Of the rows, where a column holds them, and their rhythm.
     """
 
     file: Path
     values: NDArray[np.float64]
     inputs: NDArray[np.float64]
     names: tuple[str, ...]
+    times: Times = Times()
 
 
 def read_csv_folder(
@@ -53,6 +57,7 @@ def read_csv_folder(
     header: bool | None = None,
     decimal: Literal[".", ","] | None = None,
     missing: bool = False,
+    time: str | None = None,
 ) -> list[Table]:
     """Read all CSV files of a folder and its subfolders, with the same columns in the same order.
 
@@ -65,6 +70,9 @@ def read_csv_folder(
     stamps, columns called time, date, datetime or timestamp whose numbers increase, and a first column without a name
     whose numbers increase, which is the index of a DataFrame.
 
+    A column of time stamps that is not observed says when: its dates must run forwards, and their rhythm is kept (see
+    `read_times`).
+
     Arguments:
         folder: Where the files are; or one file.
         columns: Names of the columns to observe; without a line of names they are called "0", "1", ...
@@ -73,33 +81,39 @@ def read_csv_folder(
         header: Whether the first line (after comments) holds names; None finds out.
         decimal: The decimal sign; None finds out.
         missing: Whether an observed cell that is empty, or says NA or the like, is NaN; otherwise it is refused.
+        time: The column that holds the times; None finds it. Of one that is named, also jumps are refused.
 
     Returns:
         One table for each file, in the order of their paths.
 
     Raises:
         FileNotFoundError: No such folder, or no file that matches.
-        ValueError: A file that is empty, not a table, lacks a value, or has other columns than the first one.
+        ValueError: A file that is empty, not a table, lacks a value, or has other columns than the first one;
+            times that run backwards, repeat or, if asked for, jump.
     """
     files = _files(Path(folder), pattern)
     sheets = [_read(file, decimal) for file in files]
     _name_columns(sheets, header)
     inputs = [str(name) for name in input_columns or ()]
+    if time is not None:
+        _check_asked(sheets, [time])
     if columns is None:
         _check_same_columns(sheets)
-        left_out = _left_out(sheets, inputs)
+        left_out = _left_out(sheets, [*inputs, *([] if time is None else [time])])
         for name, why in left_out.items():
             logger.warning(
                 "%s: column %r is left out: %s. columns=[...] takes it in.", folder, name or "(unnamed)", why
             )
-        observed = [name for name in sheets[0].names if name not in left_out and name not in inputs]
+        observed = [name for name in sheets[0].names if name not in left_out and name not in (*inputs, time)]
         if not observed:
             raise ValueError(f"{sheets[0].file} has no column to observe; it has {_listed(sheets[0].names)}")
     else:
         observed = [str(name) for name in columns]
     _check_asked(sheets, [*observed, *inputs])
+    times = [_times(sheet, time, [*observed, *inputs]) for sheet in sheets]
     return [
-        Table(sheet.file, sheet.numbers(observed, missing), sheet.numbers(inputs), tuple(observed)) for sheet in sheets
+        Table(sheet.file, sheet.numbers(observed, missing), sheet.numbers(inputs), tuple(observed), when)
+        for sheet, when in zip(sheets, times, strict=True)
     ]
 
 
@@ -295,6 +309,18 @@ def _left_out(sheets: list[_Sheet], kept: Sequence[str]) -> dict[str, str]:
         elif name.lower() in ("", "unnamed: 0") and all(place == 0 and sheet.increases(0) for sheet, place in places):
             reasons[name] = "it has no name and increasing numbers, as the index of a DataFrame"
     return reasons
+
+
+def _times(sheet: _Sheet, asked: str | None, used: Sequence[str]) -> Times:
+    """The times of a sheet's rows, by the column that is asked for or the first that holds time stamps in every row."""
+    names = [name for name in sheet.names if name not in used] if asked is None else [asked]
+    for name in sorted(names, key=lambda name: name.lower() not in _TIME_NAMES):
+        place = sheet.names.index(name)
+        texts = sheet.column(place)
+        if asked is not None or (texts and all(_TIME.fullmatch(text) for text in texts)):
+            places = [f"{sheet.file}, line {line}, column {name!r}" for line in sheet.lines]
+            return read_times(texts, sheet.values(place), places, asked is not None)
+    return Times()
 
 
 def _check_asked(sheets: list[_Sheet], asked: Iterable[str]) -> None:

@@ -106,3 +106,31 @@ def test_columns_are_those_of_the_training(run):
     assert "no column 'rain'" in dvae(
         "train", "srnn", "--data", "days.csv", "--folder", "no", *options, "--observation", "rain=gamma", code=1
     )
+
+
+class TestTimes:
+    """Dates in a file are kept with the model, and come back with what it says."""
+
+    @pytest.fixture
+    def days(self):
+        x = np.random.default_rng(0).normal(size=(40, 2))
+        days = np.arange("2024-01-01", "2024-02-10", dtype="datetime64[D]")
+        lines = [f"{day},{a:.6f},{b:.6f}" for day, (a, b) in zip(days, x, strict=True)]
+        Path("days.csv").write_text("\n".join(["when,heat,level", *lines]) + "\n")
+        dvae("train", "vae", "--data", "days.csv", "--split", "time", "--time", "when", "-f", "run", "--epochs", 1,
+             "--z-dim", 1, "-O", "encoder=[4]", "-O", "decoder=[4]")  # fmt: skip
+        return lines
+
+    def test_a_forecast_goes_on_with_them(self, days):
+        assert TrainedModel.from_pretrained("run/best").frequency == "D"
+        rows = table(dvae("forecast", "run", "days.csv", "--steps", 2, "--samples", 5, "-o", "next.csv") and
+                     Path("next.csv").read_text())  # fmt: skip
+        assert [row["time"][:10] for row in rows] == ["2024-02-10", "2024-02-11"]
+        Path("few.csv").write_text("\n".join(["when,heat,level", *days[::2]]) + "\n")
+        with pytest.raises(ValueError, match="one row every 'D', and x has one every '2D'"):
+            dvae("forecast", "run", "few.csv", "--steps", 2, "--samples", 5)
+
+    def test_jumps_are_refused(self, days):
+        Path("jump.csv").write_text("\n".join(["when,heat,level", *days[:9], *days[10:]]) + "\n")
+        with pytest.raises(ValueError, match="the times jump from 2024-01-09 to 2024-01-11"):
+            dvae("train", "vae", "--data", "jump.csv", "--split", "time", "--time", "when", "-f", "other")
