@@ -141,13 +141,19 @@ def _numbers(file: Path | None, trained: Any) -> Any:
     return None if file is None else _read(file, trained.input_columns)[0]
 
 
+def _dates(index: Any) -> list[str]:
+    """Times as text: days alone where all are."""
+    days = bool((index == index.normalize()).all())
+    return [str(time.date() if days else time) for time in index]
+
+
 def _write(output: Path | None, names: Sequence[str], start: int, mean: Any, quantiles: dict[float, Any]) -> None:
     """A CSV: the frame's time, or its number where it has none, then the columns and their quantiles."""
     from dvae_lib.files import write_atomically
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    times = [str(time) for time in mean.index] if hasattr(mean, "iloc") else None
+    times = _dates(mean.index) if hasattr(mean, "iloc") else None
     writer.writerow(
         ["frame" if times is None else "time", *names, *(f"{name} q{level:g}" for level in quantiles for name in names)]
     )
