@@ -1,5 +1,6 @@
 """Exported programs, run in another process without the library, or by ONNX Runtime: equal to the model."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -182,6 +183,24 @@ def test_a_program_that_computes_something_else_is_not_written(monkeypatch):
     with pytest.raises(ArithmeticError, match=r"the exported program is off by .*nothing is written"):
         export_step(model, "step.pt2")
     assert not list(Path().iterdir())
+
+
+def test_a_program_with_nan_in_any_output_is_not_written(monkeypatch):
+    model, original = small("srnn"), torch.export.export
+    broken = StreamingStep(copy.deepcopy(model)).eval()  # its latents are right, its next frame is not
+    for parameter in broken.model.x_head.parameters():
+        parameter.data.fill_(torch.nan)
+    monkeypatch.setattr(torch.export, "export", lambda program, *given, **options: original(broken, *given, **options))
+    with pytest.raises(ArithmeticError, match="off by nan"):
+        export_step(model, "step.pt2")
+    assert not list(Path().iterdir())
+
+
+def test_the_model_goes_on_as_it_was():
+    model = small("srnn").train()
+    export_step(model, "step.pt2")
+    export_reconstruction(small("vae").train(), "all.pt2")
+    assert model.training
 
 
 def test_the_command(x):

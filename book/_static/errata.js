@@ -15,7 +15,10 @@
       group.hidden = !group.querySelector(".errata-entry:not([hidden])");
       if (opened.has(group)) group.open = whole ? opened.get(group) : true;
     }
-    links.forEach(link => link.toggleAttribute("aria-current", link.dataset.chapter === chapter && link.dataset.weight === weight));
+    for (const link of links) {
+      if (link.dataset.chapter === chapter && link.dataset.weight === weight) link.setAttribute("aria-current", "true");
+      else link.removeAttribute("aria-current");
+    }
     const shown = entries.filter(entry => !entry.hidden).length;
     status.textContent = whole ? `All ${shown} entries.` : `${shown} of ${entries.length} entries: ${name}. `;
     if (whole) return;

@@ -38,8 +38,9 @@
 
   async function open(next) {
     const url = new URL(next.href), page = pageOf(url);
-    if (next === link || inView(url)) return;
+    if (next === link) return;
     close();
+    if (inView(url)) return;
     link = next;
     await load(page);
     const text = (texts[page] || {})[anchorOf(url)];

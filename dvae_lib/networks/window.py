@@ -87,7 +87,7 @@ class WindowHead(nn.Module):
     def __init__(self, in_dim: int, image: tuple[int, int], size: int) -> None:
         super().__init__()
         self.image, self.patch = image, (min(size, image[0]), min(size, image[1]))
-        self.reach = (max(image) - 1) / max(size - 1, 1)
+        self.reach = (max(image) - 1) / max(*(side - 1 for side in self.patch), 1)
         self.linear = nn.Linear(in_dim, 5)
 
     def forward(self, features: Float[Tensor, "*batch in_dim"]) -> Window:

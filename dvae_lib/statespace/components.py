@@ -188,7 +188,7 @@ class ComponentsFit(NamedTuple):
     parts: tuple[tuple[str, int], ...] = ()
 
     def decompose(self, x: Series) -> dict[str, SmoothedPart]:
-        """The parts of a series given all of it, by name; two of one name are "season", "season 2".
+        """The parts of a series given all of it, by name; of two regressions the second is "regression 2".
 
         Arguments:
             x: One series `(T, 1)`; NaN where missing, where the parts go on.

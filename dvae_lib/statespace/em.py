@@ -319,6 +319,7 @@ class _Regression(NamedTuple):
             The changed W.
         """
         P = torch.linalg.pinv(noise, hermitian=True)
+        free = free & (P.diagonal(dim1=-2, dim2=-1) != 0).any(0)[:, None]  # of a row without noise nothing is learned
         cross = _outer(self._residual(W), self.w) + self.yw - W @ self.ww
         moments = _outer(self.w, self.w) + self.ww
         if len(P) == 1:

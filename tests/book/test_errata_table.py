@@ -69,6 +69,7 @@ def test_a_number_shows_its_entries_and_no_others(seen):
         link = page.locator(f'.errata-filter[data-chapter="{chapter}"][data-weight="{weight}"]')
         link.focus()
         page.keyboard.press("Enter")
+        assert page.locator('.errata-filter[aria-current="true"]').all_inner_texts() == [link.inner_text()]
         shown = [entry for entry in entries.all() if entry.is_visible()]
         assert len(shown) == int(link.inner_text())
         assert all(not weight or f"weight-{weight}" in entry.get_attribute("class") for entry in shown)

@@ -136,6 +136,18 @@ class TestEntriesThatStay:
         free, plain = (fit_em(truth, x, kept=kept, num_iterations=3) for kept in (masks, None))
         assert torch.equal(free.log_likelihoods, plain.log_likelihoods)
 
+    def test_an_entry_in_a_row_without_noise_stays_also_under_a_prior(self):
+        """Nothing can be learned of it: a prior does not move it either, and the other entries are fitted as ever."""
+        ssm = companion()
+        x = sample(companion(1.2, -0.7), 100, generator=torch.Generator().manual_seed(0)).x
+        options = {"update": "A", "priors": {"A": NormalPrior(0.0, 1.0)}, "num_iterations": 10}
+        row = torch.zeros(2, 2, dtype=torch.bool)
+        row[1] = True
+        found, with_the_row_kept = (fit_em(ssm, x, kept=kept, **options) for kept in (None, {"A": row}))
+        assert torch.equal(found.ssm.A[1], ssm.A[1])
+        assert not torch.equal(found.ssm.A[0], ssm.A[0])
+        torch.testing.assert_close(found.ssm.A, with_the_row_kept.ssm.A)
+
     def test_a_floor_leaves_what_is_kept(self):
         x = sample(companion(1.2, -0.7), 100, generator=torch.Generator().manual_seed(0)).x
         found = fit_em(companion(), x, kept=KEPT, min_variance=3.0, num_iterations=20).ssm
