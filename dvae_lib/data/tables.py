@@ -71,7 +71,8 @@ def read_csv_folder(
     whose numbers increase, which is the index of a DataFrame.
 
     A column of time stamps that is not observed says when: its dates must run forwards, and their rhythm is kept (see
-    `read_times`).
+    `read_times`). Dates that do not are no error in a column that is not the first, not called as above and not asked
+    for by `time`: they may say something else, such as when a sensor was calibrated. The log names them.
 
     Arguments:
         folder: Where the files are; or one file.
@@ -319,7 +320,12 @@ def _times(sheet: _Sheet, asked: str | None, used: Sequence[str]) -> Times:
         texts = sheet.column(place)
         if asked is not None or (texts and all(_TIME.fullmatch(text) for text in texts)):
             places = [f"{sheet.file}, line {line}, column {name!r}" for line in sheet.lines]
-            return read_times(texts, sheet.values(place), places, asked is not None)
+            try:
+                return read_times(texts, sheet.values(place), places, asked is not None)
+            except ValueError as error:
+                if asked is not None or place == 0 or name.lower() in _TIME_NAMES:
+                    raise
+                logger.warning("%s. The column is not taken for the times of the rows; time=... names theirs.", error)
     return Times()
 
 

@@ -14,7 +14,10 @@ __all__ = ["Times", "read_times"]
 logger = logging.getLogger("dvae_lib.data")
 
 _DAY = re.compile(r"\d{1,4}[-/.]\d{1,2}([-/.]\d{1,4})?")
+_DOTTED = re.compile(r"\d{1,2}\.\d{1,2}\.")
+_YEAR_FIRST = re.compile(r"\d{3,4}")
 _WINDOW = 8  # rows of which a rhythm is told where not all have one: more than a week of working days
+_WINDOWS = 100  # so many are looked at: each costs milliseconds
 
 
 class Times(NamedTuple):
@@ -32,8 +35,10 @@ class Times(NamedTuple):
 def read_times(texts: Sequence[str], numbers: Sequence[float | None], places: Sequence[str], asked: bool) -> Times:
     """Read a column of times and check its order and its rhythm.
 
-    Days may come before months or after them: what increases is taken. A rhythm is one of the calendar, such as months
-    of different lengths, or one distance.
+    Days may come before months or after them. Taken is the order in which the times run forwards, and among two such
+    that in which they have a rhythm; where both have one, the order in which they last longer (months rather than days
+    of one month), and the log says so. Dates with dots have the day first. A rhythm is one of the calendar, such as
+    months of different lengths, or one distance.
 
     Arguments:
         texts: The column, a text for each row.
@@ -50,7 +55,7 @@ def read_times(texts: Sequence[str], numbers: Sequence[float | None], places: Se
         if asked:
             _check_steps([b - a for a, b in pairwise(numbers)], texts, places)  # type: ignore[operator]
         return Times()
-    index = _parsed(texts)
+    index = _parsed(texts, places)
     if index is None:
         if asked:
             raise ValueError(
@@ -73,16 +78,18 @@ def read_times(texts: Sequence[str], numbers: Sequence[float | None], places: Se
     return Times(index, frequency)
 
 
-def _parsed(texts: Sequence[str]) -> Any:
-    """Dates, by the order of day and month that makes them increase; None of what is none."""
+def _parsed(texts: Sequence[str], places: Sequence[str]) -> Any:
+    """Dates, by the order of day and month that makes most sense of them; None of what is none."""
     if not all(_DAY.match(text) for text in texts):
         return None
     try:
         import pandas as pd
     except ImportError:
         return None
+    dotted = _DOTTED.match(texts[0]) is not None
+    orders = (False,) if _YEAR_FIRST.match(texts[0]) else (dotted, not dotted)
     found = []
-    for day_first in (False, True):
+    for day_first in orders:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of days that can be no months
             try:
@@ -90,8 +97,19 @@ def _parsed(texts: Sequence[str]) -> Any:
             except (ValueError, TypeError, OverflowError):
                 continue
         if not index.hasnans:
-            found.append(index)
-    return next((index for index in found if index.is_monotonic_increasing), found[0] if found else None)
+            found.append((index, day_first))
+    forwards = [(index, day_first) for index, day_first in found if index.is_monotonic_increasing]
+    if dotted or len(forwards) < 2 or forwards[0][0].equals(forwards[1][0]):
+        return next((index for index, _ in [*forwards, *found]), None)
+    regular = [(index, day_first) for index, day_first in forwards if frequency_of(index) is not None] or forwards
+    index, day_first = max(regular, key=lambda pair: pair[0][-1] - pair[0][0])
+    if len(regular) > 1:
+        logger.warning(
+            "%s: the day or the month may come first in dates such as %s. Taken is %s. Dates such as 2024-03-31 leave "
+            "no doubt.",
+            *(places[-1], texts[-1], "the day" if day_first else "the month"),
+        )
+    return index
 
 
 def _check_order(times: Any, texts: Sequence[str], places: Sequence[str]) -> None:
@@ -124,7 +142,8 @@ def _jump(index: Any) -> int | None:
 
     steps = index[1:] - index[:-1]
     usual = index[:-1] + steps.to_series().median()
-    for start in range(max(len(index) - _WINDOW, 0) + 1):
+    starts = max(len(index) - _WINDOW, 0) + 1
+    for start in range(0, starts, -(-starts // _WINDOWS)):
         known = frequency_of(index[start : start + _WINDOW])
         if known is not None:
             with warnings.catch_warnings():

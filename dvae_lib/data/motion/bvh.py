@@ -41,7 +41,8 @@ class Bvh(NamedTuple):
     def fps(self) -> float:
         """Frames per second; a whole number where the frame time, as rounded in the file, stands for one."""
         rate = 1 / self.seconds_per_frame
-        return float(round(rate)) if abs(rate - round(rate)) < 1e-3 * rate else rate
+        # The rates of television, 30 / 1.001 and the like, are no whole numbers; 0.0333 is 30 with digits cut off.
+        return float(round(rate)) if -5e-4 < rate / max(round(rate), 1) - 1 < 1.5e-3 else rate
 
 
 def read_bvh(
@@ -217,6 +218,8 @@ def write_bvh(
 ) -> None:
     """Write a motion as a BVH file.
 
+    Shifts of joints other than the root are written as whole vectors from the parent, as most programs read them.
+
     Arguments:
         path: The file to be written.
         skeleton: As `read_bvh` or `rest_skeleton` gives it: rotations turn what comes after a joint.
@@ -258,8 +261,21 @@ def write_bvh(
     first = np.cumsum([0, *(len(dof) for dof in skeleton.dof)])
     columns = [first[joint] + k for joint in order for k in range(len(skeleton.dof[joint]))]
     lines += ["MOTION", f"Frames: {len(motion)}", f"Frame Time: {1 / fps:.7f}"]
-    lines += [" ".join(f"{value:.6f}" for value in frame) for frame in np.asarray(motion)[:, columns]]
+    written = np.asarray(motion, dtype=np.float64) + _bones_of_shifts(skeleton)
+    lines += [" ".join(f"{value:.6f}" for value in frame) for frame in written[:, columns]]
     write_atomically(path, ("\n".join(lines) + "\n").encode())
+
+
+def _bones_of_shifts(skeleton: Skeleton) -> NDArray[np.float64]:
+    """What each channel lacks to the whole vector from the parent, which BVH has where a joint is shifted."""
+    bones = skeleton.offsets / skeleton.metres_per_unit
+    return np.array(
+        [
+            bones[joint, "xyz".index(name[1])] if joint and name[0] == "t" and skeleton.shifts == "added" else 0.0
+            for joint, dof in enumerate(skeleton.dof)
+            for name in dof
+        ]
+    )
 
 
 def bvh_positions(

@@ -24,7 +24,8 @@ def rest_skeleton(
 ) -> Skeleton:
     """A skeleton of which only joint positions are known, such as `MOCAP_JOINTS` with `MOCAP_PARENTS`.
 
-    At rest its bones point as in the first frame, with their mean lengths over all frames. The root has six degrees of
+    At rest its bones point as in the first frame in which they have a length, with their mean lengths over all frames.
+    The root has six degrees of
     freedom, each joint with bones after it three.
 
     Arguments:
@@ -34,7 +35,7 @@ def rest_skeleton(
         metres_per_unit: Of the files to be written.
 
     Raises:
-        ValueError: Numbers of joints that differ, or children before parents.
+        ValueError: Numbers of joints that differ, children before parents, or positions that are not finite.
     """
     count = len(joints)
     ordered = bool(parents) and parents[0] == -1 and all(0 <= p < k for k, p in enumerate(parents) if k)
@@ -43,9 +44,11 @@ def rest_skeleton(
             f"expected positions (T, {count}, 3) and a parent for each of {count} joints, -1 first and parents before "
             f"children; got shape {positions.shape} and parents {tuple(parents)}"
         )
+    _check_finite(positions)
     bones = positions[:, 1:] - positions[:, list(parents[1:])]
     lengths = np.linalg.norm(bones, axis=-1)
-    directions = bones[0] / np.maximum(lengths[0], 1e-12)[:, None]
+    seen = (lengths > 1e-9).argmax(0), np.arange(count - 1)
+    directions = bones[seen] / np.maximum(lengths[seen], 1e-12)[:, None]
     offsets = np.concatenate([np.zeros((1, 3)), directions * lengths.mean(0)[:, None]])
     turning = ("rz", "rx", "ry")
     dof: list[tuple[str, ...]] = [turning if k in parents else () for k in range(count)]
@@ -70,18 +73,27 @@ def pose(skeleton: Skeleton, positions: Float[np.ndarray, "time joints 3"]) -> N
         positions: In metres, for each joint of the skeleton.
 
     Returns:
-        Frames ``(T, skeleton.num_dof)``, for `Skeleton.positions` and `write_bvh`. Angles run on over 180 degrees, so
-        that they do not jump.
+        Frames ``(T, skeleton.num_dof)``, for `Skeleton.positions` and `write_bvh`. Two triples of angles turn alike,
+        and so do all whole turns more: in each frame stand those nearest to the frame before, so that they do not jump.
 
     Raises:
-        ValueError: Other numbers of joints; a joint that cannot turn freely, or can be shifted; bones that turn with
-            the joint they end in (Acclaim's convention).
+        ValueError: Other numbers of joints; positions that are not finite; a joint that cannot turn freely, or can be
+            shifted; a root that moves and has no channels for it; bones that turn with the joint they end in
+            (Acclaim's convention).
     """
     from scipy.spatial.transform import Rotation
 
     count = len(skeleton.joints)
     if positions.ndim != 3 or positions.shape[1:] != (count, 3):
         raise ValueError(f"expected positions (T, {count}, 3) of this skeleton, got shape {positions.shape}")
+    _check_finite(positions)
+    still = [k for k, name in enumerate(("tx", "ty", "tz")) if name not in skeleton.dof[0]]
+    if np.ptp(positions[:, 0, still], axis=0).max(initial=0) > 1e-6:
+        raise ValueError(
+            f"the root {skeleton.joints[0]!r} moves, but has no channels for its position along "
+            f"{', '.join('xyz'[k] for k in still)}; subtract its way from all joints, or pose the skeleton of "
+            "rest_skeleton"
+        )
     inside = [[k for k, parent in enumerate(skeleton.parents) if parent == joint] for joint in range(count)]
     for joint, name in enumerate(skeleton.joints):
         rotations = sum(dof[0] == "r" for dof in skeleton.dof[joint])
@@ -105,13 +117,37 @@ def pose(skeleton: Skeleton, positions: Float[np.ndarray, "time joints 3"]) -> N
         with warnings.catch_warnings():  # in gimbal lock two angles turn alike, and any pair of them will do
             warnings.simplefilter("ignore", UserWarning)
             turned = Rotation.from_matrix(above.transpose(0, 2, 1) @ aligned)
-            angles = np.unwrap(turned.as_euler(skeleton.orders[joint]), axis=0)
+            angles = _running_on(turned.as_euler(skeleton.orders[joint]))
         values = dict(zip((f"r{axis}" for axis in skeleton.orders[joint]), angles.T, strict=True))
         values = {name: np.rad2deg(v) if skeleton.degrees else v for name, v in values.items()}
         shift = (positions[:, joint] - skeleton.offsets[joint]) / skeleton.metres_per_unit
         values |= dict(zip(("tx", "ty", "tz"), shift.T, strict=True))
         columns += [values[name] for name in dof]
     return np.stack(columns, axis=1)
+
+
+def _check_finite(positions: NDArray[np.float64]) -> None:
+    wrong = np.argwhere(~np.isfinite(positions))
+    if len(wrong):
+        frame, joint, _ = wrong[0]
+        raise ValueError(
+            f"positions must be finite; those of joint {joint} are not in frame {frame}. Interpolate, or leave such "
+            "frames out"
+        )
+
+
+def _running_on(angles: Float[np.ndarray, "time 3"]) -> NDArray[np.float64]:
+    """Angles about three different axes, or the others that turn alike, frame by frame nearest to the frame before."""
+    other = np.pi + angles * (1, -1, 1)
+
+    def apart(now: NDArray[np.float64]) -> NDArray[np.float64]:
+        steps = np.remainder(now[1:] - angles[:-1] + np.pi, 2 * np.pi) - np.pi
+        return np.asarray(np.abs(steps).sum(-1))
+
+    # From others to others it is as far as from these to these, so that each frame tells by itself whether to change.
+    changes = np.cumsum(apart(other) < apart(angles))
+    taken = np.concatenate([[False], changes % 2 == 1])
+    return np.unwrap(np.where(taken[:, None], other, angles), axis=0)
 
 
 def _aligned(

@@ -28,6 +28,9 @@ seconds."""
 DRUMS = 9
 """The channel of General MIDI whose numbers are drums, not pitches; counted from 0."""
 
+LONGEST = 10_000_000
+"""Steps that a roll may have at most: a month at four a second."""
+
 _TICKS = 480
 _MICROSECONDS = 500_000  # of a quarter note where a file does not say: 120 a minute
 
@@ -76,7 +79,8 @@ class Midi:
             Zeros and ones, ``(T, 88)``, from the file's start to the end of the last note.
 
         Raises:
-            ValueError: Steps that are not positive; no such track; no note that a piano has.
+            ValueError: Steps that are not positive; no such track; no note that a piano has; more than ten million
+                steps, as a damaged file may ask for.
 
         Example:
             >>> midi = Midi({"right": [(0, 1, 60), (1, 0.05, 64)]}, ((0, 60),), ((0, 4, 4),))
@@ -100,7 +104,13 @@ class Midi:
                 spans.append((start, end, key - LOWEST_KEY))
         if not spans:
             raise ValueError("there are no notes for a roll: choose other tracks, or keep short notes")
-        roll = np.zeros((max(end for _, end, _ in spans), NUM_KEYS), dtype=np.uint8)
+        length = max(end for _, end, _ in spans)
+        if length > LONGEST:
+            raise ValueError(
+                f"the notes last {length:,} steps, and a roll has {LONGEST:,} at most. Choose fewer steps to a "
+                f"{per}, or other tracks; if the music is not that long, the file is damaged: export it again"
+            )
+        roll = np.zeros((length, NUM_KEYS), dtype=np.uint8)
         for start, end, row in spans:
             roll[start:end, row] = 1
         return roll

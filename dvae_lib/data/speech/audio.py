@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -45,6 +45,15 @@ AUDIO_SUFFIXES = COMPRESSED_SUFFIXES | frozenset(
 
 _READING = "Reading this audio"
 
+_ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")  # how WMA files begin
+_ASF_FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # how their file properties begin
+_MP4_BOXES = frozenset(
+    (
+        *(b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"uuid", b"moof", b"mfra", b"meta"),
+        *(b"styp", b"sidx", b"ssix", b"pdin", b"prft", b"emsg"),
+    )
+)
+
 
 class AudioError(ValueError):
     """A file that is not the audio it should be; the message names it, says what is wrong and what to do."""
@@ -67,7 +76,8 @@ def read_audio(path: str | Path, sample_rate: int = 16_000) -> Audio:
 
     Read are the formats of libsndfile (WAV, FLAC, Ogg, MP3, AIFF, ... and uncompressed NIST SPHERE) and raw
     G.722 (``.g722``, 64 kbit/s, which is 16 kHz); AAC and WMA (``.m4a``, ``.mp4``, ``.aac``, ``.wma``) where the
-    package av is installed, the extra "m4a". Several channels are averaged. Another rate is resampled by soxr at very
+    package av is installed, the extra "m4a". A file that is shorter than it says is refused; raw AAC (``.aac``) does
+    not say. Several channels are averaged. Another rate is resampled by soxr at very
     high quality.
 
     Arguments:
@@ -158,6 +168,8 @@ def opened(path: Path) -> Iterator[Any]:
 def compressed(path: Path) -> Iterator[tuple[int, int, Iterator[NDArray[np.float32]]]]:
     """A file that FFmpeg's libraries decode: its rate, its channels, and its samples in blocks, (samples, channels)."""
     av = needed("av", f"Reading {path.suffix.lower()} files", "m4a")
+    if (present := path.stat().st_size) < (promised := _promised_bytes(path)):  # FFmpeg reads what is there
+        raise cut_short(path, f"{promised:,} bytes", f"{present:,}")
     with _decoding_explained(path, av), av.open(str(path)) as container:
         if not container.streams.audio:
             raise AudioError(f"{path} holds no sound; expected audio. Remove it, or choose another file")
@@ -166,6 +178,34 @@ def compressed(path: Path) -> Iterator[tuple[int, int, Iterator[NDArray[np.float
         if first is None:
             raise AudioError(f"{path} holds no samples; expected audio. Remove it, or fetch or copy it again")
         yield first.sample_rate, first.layout.nb_channels, _blocks(path, av, first, frames)
+
+
+def _promised_bytes(path: Path) -> int:
+    """How long an MP4 or ASF file says it is; 0 where it says nothing, as raw AAC."""
+    with path.open("rb") as stream:
+        head = stream.read(1 << 16)
+        if head[4:8] == b"ftyp":
+            return _end_of_boxes(stream, path.stat().st_size)
+    at = head.find(_ASF_FILE) if head.startswith(_ASF) else -1
+    properties = head[at : at + 92] if at > 0 else b""
+    if len(properties) < 92 or properties[88] & 1:  # a broadcast, whose writer did not know the length
+        return 0
+    return int.from_bytes(properties[40:48], "little")
+
+
+def _end_of_boxes(stream: BinaryIO, size: int) -> int:
+    """Where the last of the boxes ends that stand one after another in an MP4 file."""
+    end = 0
+    while end + 8 <= size:
+        stream.seek(end)
+        box = stream.read(16)
+        length = int.from_bytes(box[:4], "big")
+        if length == 1:  # the length stands behind the name, in 64 bits
+            length = int.from_bytes(box[8:16], "big")
+        if length < 8 or box[4:8] not in _MP4_BOXES:  # to the end of the file, or tags that others have appended
+            break
+        end += length
+    return end
 
 
 def _blocks(path: Path, av: Any, first: Any, frames: Iterator[Any]) -> Iterator[NDArray[np.float32]]:

@@ -81,7 +81,14 @@ class TestRead:
             y = clip.skeleton.positions(clip.motion)[0]
             np.testing.assert_allclose(y[3] - y[0], [0, height, 1])
 
-    @pytest.mark.parametrize(("seconds", "fps"), [(0.0083333, 120), (0.033333, 30), (0.04, 25), (0.03, 1 / 0.03)])
+    @pytest.mark.parametrize(
+        ("seconds", "fps"),
+        [
+            *((0.0083333, 120), (0.008333, 120), (0.00833, 120), (0.0166667, 60), (0.016667, 60)),
+            *((0.033333, 30), (0.0333, 30), (0.04, 25), (0.0416667, 24), (0.04167, 24)),
+            *((s, 1 / s) for s in (0.03, 0.0333667, 0.033367, 0.0166833, 0.016683, 0.0417083, 0.041708, 5.0)),
+        ],
+    )
     def test_frame_times(self, tmp_path, seconds, fps):
         assert read_bvh(write(tmp_path / "a.bvh", np.zeros((2, 12)), seconds=seconds)).fps == pytest.approx(
             fps, abs=1e-9
@@ -148,6 +155,18 @@ class TestWrite:
         read = clip.skeleton.positions(clip.motion)[:, [0, 1, 3, 2, 4]]
         np.testing.assert_allclose(read, skeleton.positions(motion), atol=1e-7)
 
+    @pytest.mark.parametrize("shifts", ["added", "instead"])
+    def test_joints_that_are_shifted_come_back_where_they_were(self, tmp_path, shifts):
+        """Along y only, or along all axes: what is read is the whole vector, whatever the skeleton adds."""
+        moved = HIERARCHY.replace("CHANNELS 3 Xrot", "CHANNELS 4 Yposition Xrot")
+        moved = moved.replace("CHANNELS 3 Yrot", "CHANNELS 6 Zposition Xposition Yposition Yrot")
+        frames = np.random.default_rng(0).uniform(-50, 50, (4, 16)).round(6)
+        clip = read_bvh(write(tmp_path / "a.bvh", frames, moved), shifts=shifts, metres_per_unit=0.5)
+        positions = clip.skeleton.positions(clip.motion)
+        write_bvh(tmp_path / "b.bvh", clip.skeleton, clip.motion)
+        again = read_bvh(tmp_path / "b.bvh", metres_per_unit=0.5)
+        np.testing.assert_allclose(again.skeleton.positions(again.motion), positions, atol=1e-5)
+
     def test_what_cannot_be_written(self, tmp_path, frames):
         clip = read_bvh(write(tmp_path / "a.bvh", frames))
         for motion in (frames[:, :5], frames[:0], frames * np.nan):
@@ -170,7 +189,9 @@ class TestPose:
         rest = np.array([[0.0, 0, 0], [1, 0, 0], [0, 2, 0], [0, 0, 3]])
         skeleton = rest_skeleton("abcd", (-1, 0, 0, 0), rest[None])
         motion = np.random.default_rng(0).uniform(-80, 80, (5, 6))
-        np.testing.assert_allclose(pose(skeleton, skeleton.positions(motion)), motion, atol=1e-5)
+        for frame in np.split(skeleton.positions(motion), 5):  # one by one: there is none before that decides
+            np.testing.assert_allclose(pose(skeleton, frame), motion[:1], atol=1e-5)
+            motion = motion[1:]
 
     def test_no_twist_where_nothing_moves(self):
         rest = np.array([[0.0, 0, 0], [0, 1, 0], [0, 2, 0]])[None].repeat(3, 0)
@@ -184,6 +205,39 @@ class TestPose:
         positions = np.stack([0 * tip, tip], 1)
         motion = pose(rest_skeleton("ab", (-1, 0), positions), positions)
         np.testing.assert_allclose(motion[:, 3], np.rad2deg(angle), atol=1e-4)
+
+    def test_angles_do_not_jump_where_the_middle_one_passes_a_right_angle(self):
+        """Beyond 90 degrees a matrix has angles below them, with half a turn more in both others."""
+        rest = np.array([[0.0, 0, 0], [1, 0, 0], [0, 2, 0], [0, 0, 3]])
+        skeleton = rest_skeleton("abcd", (-1, 0, 0, 0), rest[None])
+        t = np.linspace(0, 1, 81)
+        motion = np.stack([0 * t, t, -t, 20 - 30 * t, 710 * t, 40 + 15 * t], 1)  # about z, x, y: x in the middle
+        found = pose(skeleton, skeleton.positions(motion))
+        np.testing.assert_allclose(found, motion, atol=1e-4)
+
+    def test_a_bone_without_length_in_the_first_frame(self):
+        positions = np.zeros((3, 3, 3))
+        positions[:, 1, 0] = 1
+        positions[:, 2] = [[1, 0, 0], [1, 2, 0], [1, 0, 4]]
+        skeleton = rest_skeleton("abc", (-1, 0, 1), positions)
+        np.testing.assert_allclose(skeleton.offsets, [[0, 0, 0], [1, 0, 0], [0, 2, 0]])  # (0 + 2 + 4) / 3 upwards
+
+    def test_positions_that_are_not_finite(self):
+        positions = np.random.default_rng(0).normal(size=(4, 3, 3))
+        skeleton = rest_skeleton("abc", (-1, 0, 1), positions)
+        positions[2, 1, 0] = np.nan
+        for call in (pose, lambda _, positions: rest_skeleton("abc", (-1, 0, 1), positions)):
+            with pytest.raises(ValueError, match="positions must be finite; those of joint 1 are not in frame 2"):
+                call(skeleton, positions)
+
+    def test_a_root_that_moves_without_channels_for_it(self, tmp_path, frames):
+        fixed = HIERARCHY.replace("CHANNELS 6 Xposition Yposition Zposition", "CHANNELS 4 Yposition")
+        skeleton = read_bvh(write(tmp_path / "a.bvh", frames[:, :10], fixed)).skeleton
+        positions = skeleton.positions(frames[:, :10])
+        np.testing.assert_allclose(skeleton.positions(pose(skeleton, positions)), positions, atol=1e-7)
+        positions[3:] += [0.1, 0, 0]
+        with pytest.raises(ValueError, match="the root 'Hips' moves, but has no channels for its position along x, z"):
+            pose(skeleton, positions)
 
     def test_the_books_corpus_goes_through_a_file(self, tmp_path):
         """What travels with the library, as a model would generate it: joint positions, here with true lengths."""

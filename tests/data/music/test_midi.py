@@ -143,6 +143,18 @@ class TestRead:
         with pytest.raises(ValueError, match=rf"a\.mid: {message}"):
             midi_to_roll(path, **options)
 
+    def test_a_roll_without_end_is_refused_by_name(self, tmp_path):
+        """37 bytes: one tick a quarter note, and a note of 2^28 - 1 ticks."""
+        head = b"MThd\0\0\0\6\0\0\0\1\0\1MTrk\0\0\0\x0f"
+        (tmp_path / "a.mid").write_bytes(head + b"\0\x90\x3c\x40\xff\xff\xff\x7f\x80\x3c\0\0\xff\x2f\0")
+        assert (tmp_path / "a.mid").stat().st_size == 37
+        message = r"a\.mid: the notes last 1,073,741,820 steps, and a roll has 10,000,000 at most\. Choose fewer steps"
+        with pytest.raises(ValueError, match=message):
+            midi_to_roll(tmp_path / "a.mid")
+        with pytest.raises(ValueError, match=message):
+            load(tmp_path)
+        assert len(midi_to_roll(tmp_path / "a.mid", 1e-5)) == 2684
+
 
 class TestWrite:
     @pytest.mark.parametrize("steps", [1, 3, 4, 7, 0.5, 480])

@@ -21,8 +21,8 @@ def tone(seconds=1.0, channels=1, rate=RATE):
     return np.float32([sweep * (1 - 0.5 * k) for k in range(channels)])
 
 
-def encode(path, sound, codec="aac", rate=RATE):
-    with av.open(str(path), "w") as container:
+def encode(path, sound, codec="aac", rate=RATE, options=None):
+    with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream(codec, rate=rate, layout="stereo" if len(sound) == 2 else "mono")
         stream.bit_rate = 128_000
         for start in range(0, sound.shape[1], 1024):
@@ -68,10 +68,58 @@ def test_what_is_no_sound_is_refused_by_name(tmp_path):
     (tmp_path / "a.m4a").write_bytes(b"not audio at all" * 100)
     with pytest.raises(AudioError, match=r"a\.m4a cannot be read as audio .*convert it to WAV or FLAC"):
         read_audio(tmp_path / "a.m4a")
-    whole = encode(tmp_path / "b.m4a", tone()).read_bytes()
-    (tmp_path / "b.m4a").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(AudioError, match=r"b\.m4a cannot be read as audio"):
-        read_audio(tmp_path / "b.m4a")
+
+
+@pytest.mark.parametrize("part", [0.3, 0.6, 0.95, 0.999])
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [("a.m4a", "aac", {}), ("b.m4a", "aac", {"movflags": "faststart"}), ("c.wma", "wmav2", {})],
+)
+def test_what_is_cut_short_is_refused(tmp_path, name, codec, options, part):
+    """With its index in front, as for the web, FFmpeg reads what is left of an MP4 file and says nothing."""
+    path = encode(tmp_path / name, tone(3.0), codec, options=options)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(part * len(whole))])
+    message = rf"{name} is cut short: its header promises {len(whole):,} bytes, there are {int(part * len(whole)):,}"
+    if (
+        name == "a.m4a"
+    ):  # the index stands behind the sound, which alone the header promises; without it nothing is read
+        message = rf"{name} (is cut short: its header promises|cannot be read as audio)"
+    with pytest.raises(AudioError, match=message):
+        read_audio(path)
+    with pytest.raises(AudioError, match=message), stream_audio(path) as stream:
+        list(stream.blocks)
+
+
+@pytest.mark.parametrize("tail", [b"TAG" + b"a title" * 17, bytes(64), b"\0\0"], ids=["ID3", "zeros", "two bytes"])
+def test_what_others_append_does_no_harm(tmp_path, tail):
+    path = encode(tmp_path / "a.m4a", tone())
+    heard = read_audio(path).waveform
+    path.write_bytes(path.read_bytes() + tail)
+    assert read_audio(path).waveform.equal(heard)
+
+
+def test_a_length_of_64_bits(tmp_path):
+    """Of recordings over 4 GiB; here of a small one, in the place that FFmpeg leaves for it in front of the sound."""
+    path = encode(tmp_path / "a.m4a", tone(), options={"movflags": "faststart"})
+    whole = path.read_bytes()
+    at = whole.index(b"mdat") - 4
+    length = int.from_bytes(whole[at : at + 4], "big")
+    assert whole[at - 8 : at] == b"\0\0\0\x08free"
+    wide = whole[: at - 8] + b"\0\0\0\1mdat" + (length + 8).to_bytes(8, "big") + whole[at + 8 :]
+    path.write_bytes(wide)
+    read_audio(path)
+    path.write_bytes(wide[:-1])
+    with pytest.raises(AudioError, match=rf"promises {len(wide):,} bytes, there are {len(wide) - 1:,}"):
+        read_audio(path)
+
+
+def test_raw_aac_does_not_say_how_long_it_is(tmp_path):
+    path = encode(tmp_path / "a.aac", tone())
+    heard = len(read_audio(path).waveform)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: whole.index(b"\xff\xf1", len(whole) // 2)])  # where a frame begins
+    assert 0 < len(read_audio(path).waveform) < heard
 
 
 def test_without_a_decoder_it_says_what_to_install(tmp_path, monkeypatch):
