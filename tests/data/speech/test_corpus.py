@@ -133,7 +133,7 @@ class TestBadFolders:
             load_corpus(tmp_path / "nowhere")
 
     def test_without_audio(self, tmp_path, cache):
-        with pytest.raises(MissingCorpusError, match=r"holds no audio file. Looked for the endings \.aif"):
+        with pytest.raises(MissingCorpusError, match=r"holds no audio file. Looked for the endings .*\.aif.*\.wav"):
             load_corpus(tmp_path)
 
     def test_too_few_speakers(self, folder, cache):
