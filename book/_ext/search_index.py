@@ -5,7 +5,8 @@ index knows sections, is weighed by BM25 (in `_static/search.js`) and cut into p
 
 =======================  =====================================================================================
 ``search/book.js``       pages, lengths of their sections, the labels of equations, figures and tables, spellings
-``search/words-va.js``   words that begin with va: in which sections, how often; ``=vae``: what is documented as that
+``search/words-va.js``   words that begin with va: in which sections, how often; ``=vae``: what is documented as that;
+                         where the file would be large, by three letters
 ``search/page-3.js``     anchors and titles of a page's sections, loaded for pages that are found
 ``search/text-7.js``     running text of some sections, without formulas and code, for excerpts
 =======================  =====================================================================================
@@ -30,6 +31,7 @@ from sphinx.application import Sphinx
 from sphinx.search.en import SearchEnglish
 
 FOLDER = "_static/search"
+SHARD_MOST = 6_000  # characters of a file of words, above which it is cut
 WORD = re.compile(r"[^\W_]+(?:[-_][^\W_]+)*")
 HUMP = re.compile(r"([a-z0-9])([A-Z])")
 TITLE_WEIGHT, HINT_WEIGHT = 6, 10  # a word in a title counts as so many in the text; a hint of search_words.yml
@@ -156,9 +158,20 @@ def sections_of(document: nodes.document) -> list[Section]:
     return found
 
 
-def shard_of(term: str) -> str:
-    """The name of the file that a term stands in: its first two letters."""
-    return term[:2] if re.match(r"[a-z0-9]{2}", term) else "other"
+def shard_of(term: str, letters: int = 2) -> str:
+    """The name of the file that a term stands in: its first letters."""
+    return term[:letters] if re.match(rf"[a-z0-9]{{{letters}}}", term) else "other"
+
+
+def cut_small(shards: dict[str, dict[str, list[int]]]) -> dict[str, dict[str, list[int]]]:
+    """The files of words, where those that would be large are cut by the third letter."""
+    found: dict[str, dict[str, list[int]]] = defaultdict(dict)
+    for shard, terms in shards.items():
+        large = shard != "other" and len(json.dumps(terms)) > SHARD_MOST
+        for term, values in terms.items():
+            third = shard_of(term.removeprefix("="), 3) if large else "other"
+            found[shard if third == "other" else third][term] = values
+    return found
 
 
 def packed(section: Section, before: str) -> list[Any]:
@@ -221,6 +234,7 @@ def index_of(pages: dict[str, list[Section]], labels: dict[str, str], wanted: di
         shards[shard_of(term)][term] = [value for posting in postings[term].items() for value in posting]
     for name in sorted(names):
         shards[shard_of(name)]["=" + name] = names[name]
+    shards = cut_small(shards)
     files |= {f"words-{shard}": terms for shard, terms in shards.items()}
     files["book"] = {
         "pages": listed,

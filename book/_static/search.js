@@ -116,7 +116,9 @@
   const contains = (list, part) => list.some((_, start) => part.every((word, i) => list[start + i] === word));
 
   // --- ranking --------------------------------------------------------------------------------------------------
-  const shard = word => (/^[a-z0-9]{2}/.test(word) ? word.slice(0, 2) : "other");
+  // Words stand in files by their first two letters, or by three where the file would be large.
+  const shard = word => book.shards.includes(word.slice(0, 3)) ? word.slice(0, 3)
+    : /^[a-z0-9]{2}/.test(word) ? word.slice(0, 2) : "other";
   // Where a term stands, section -> count; a term that stands nowhere is taken as the beginning of others, or as
   // another with a slip in it.
   function postings(word) {
