@@ -86,10 +86,16 @@ def innovations(ssm: LinearGaussianSSM, x: Series, u: Series | None = None) -> I
 def standardized(error: Tensor, covariance: Tensor) -> Innovations:
     """Innovations of errors `(T, n)`, NaN where missing, and their covariances."""
     seen = ~error.isnan()
-    both = seen[..., :, None] & seen[..., None, :]
-    factor = torch.linalg.cholesky(torch.where(both, covariance, torch.eye(error.shape[-1]).to(error)))
+    factor = factor_of_seen(covariance, seen)
     white = torch.linalg.solve_triangular(factor, torch.where(seen, error, 0.0)[..., None], upper=False)[..., 0]
     return Innovations(error, covariance, torch.where(seen, white, torch.nan))
+
+
+def factor_of_seen(covariance: Tensor, seen: Tensor) -> Tensor:
+    """The lower Cholesky factors of covariances `(T, n, n)`, 1 where nothing was seen `(T, n)`."""
+    both = seen[..., :, None] & seen[..., None, :]
+    factor: Tensor = torch.linalg.cholesky(torch.where(both, covariance, torch.eye(seen.shape[-1]).to(covariance)))
+    return factor
 
 
 def ljung_box(residuals: Series, *, lags: int | None = None) -> Diagnosis:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dvae_lib.statespace.diagnostics import Innovations, standardized
+from dvae_lib.statespace.diagnostics import Innovations, factor_of_seen, standardized
 from dvae_lib.statespace.kalman import Forecast, SmootherResult, forecast, kalman_filter, kalman_smoother
 from dvae_lib.statespace.model import LinearGaussianSSM, in_double
 from dvae_lib.statespace.series import Series, as_series
@@ -180,8 +180,7 @@ def _whitened(ssm: LinearGaussianSSM, x: Tensor) -> tuple[Tensor, Tensor, Tensor
     found = kalman_filter(model, both)
     mean, covariance = model.observation_moments(found.predicted_mean, found.predicted_covariance)
     seen = ~x.isnan()
-    pairs = seen[..., :, None] & seen[..., None, :]
-    factor = torch.linalg.cholesky(torch.where(pairs, covariance[0], torch.eye(x.shape[1]).to(x)))
+    factor = factor_of_seen(covariance[0], seen)
     errors = torch.where(seen, both - mean, 0.0).movedim(0, -1)
     return factor, torch.linalg.solve_triangular(factor, errors, upper=False), seen
 
