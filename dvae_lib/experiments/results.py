@@ -9,6 +9,7 @@ from typing import NamedTuple
 from dvae_lib._version import __version__
 from dvae_lib.experiments.machine import machine_facts
 from dvae_lib.experiments.records import Record, RecordError, write_lines
+from dvae_lib.locks import lock
 
 __all__ = ["ResultFile", "Task", "complete", "rounded"]
 
@@ -42,14 +43,24 @@ class ResultFile:
         """Whether there is a record with this one's key."""
         return isinstance(record, Mapping) and self._key(record) in {self._key(r) for r in self.records}
 
+    def refresh(self) -> None:
+        """Take in what other processes have written to the file since."""
+        if self.path.exists():
+            self.records = _read(self.path, self.key)
+
     def add(self, records: Iterable[Record]) -> None:
-        """Add records, each in the place of the one with the same key where there is one, and write the file."""
-        by_key = {self._key(record): record for record in self.records}
-        by_key |= {self._key(record): record for record in records}
-        keys = sorted(by_key, key=_sortable) if self.ordered else list(by_key)
-        self.records = [by_key[key] for key in keys]
+        """Add records, each in the place of the one with the same key where there is one, and write the file.
+
+        What other processes have written to it meanwhile is kept.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_lines(self.path, self.records)
+        with lock(self.path.with_suffix(".lock"), wait=True):
+            self.refresh()
+            by_key = {self._key(record): record for record in self.records}
+            by_key |= {self._key(record): record for record in records}
+            keys = sorted(by_key, key=_sortable) if self.ordered else list(by_key)
+            self.records = [by_key[key] for key in keys]
+            write_lines(self.path, self.records)
 
     def _key(self, record: Mapping[str, object]) -> tuple[object, ...]:
         return tuple(record[name] for name in self.key)
@@ -67,7 +78,8 @@ def complete(
 ) -> list[Record]:
     """Compute the records that a file lacks, and write each task's as soon as they are there.
 
-    Beside what a task computes a record says by which version and on which machine.
+    Beside what a task computes a record says by which version and on which machine. Several processes may work on one
+    file: what another one has done or is training is left to it.
 
     Arguments:
         file: The results so far.
@@ -80,9 +92,15 @@ def complete(
     """
     every: list[Record] = []
     for task in tasks:
+        file.refresh()
         if not again and all(key in file for key in task.keys):
             continue
-        new = [{**record, "dvae_lib": __version__, "machine": machine_facts()} for record in task.compute()]
+        try:
+            computed = task.compute()
+        except BlockingIOError as error:  # another process trains in the folder
+            say(str(error))
+            continue
+        new = [{**record, "dvae_lib": __version__, "machine": machine_facts()} for record in computed]
         file.add(new)
         every += new
         for record in new:

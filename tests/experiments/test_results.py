@@ -68,6 +68,34 @@ def test_an_interruption_loses_only_what_was_at_work(tmp_path):
     assert values(again) == [("a", 0, 1.0), ("b", 0, 1.0)]
 
 
+def test_two_processes_write_to_one_file(tmp_path):
+    one, other = (ResultFile(tmp_path / "r.json", ("name",)) for _ in range(2))
+    one.add([{"name": "a", "value": 1}])
+    other.add([{"name": "b", "value": 2}])
+    one.add([{"name": "c", "value": 3}])
+    assert [record["name"] for record in ResultFile(tmp_path / "r.json", ("name",)).records] == ["a", "b", "c"]
+    assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
+
+
+def test_what_another_process_does_or_has_done_is_left_to_it(tmp_path):
+    file, other = (ResultFile(tmp_path / "r.json", ("name",)) for _ in range(2))
+    done, said = [], []
+
+    def busy():
+        other.add([{"name": "b"}])  # meanwhile the other one ends what comes next
+        raise BlockingIOError("Another process is training in a")
+
+    def compute():
+        done.append("here")
+        return [{"name": "c"}]
+
+    tasks = [Task([{"name": "a"}], busy), Task([{"name": "b"}], compute), Task([{"name": "c"}], compute)]
+    assert [record["name"] for record in complete(file, tasks, say=said.append)] == ["c"]
+    assert done == ["here"]
+    assert said[0] == "Another process is training in a"
+    assert [record["name"] for record in file.records] == ["b", "c"]
+
+
 def test_an_ordered_file_is_ordered_by_its_keys(tmp_path):
     file = ResultFile(tmp_path / "results.json", ("model", "seed"), ordered=True)
     file.add([{"model": "b", "seed": 10}, {"model": "b", "seed": 9}, {"model": "a", "seed": 3}])
