@@ -13,6 +13,7 @@ Nothing is assumed of the first state: its prior is flat, and integrated out exa
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import NamedTuple
 
 import torch
@@ -56,6 +57,9 @@ class Component:
         variances: v, `(R,)`.
         names: Of the disturbances.
         parts: The name of each part and the number of its states, in their order.
+        waves: The frequencies of the seasons, in cycles a step.
+        shared: The number of the variance that each disturbance has, where some have one together; by default each has
+            its own.
     """
 
     A: Tensor
@@ -64,13 +68,22 @@ class Component:
     variances: Tensor
     names: tuple[str, ...]
     parts: tuple[tuple[str, int], ...] = ()
+    waves: frozenset[Fraction] = frozenset()
+    shared: tuple[int, ...] = ()
 
     def __add__(self, other: "Component") -> "Component":
-        """Both parts together.
+        """Both parts together. The variance of a second season is called "season 2".
 
         Raises:
-            ValueError: Regressions over different numbers of frames, or two parts of one name.
+            ValueError: Regressions over different numbers of frames, two parts of one name, or seasons that have a wave
+                in common, which no series can tell apart.
         """
+        if common := self.waves & other.waves:
+            raise ValueError(
+                f"two seasons have a wave of {float(1 / min(common)):g} steps in common, and no series tells which of "
+                "them it belongs to: of the longer one take fewer harmonics=..., those that the other has not"
+            )
+        other = _numbered(other, sum(name.startswith("season") for name in self.names))
         twice = set(self.names) & set(other.names)
         if twice:
             raise ValueError(f"two parts have a variance called {sorted(twice)[0]!r}")
@@ -85,13 +98,19 @@ class Component:
             torch.cat([self.variances, other.variances]),
             (*self.names, *other.names),
             (*self.parts, *other.parts),
+            self.waves | other.waves,
+            (*self._shared, *(len(self.variances) + number for number in other._shared)),
         )
+
+    @property
+    def _shared(self) -> tuple[int, ...]:
+        return self.shared or tuple(range(len(self.variances)))
 
     def ssm(self, noise: float | Tensor) -> LinearGaussianSSM:
         r"""The model, of noise of variance :math:`\sigma^2`; its first state is zero, for `diffuse_log_likelihood`."""
         size = len(self.A)
         C = self.C[..., None, :]
-        Lambda = (self.G * self.variances) @ self.G.mT
+        Lambda = (self.G * self.variances[list(self._shared)]) @ self.G.mT
         Sigma = torch.as_tensor(noise, dtype=self.A.dtype).reshape(1, 1)
         mu_1, Lambda_1 = self.A.new_zeros(size), self.A.new_zeros(size, size)
         return LinearGaussianSSM(self.A, C, Lambda, Sigma, mu_1=mu_1, Lambda_1=Lambda_1, validate_args=False)
@@ -119,18 +138,68 @@ def trend(level: float = 1.0, slope: float = 1.0) -> Component:
     return _part("trend", [[1.0, 1.0], [0.0, 1.0]], [1.0, 0.0], identity, {"level": level, "slope": slope})
 
 
-def season(period: int, variance: float = 1.0) -> Component:
-    """A pattern of `period` steps whose sum over a period is zero but for a disturbance.
+def season(period: int | float, variance: float = 1.0, *, harmonics: int | None = None) -> Component:
+    r"""A pattern that comes again after `period` steps, and changes slowly.
+
+    By default its sum over a period is zero but for a disturbance. With `harmonics` it is a sum of waves,
+    :math:`\sum_j \gamma_j`, each of which turns by its angle and is disturbed,
+
+    .. math:: \begin{pmatrix} \gamma_{j,t} \\ \gamma^*_{j,t} \end{pmatrix} =
+        \begin{pmatrix} \cos\lambda_j & \sin\lambda_j \\ -\sin\lambda_j & \cos\lambda_j \end{pmatrix}
+        \begin{pmatrix} \gamma_{j,t-1} \\ \gamma^*_{j,t-1} \end{pmatrix} + \mathcal{N}(0, \sigma^2 I),
+        \qquad \lambda_j = \frac{2 \pi j}{\mathrm{period}},
+
+    (Harvey, 1989, Section 2.3.4), which costs two states a wave, however long the period is. Hours with a day and a
+    week are ``season(24, harmonics=3) + season(168, harmonics=6)``.
+
+    Arguments:
+        period: In steps; with harmonics it need not be a whole number: a year has 365.25 days.
+        variance: Of the disturbance, or of that of each wave.
+        harmonics: The number of waves, of period, period / 2, period / 3, ... steps.
 
     Raises:
-        ValueError: A period of less than two steps.
+        ValueError: A period of less than two steps, or more harmonics than half of it.
+
+    Example:
+        >>> (level() + season(7) + season(365.25, harmonics=2)).names
+        ('level', 'season', 'season 2')
     """
-    if isinstance(period, bool) or not isinstance(period, int) or period < 2:
-        raise ValueError(f"period must be a whole number of at least 2; got {period!r}")
-    size = period - 1
+    if isinstance(period, bool) or not 2 <= period < math.inf or (harmonics is None and period != int(period)):
+        raise ValueError(f"period must be a whole number of at least 2, or, with harmonics, a number; got {period!r}")
+    most = math.floor(period / 2)
+    if harmonics is not None and not 1 <= harmonics <= most:
+        raise ValueError(f"harmonics must be between 1 and half the period, {most}; got {harmonics}")
+    waves = frozenset(Fraction(j) / Fraction(period) for j in range(1, (harmonics or most) + 1))
+    if harmonics is not None:
+        return replace(_turning(sorted(waves), variance), waves=waves)
+    size = int(period) - 1
     A = [[-1.0] * size, *([1.0 if j == i else 0.0 for j in range(size)] for i in range(size - 1))]
     first = [1.0] + [0.0] * (size - 1)
-    return _part("season", A, first, [[value] for value in first], {"season": variance})
+    part = _part("season", A, first, [[value] for value in first], {"season": variance})
+    return replace(part, waves=waves)
+
+
+def _turning(waves: list[Fraction], variance: float) -> Component:
+    """Waves of one variance; the one of two steps has no sine."""
+    blocks, first = [], []
+    for wave in waves:
+        cosine, sine = math.cos(2 * math.pi * wave), math.sin(2 * math.pi * wave)
+        turn = [[-1.0]] if wave == Fraction(1, 2) else [[cosine, sine], [-sine, cosine]]
+        blocks.append(torch.tensor(turn, dtype=torch.float64))
+        first += [1.0, 0.0][: len(turn)]
+    part = _part("season", [], [], [], {"season": variance})
+    size = len(first)
+    A, C, G = torch.block_diag(*blocks), torch.tensor(first, dtype=torch.float64), torch.eye(size).double()
+    return replace(part, A=A, C=C, G=G, parts=(("season", size),), shared=(0,) * size)
+
+
+def _numbered(component: Component, before: int) -> Component:
+    """The same, with the names of its seasons counted on from those before."""
+    names, count = [], before
+    for name in component.names:
+        count += name.startswith("season")
+        names.append(f"season {count}" if name.startswith("season") and count > 1 else name)
+    return replace(component, names=tuple(names))
 
 
 def regression(u: Series) -> Component:
