@@ -4,13 +4,16 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 
 from dvae_lib.cli import console
 from dvae_lib.cli.outputs import check_folder
+
+if TYPE_CHECKING:
+    from dvae_lib.data.steps import TimeSteps
 
 __all__ = ["forecast", "impute", "score"]
 
@@ -39,7 +42,16 @@ SEED = Annotated[int, typer.Option(min=0, help="Of the samples.")]
 def forecast(
     model: MODEL,
     series: SERIES,
-    steps: Annotated[int, typer.Option(min=1, help="Frames to come.")] = 10,
+    steps: Annotated[int | None, typer.Option(min=1, help="Frames to come. Default: 10, or as many as --at.")] = None,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--at",
+            metavar="TIME",
+            help="Of a model that was trained with --time-steps: when a frame to come is; once for each. Default: in "
+            "median steps.",
+        ),
+    ] = None,
     quantile: QUANTILES = None,
     samples: Annotated[int, typer.Option(min=1, help="Futures that are drawn.")] = 1000,
     inputs: INPUTS = None,
@@ -53,10 +65,16 @@ def forecast(
     [bold]Example[/]
 
     dvae forecast runs/mine series.csv --steps 12 -o next.csv
+
+    dvae forecast runs/visits visits.csv --at 2024-03-02 --at 2024-03-09
     """
+    if at and steps not in (None, len(at)):
+        raise typer.BadParameter(f"{steps} frames to come, but {len(at)} --at; leave --steps out", param_hint="--steps")
     trained, x, names = _opened(model, series, output)
     options: dict[str, Any] = {"quantiles": quantile or LEVELS, "num_samples": samples, "seed": seed, "missing": True}
-    found = trained.forecast(x, steps, inputs=_numbers(inputs, trained), **options)
+    if at:
+        options["future_times"] = _moments(at)
+    found = trained.forecast(x, steps or len(at or ()) or 10, inputs=_numbers(inputs, trained), **options)
     _write(output, names, len(x), found.mean, found.quantiles)
 
 
@@ -108,25 +126,32 @@ def _opened(model: str, series: Path, output: Path | None) -> tuple[Any, Any, li
     if output is not None:
         check_folder(output)
     trained = TrainedModel.from_pretrained(model)
-    x, names = _read(series, trained.columns)
+    x, names = _read(series, trained.columns, trained.time_steps)
     return trained, x, names
 
 
-def _read(file: Path, columns: Sequence[str] | None = None) -> tuple[Any, list[str]]:
+def _read(
+    file: Path, columns: Sequence[str] | None = None, time_steps: "TimeSteps | None" = None
+) -> tuple[Any, list[str]]:
     """The numbers of a file and the names of its columns: in a CSV file found by the names of the training.
 
-    Where a CSV file has dates at a rhythm, the numbers are a DataFrame with these.
+    Where a CSV file has dates at a rhythm, or the model reads steps of time, the numbers are a DataFrame with these.
     """
     from dvae_lib.data.own_files import read_numpy
     from dvae_lib.data.tables import read_csv_folder
 
     if file.suffix.lower() == ".csv" and file.is_file():
-        (table,) = read_csv_folder(file, columns=columns, missing=True)
-        if table.times.frequency is None or columns is None:
+        column = None if time_steps is None else time_steps.column
+        options: dict[str, Any] = {"time": column, "uneven": time_steps is not None}
+        (table,) = read_csv_folder(file, columns=columns, missing=True, **options)
+        when = table.times.index if time_steps is None else table.times.moments
+        if when is None or (time_steps is None and (table.times.frequency is None or columns is None)):
             return table.values, list(table.names)
-        import pandas as pd  # by which the dates were read
+        import pandas as pd  # by which dates are read
 
-        return pd.DataFrame(table.values, table.times.index, list(table.names)), list(table.names)
+        return pd.DataFrame(table.values, pd.Index(when, name="time"), list(table.names)), list(table.names)
+    if time_steps is not None:
+        raise ValueError(f"{file} has no times, whose steps the model reads: expected a CSV file with their column")
     if file.suffix.lower() not in (".npy", ".npz"):
         raise ValueError(f"{file} is not a series: expected one CSV or NumPy file")
     found = read_numpy(file)
@@ -141,8 +166,20 @@ def _numbers(file: Path | None, trained: Any) -> Any:
     return None if file is None else _read(file, trained.input_columns)[0]
 
 
+def _moments(at: Sequence[str]) -> Any:
+    """Dates or numbers, as they stand on the command line."""
+    from dvae_lib.data.times import read_times
+
+    try:
+        return np.array([float(text) for text in at])
+    except ValueError:
+        return read_times(at, [None] * len(at), [f"--at {text}" for text in at], asked=True, uneven=True).moments
+
+
 def _dates(index: Any) -> list[str]:
     """Times as text: days alone where all are."""
+    if not hasattr(index, "normalize"):
+        return [f"{time:.12g}" for time in index]
     days = bool((index == index.normalize()).all())
     return [str(time.date() if days else time) for time in index]
 

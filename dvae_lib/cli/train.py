@@ -32,6 +32,12 @@ class Split(str, Enum):
     time = "time"
 
 
+class TimeStepsUse(str, Enum):
+    """What the steps between times that are not evenly spaced are to the model."""
+
+    input = "input"
+
+
 _PANEL = "Training; what is not given is the review's (Section 13.2.3)"
 
 
@@ -97,8 +103,15 @@ def train(
         str | None,
         typer.Option(
             metavar="COLUMN",
-            help="The column of your CSV files that holds the times, evenly spaced. Default: one with dates. Their "
-            "rhythm is kept with the model.",
+            help="The column of your CSV files that holds the times, evenly spaced unless --time-steps is given. "
+            "Default: one with dates. Their rhythm is kept with the model.",
+        ),
+    ] = None,
+    time_steps: Annotated[
+        TimeStepsUse | None,
+        typer.Option(
+            help="For CSV files whose rows are not evenly spaced: the time since the row before, as an input of the "
+            "model (log of the step over the median step).",
         ),
     ] = None,
     limit: LIMIT = None,
@@ -165,6 +178,8 @@ def train(
 
     dvae train vae --data sequences.npz --folder runs/mine --z-dim 4 -O 'encoder=[64,64]'
 
+    dvae train srnn --data visits/ --time when --time-steps input --folder runs/visits
+
     dvae train srnn --data tunes/ --folder runs/tunes -D steps=2 -D per=beat
 
     dvae train srnn --data days.csv --split time --folder runs/days --observation 'visits=poisson, heat=student_t'
@@ -194,6 +209,7 @@ def train(
         standardize=which,
         missing=missing,
         time=time,
+        **({} if time_steps is None else {"time_steps": time_steps.value}),
         **_json_options(data_option or [], "--data-option"),
     )
     if isinstance(families, Mapping):

@@ -19,6 +19,7 @@ from dvae_lib.data import (
     speech,
     splits,
     standardize,
+    steps,
     tables,
     toy,
 )
@@ -37,6 +38,7 @@ from dvae_lib.data.sequences import *  # noqa: F403
 from dvae_lib.data.speech import *  # noqa: F403
 from dvae_lib.data.splits import *  # noqa: F403
 from dvae_lib.data.standardize import *  # noqa: F403
+from dvae_lib.data.steps import *  # noqa: F403
 from dvae_lib.data.tables import *  # noqa: F403
 from dvae_lib.data.toy import *  # noqa: F403
 
@@ -59,6 +61,7 @@ __all__ = sorted(
             speech,
             splits,
             standardize,
+            steps,
             tables,
             toy,
         )

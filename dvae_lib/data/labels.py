@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from dvae_lib.data.steps import TimeSteps
+
 __all__ = ["Labels", "column_names", "column_numbers", "difference", "frequency_of", "labels_of"]
 
 
@@ -13,21 +15,25 @@ class Labels(NamedTuple):
         columns: Names of the observed columns; None where they have none.
         input_columns: The same of the inputs.
         frequency: Of the times, as pandas writes it, such as "MS"; None where the times have no rhythm.
+        time_steps: The scale of the steps of time, where a model reads them as its last input; None where it does not.
     """
 
     columns: tuple[str, ...] | None = None
     input_columns: tuple[str, ...] | None = None
     frequency: str | None = None
+    time_steps: TimeSteps | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """What is known of them, ready for JSON."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in self._asdict().items() if v is not None}
+        known = {name: list(v) if isinstance(v, tuple) else v for name, v in self._asdict().items() if v is not None}
+        return known if self.time_steps is None else {**known, "time_steps": self.time_steps._asdict()}
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> "Labels":
         """What `to_dict` wrote."""
         columns, inputs = (tuple(state[n]) if n in state else None for n in ("columns", "input_columns"))
-        return cls(columns, inputs, state.get("frequency"))
+        steps = TimeSteps(**state["time_steps"]) if "time_steps" in state else None
+        return cls(columns, inputs, state.get("frequency"), steps)
 
 
 def labels_of(sequences: Iterable[Any], inputs: Iterable[Any] | None, names: Sequence[str]) -> Labels:

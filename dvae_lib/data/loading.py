@@ -10,6 +10,7 @@ from dvae_lib.data.own_files import kind_of_files, load_files
 from dvae_lib.data.speech.corpus import SpeechCorpus
 from dvae_lib.data.speech.front_end import FrontEndSettings
 from dvae_lib.data.speech.load import load_corpus
+from dvae_lib.data.steps import TimeSteps
 
 __all__ = ["Source", "load", "load_source", "source_names"]
 
@@ -33,6 +34,7 @@ def load(
     standardize: bool | Sequence[str | int] | None = None,
     missing: bool = False,
     time: str | None = None,
+    time_steps: Literal["input"] | TimeSteps | None = None,
     fetch: bool = True,
     progress: bool = True,
     **options: Any,
@@ -58,7 +60,10 @@ def load(
         missing: Whether NaN, or an empty cell, of the reader's own sequences stands for a missing value; otherwise it
             is refused. See `SequenceDataset`.
         time: The column of the reader's own CSV files that holds the times; None finds it. Their rhythm is kept with
-            the model. Times must not run backwards or repeat, and those of a column that is named here must not jump.
+            the model. Times must not run backwards or repeat, and those of a column that is named here must not jump,
+            unless the model reads their steps.
+        time_steps: "input" makes the time since the row before an input of the model, for the reader's own CSV files
+            whose rows are not evenly spaced; see `from_arrays`.
         fetch: Get a corpus that is not here yet, where a program may.
         progress: Show progress bars.
         options: Of the corpus's own loader, such as ``fps=15`` for "cmu"; see `dvae_lib.data.load_cmu` and its like. Of
@@ -86,7 +91,8 @@ def load(
         about["options"] = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     asked = {"limit": limit, "settings": settings, **options}
     asked = {name: value for name, value in asked.items() if value is not None}
-    timed = {} if time is None else {"time": time}
+    timed: dict[str, Any] = {} if time is None else {"time": time}
+    timed |= {} if time_steps is None else {"time_steps": time_steps}
     if str(source) in source_names() and (isinstance(source, str) or not source.exists()):
         corpus = corpus_info(str(source))
         offered = {"sequence_length": sequence_length or corpus.sequence_length, "seed": seed, "progress": progress}
@@ -119,8 +125,8 @@ def load(
         about["standardize"] = standardize if isinstance(standardize, bool) else list(standardize)
     if missing:
         about["missing"] = True
-    about |= timed
-    choices: dict[str, Any] = {"split": split, "standardize": standardize, "missing": missing, "time": time}
+    about |= timed if time_steps is None else {**timed, "time_steps": "input"}
+    choices: dict[str, Any] = {"split": split, "standardize": standardize, "missing": missing, **timed}
     kind = _OWN_KINDS.get(what, "sequences")
     if kind == "motion":
         sequence_length = sequence_length or 50

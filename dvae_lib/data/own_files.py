@@ -19,6 +19,7 @@ from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.data.speech.audio import AUDIO_SUFFIXES
 from dvae_lib.data.splits import Splits, from_arrays, split_by_group
 from dvae_lib.data.standardize import Standardizer
+from dvae_lib.data.steps import TimeSteps
 from dvae_lib.data.tables import Table, read_csv_folder
 from dvae_lib.devices import on_the_host
 
@@ -69,6 +70,7 @@ def from_csv_folder(
     dtype: torch.dtype | None = None,
     missing: bool = False,
     time: str | None = None,
+    time_steps: Literal["input"] | TimeSteps | None = None,
 ) -> Splits:
     """A folder of CSV files, one sequence each: a row is a time step, a column a dimension.
 
@@ -94,6 +96,8 @@ def from_csv_folder(
         dtype: Of the data; by default torch's default.
         missing: Whether an empty cell, or one that says NA, stands for a missing value; otherwise it is refused.
         time: The column that holds the times; None finds it. Their rhythm is kept with the model.
+        time_steps: "input" makes the time since the row before one more input, the last, for rows that are not evenly
+            spaced; see `from_arrays`.
 
     Returns:
         The three parts.
@@ -101,7 +105,8 @@ def from_csv_folder(
     Raises:
         FileNotFoundError: No such folder, or no file that matches.
         ValueError: A file that is empty, not a table of numbers, lacks values, or has other columns than the first
-            one; times that run backwards or repeat, or jump in the column that `time` names. The message names the
+            one; times that run backwards or repeat, or jump in the column that `time` names, unless `time_steps` says
+            that the model reads them. The message names the
             file and what was wrong with it.
     """
     tables = read_csv_folder(
@@ -113,6 +118,7 @@ def from_csv_folder(
         decimal=decimal,
         missing=missing,
         time=time,
+        uneven=time_steps is not None,
     )
     splits = from_arrays(
         [table.values for table in tables],
@@ -129,9 +135,11 @@ def from_csv_folder(
         dtype=dtype,
         missing=missing,
         columns=_names(tables),
+        time_steps=time_steps,
+        times=None if time_steps is None else [table.times.moments for table in tables],
     )
+    _label(splits, tables)
     for part in splits:
-        part.labels = part.labels._replace(frequency=_frequency(tables))
         if input_columns:
             part.labels = part.labels._replace(input_columns=tuple(map(str, input_columns)))
     return splits
@@ -190,6 +198,7 @@ def load_files(
     standardize: bool | Sequence[str | int] | None,
     missing: bool = False,
     time: str | None = None,
+    time_steps: Literal["input"] | TimeSteps | None = None,
     **options: Any,
 ) -> Splits:
     """A reader's CSV, NumPy, MIDI or BVH files in three parts; see `dvae_lib.data.load`.
@@ -201,13 +210,18 @@ def load_files(
     _check_options(path, kind, options)
     if time is not None and kind != "csv":
         raise ValueError(f"{path} has no column {time!r} of times: only CSV files have columns with names")
+    if time_steps is not None and kind != "csv":
+        raise ValueError(
+            f"{path} holds no CSV files, whose columns may say when: steps of time cannot be read from it. Arrays are "
+            "taken with their times by from_arrays(..., time_steps='input', times=[...])"
+        )
     if kind in ("midi", "bvh"):
         files = [path] if path.is_file() else _files(path, _SUFFIXES[kind])
         names = [file.name if file == path else file.relative_to(path).as_posix() for file in files]
         read = [midi_to_roll(file, **options) for file in files] if kind == "midi" else bvh_positions(files, **options)
         arrays: dict[str, NDArray[Any]] = dict(zip(names, read, strict=True))
     elif kind == "csv":
-        tables = read_csv_folder(path, missing=missing, time=time)
+        tables = read_csv_folder(path, missing=missing, time=time, uneven=time_steps is not None)
         arrays = {str(table.file): table.values for table in tables}
     else:
         arrays = read_numpy(path)
@@ -231,10 +245,20 @@ def load_files(
             standardize=standardize,
             missing=missing,
             columns=_names(tables),
+            time_steps=time_steps,
+            times=None if time_steps is None else [table.times.moments for table in tables],
         )
+    _label(splits, tables)
+    return splits
+
+
+def _label(splits: Splits, tables: Sequence[Table]) -> None:
+    """Keep the rhythm of the times, and the column that holds those whose steps are read."""
     for part in splits:
         part.labels = part.labels._replace(frequency=_frequency(tables))
-    return splits
+        if part.labels.time_steps is not None:
+            own = part.labels.time_steps._replace(column=tables[0].times.column)
+            part.labels = part.labels._replace(time_steps=own)
 
 
 def _frequency(tables: Sequence[Table]) -> str | None:

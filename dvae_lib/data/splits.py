@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from dvae_lib.data.checks import ArrayLike, checked_clips, one_by_one
 from dvae_lib.data.labels import column_numbers, labels_of
 from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.data.standardize import Standardizer
+from dvae_lib.data.steps import TimeSteps, steps_between
 from dvae_lib.devices import on_the_host
 
 __all__ = ["Splits", "TwoParts", "from_arrays", "split_by_group"]
@@ -118,6 +119,8 @@ def from_arrays(
     dtype: torch.dtype | None = ...,
     missing: bool = ...,
     columns: Sequence[str] | None = ...,
+    time_steps: Literal["input"] | TimeSteps | None = ...,
+    times: Sequence[Any] | None = ...,
 ) -> Splits: ...
 
 
@@ -138,6 +141,8 @@ def from_arrays(
     dtype: torch.dtype | None = ...,
     missing: bool = ...,
     columns: Sequence[str] | None = ...,
+    time_steps: Literal["input"] | TimeSteps | None = ...,
+    times: Sequence[Any] | None = ...,
 ) -> TwoParts: ...
 
 
@@ -158,6 +163,8 @@ def from_arrays(
     dtype: torch.dtype | None = None,
     missing: bool = False,
     columns: Sequence[str] | None = None,
+    time_steps: Literal["input"] | TimeSteps | None = None,
+    times: Sequence[Any] | None = None,
 ) -> Splits | TwoParts:
     """Your own sequences, split, cut and standardised, ready to train on.
 
@@ -184,9 +191,17 @@ def from_arrays(
         dtype: Of the data; by default torch's default.
         missing: Whether NaN stands for a missing value; see `SequenceDataset`. It does not count for the standardiser.
         columns: Names of the observed columns, of arrays; DataFrames bring their own.
+        time_steps: "input" makes the time since the frame before the last entry of the inputs, for frames that are not
+            evenly spaced: the logarithm of the step over the median step of the training part, 0 in the first frame of
+            a sequence; it is not standardised. A `TimeSteps`, such as that of a trained model, is a scale of your own.
+        times: With `time_steps`, when the frames were: dates, durations or numbers, (T_i,), one for each sequence. By
+            default the indices of the DataFrames.
 
     Returns:
         The parts.
+
+    Raises:
+        ValueError: Sequences, inputs or times that do not go together, or that models cannot take.
 
     Example:
         >>> generator = torch.Generator().manual_seed(0)
@@ -215,7 +230,10 @@ def from_arrays(
             raise ValueError(f"{len(columns)} names of columns for {size} columns; one each was expected")
         tables = tables._replace(columns=tuple(map(str, columns)))
     chosen = None if isinstance(standardize, bool) else column_numbers(standardize, tables.columns, size)
-    everything = _Part(labels, observed, driving)
+    if time_steps is None and times is not None:
+        raise ValueError("times are for models that read the steps between them: say time_steps='input', or leave them")
+    steps, seconds = (None, False) if time_steps is None else _steps(time_steps, clips, times, labels)
+    everything = _Part(labels, observed, driving, steps)
     if split == "time":
         if groups is not None:
             raise ValueError("groups go to one part each, which split='time' cannot do: leave one of the two out")
@@ -227,6 +245,12 @@ def from_arrays(
         raise ValueError(f"split is 'group' or 'time'; got {split!r}")
     if len(parts) not in (2, 3):
         raise ValueError(f"fractions are those of two or three parts; got {tuple(fractions)}")
+    if steps is not None:
+        scale = time_steps
+        if not isinstance(scale, TimeSteps):
+            scale = TimeSteps.fit(parts[0].steps or [], seconds=seconds)
+        parts = [part.driven_by_steps(scale) for part in parts]
+        tables = tables._replace(time_steps=scale)
     datasets: list[SequenceDataset] = []
     for number, part in enumerate(parts):
         cut = number < 2
@@ -243,30 +267,66 @@ def from_arrays(
         first = datasets[0] if datasets else dataset
         if standardize:
             dataset.standardizer = first.standardizer or Standardizer.fit(first, columns=chosen)
-        if standardize_inputs and drive is not None:
-            dataset.input_standardizer = first.input_standardizer or Standardizer.fit(first.raw_inputs())
+        if standardize_inputs and drive is not None:  # but for the steps of time, which have a scale of their own
+            own = None if steps is None else range(first.u_dim - 1)
+            dataset.input_standardizer = first.input_standardizer or Standardizer.fit(first.raw_inputs(), columns=own)
         datasets.append(dataset)
     if not standardize:
         _warn_of_rounding(datasets[0])
     return Splits(*datasets) if len(datasets) == 3 else TwoParts(*datasets)
 
 
+def _steps(
+    asked: Any, clips: Sequence[Any], times: Sequence[Any] | None, labels: Sequence[str]
+) -> tuple[list[NDArray[np.float64]], bool]:
+    """The step of time to each frame, sequence by sequence, and whether it is in seconds."""
+    if asked != "input" and not isinstance(asked, TimeSteps):
+        raise ValueError(f"time_steps must be 'input', a TimeSteps, or None; got {asked!r}")
+    if times is not None and len(times) != len(clips):
+        raise ValueError(f"{len(times)} times for {len(clips)} sequences; one each was expected")
+    found, kinds = [], []
+    for number, (label, clip) in enumerate(zip(labels, clips, strict=True)):
+        own = getattr(clip, "index", None) if times is None else times[number]
+        if times is None and not hasattr(clip, "iloc"):
+            raise ValueError(f"time_steps='input' needs times: sequence {label} is no DataFrame, whose index has them")
+        steps, seconds = steps_between(own, name=f"the times of sequence {label}")
+        if len(steps) != len(clip):
+            raise ValueError(f"Sequence {label} has {len(clip)} frames, but {len(steps)} times")
+        found.append(steps)
+        kinds.append(seconds)
+    wanted = asked.seconds if isinstance(asked, TimeSteps) else kinds[0]
+    if set(kinds) != {wanted}:
+        odd = labels[kinds.index(not wanted)]
+        raise ValueError(f"the times of sequence {odd} must be {'dates' if wanted else 'numbers'}, as all others are")
+    return found, wanted
+
+
 class _Part(NamedTuple):
-    """Sequences that belong together: their names, observed values and inputs."""
+    """Sequences that belong together: their names, observed values and inputs, and the steps of time to each frame."""
 
     labels: list[str]
     clips: list[Tensor]
     drive: list[Tensor] | None
+    steps: list[NDArray[np.float64]] | None = None
 
     def take(self, which: Iterable[int]) -> "_Part":
         chosen = list(which)
         return _Part(*(None if every is None else [every[i] for i in chosen] for every in self))  # type: ignore[arg-type]
 
+    def driven_by_steps(self, scale: TimeSteps) -> "_Part":
+        """The same with the steps of time as the last input."""
+        columns = [torch.from_numpy(scale.scaled(steps)) for steps in self.steps or []]
+        if self.drive is None:
+            return self._replace(drive=columns)
+        return self._replace(
+            drive=[torch.cat([u.double(), c.to(u.device)], 1) for u, c in zip(self.drive, columns, strict=True)]
+        )
+
 
 def _cut_in_time(whole: _Part, fractions: Sequence[float]) -> list[_Part]:
     """Each sequence cut into consecutive stretches, of which the first go to the first part."""
     shares = _shares(fractions)
-    parts = [_Part([], [], None if whole.drive is None else []) for _ in shares]
+    parts = [whole.take([]) for _ in shares]
     for number, (label, clip) in enumerate(zip(whole.labels, whole.clips, strict=True)):
         if whole.drive is not None and len(whole.drive[number]) != len(clip):
             raise ValueError(f"Sequence {label} has {len(clip)} frames, but its input has {len(whole.drive[number])}")
@@ -281,6 +341,8 @@ def _cut_in_time(whole: _Part, fractions: Sequence[float]) -> list[_Part]:
             part.clips.append(clip[start:end])
             if part.drive is not None and whole.drive is not None:
                 part.drive.append(whole.drive[number][start:end])
+            if part.steps is not None and whole.steps is not None:
+                part.steps.append(whole.steps[number][start:end])
     return parts
 
 

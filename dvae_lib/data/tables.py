@@ -58,6 +58,7 @@ def read_csv_folder(
     decimal: Literal[".", ","] | None = None,
     missing: bool = False,
     time: str | None = None,
+    uneven: bool = False,
 ) -> list[Table]:
     """Read all CSV files of a folder and its subfolders, with the same columns in the same order.
 
@@ -83,6 +84,8 @@ def read_csv_folder(
         decimal: The decimal sign; None finds out.
         missing: Whether an observed cell that is empty, or says NA or the like, is NaN; otherwise it is refused.
         time: The column that holds the times; None finds it. Of one that is named, also jumps are refused.
+        uneven: Whether a model will read the steps between the times: then every file has to have times, as dates or as
+            numbers, and they may jump.
 
     Returns:
         One table for each file, in the order of their paths.
@@ -90,7 +93,7 @@ def read_csv_folder(
     Raises:
         FileNotFoundError: No such folder, or no file that matches.
         ValueError: A file that is empty, not a table, lacks a value, or has other columns than the first one;
-            times that run backwards, repeat or, if asked for, jump.
+            times that run backwards, repeat or, if asked for, jump; none, where a model is to read them.
     """
     files = _files(Path(folder), pattern)
     sheets = [_read(file, decimal) for file in files]
@@ -111,7 +114,10 @@ def read_csv_folder(
     else:
         observed = [str(name) for name in columns]
     _check_asked(sheets, [*observed, *inputs])
-    times = [_times(sheet, time, [*observed, *inputs]) for sheet in sheets]
+    used = [*observed, *inputs]
+    if uneven and time is None:
+        time = _column_of_times(sheets, used)
+    times = [_times(sheet, time, used, uneven) for sheet in sheets]
     return [
         Table(sheet.file, sheet.numbers(observed, missing), sheet.numbers(inputs), tuple(observed), when)
         for sheet, when in zip(sheets, times, strict=True)
@@ -312,7 +318,19 @@ def _left_out(sheets: list[_Sheet], kept: Sequence[str]) -> dict[str, str]:
     return reasons
 
 
-def _times(sheet: _Sheet, asked: str | None, used: Sequence[str]) -> Times:
+def _column_of_times(sheets: list[_Sheet], used: Sequence[str]) -> str:
+    """The column that holds the times of all files, of those that tell when; time stamps before numbers."""
+    found = _left_out(sheets, used)
+    if not found:
+        raise ValueError(
+            f"{sheets[0].file} has no column of times, whose steps the model is to read: name it, time=... (on the "
+            f"command line --time COLUMN). There are {_listed([n for n in sheets[0].names if n not in used])}"
+        )
+    stamps = [name for name in found if all(s.holds_times(s.names.index(name)) for s in sheets)]
+    return sorted(stamps or found, key=lambda name: name.lower() not in _TIME_NAMES)[0]
+
+
+def _times(sheet: _Sheet, asked: str | None, used: Sequence[str], uneven: bool = False) -> Times:
     """The times of a sheet's rows, by the column that is asked for or the first that holds time stamps in every row."""
     names = [name for name in sheet.names if name not in used] if asked is None else [asked]
     for name in sorted(names, key=lambda name: name.lower() not in _TIME_NAMES):
@@ -321,7 +339,7 @@ def _times(sheet: _Sheet, asked: str | None, used: Sequence[str]) -> Times:
         if asked is not None or (texts and all(_TIME.fullmatch(text) for text in texts)):
             places = [f"{sheet.file}, line {line}, column {name!r}" for line in sheet.lines]
             try:
-                return read_times(texts, sheet.values(place), places, asked is not None)
+                return read_times(texts, sheet.values(place), places, asked is not None, column=name, uneven=uneven)
             except ValueError as error:
                 if asked is not None or place == 0 or name.lower() in _TIME_NAMES:
                     raise

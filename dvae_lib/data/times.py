@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from dvae_lib.data.labels import frequency_of
 
 __all__ = ["Times", "read_times"]
@@ -17,6 +19,7 @@ _DAY = re.compile(r"\d{1,4}[-/.]\d{1,2}([-/.]\d{1,4})?")
 _DOTTED = re.compile(r"\d{1,2}\.\d{1,2}\.")
 _YEAR_FIRST = re.compile(r"\d{3,4}")
 _WINDOW = 8  # rows of which a rhythm is told where not all have one: more than a week of working days
+_STEPS = "let the model read the steps: time_steps='input' (on the command line --time-steps input)"
 _WINDOWS = 100  # so many are looked at: each costs milliseconds
 
 
@@ -26,13 +29,25 @@ class Times(NamedTuple):
     Attributes:
         index: A `DatetimeIndex`; None of plain numbers, of clock times without a day, and where pandas is missing.
         frequency: Their rhythm, as pandas writes it, such as "MS"; None where they have none.
+        moments: The times themselves, where the steps between them are asked for: the index, or an array of numbers.
+        column: The column that holds them.
     """
 
     index: Any = None
     frequency: str | None = None
+    moments: Any = None
+    column: str | None = None
 
 
-def read_times(texts: Sequence[str], numbers: Sequence[float | None], places: Sequence[str], asked: bool) -> Times:
+def read_times(
+    texts: Sequence[str],
+    numbers: Sequence[float | None],
+    places: Sequence[str],
+    asked: bool,
+    *,
+    column: str | None = None,
+    uneven: bool = False,
+) -> Times:
     """Read a column of times and check its order and its rhythm.
 
     Days may come before months or after them. Taken is the order in which the times run forwards, and among two such
@@ -46,12 +61,16 @@ def read_times(texts: Sequence[str], numbers: Sequence[float | None], places: Se
         places: What to call each row in a message, with its file and line.
         asked: Whether the reader has named the column: then a jump is an error, and every row needs a time. Otherwise a
             jump is warned of, and what cannot be read as times has none.
+        column: Its name, which is kept.
+        uneven: Whether a model will read the steps between the times: then they may jump.
 
     Raises:
         ValueError: Times that run backwards or repeat; if asked, also those that jump, or that are no times.
     """
     if all(number is not None for number in numbers):
         _check_order(numbers, texts, places)
+        if uneven:
+            return Times(moments=np.array(numbers, dtype=np.float64), column=column)
         if asked:
             _check_steps([b - a for a, b in pairwise(numbers)], texts, places)  # type: ignore[operator]
         return Times()
@@ -65,12 +84,14 @@ def read_times(texts: Sequence[str], numbers: Sequence[float | None], places: Se
         return Times()
     _check_order(index, texts, places)
     frequency = frequency_of(index)
+    if uneven:
+        return Times(index, frequency, index, column)
     jump = _jump(index) if frequency is None and len(index) > 2 else None
     if jump is not None:
         said = (
             f"{places[jump + 1]}: the times jump from {texts[jump]} to {texts[jump + 1]}, where other rows have one "
-            "distance: put the missing rows in, with empty cells (missing=True, on the command line --missing), or "
-            "resample the series"
+            "distance: put the missing rows in, with empty cells (missing=True, on the command line --missing), "
+            f"resample the series, or {_STEPS}"
         )
         if asked:
             raise ValueError(said)
@@ -132,7 +153,7 @@ def _check_steps(steps: Sequence[float], texts: Sequence[str], places: Sequence[
         if abs(step - usual) > 0.15 * usual:
             raise ValueError(
                 f"{places[row]}: the times jump from {texts[row - 1]} to {texts[row]}, where other rows are {usual:g} "
-                "apart: put the missing rows in, with empty cells, or resample the series"
+                f"apart: put the missing rows in, with empty cells, resample the series, or {_STEPS}"
             )
 
 

@@ -4,9 +4,11 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from dvae_lib.data.catalogue import LoadedCorpus
 from dvae_lib.data.heldout import marks, same_marks, seen_before
+from dvae_lib.data.labels import Labels
 from dvae_lib.data.loading import load, source_names
 from dvae_lib.data.speech import FrontEndSettings
 from dvae_lib.data.splits import Splits
@@ -44,6 +46,9 @@ def evaluation_source(model: DVAE, source: str | Path | None = None, *, limit: i
     front_end = card.get("front_end")
     # How its files were read goes for the corpus itself, and for files in its place.
     alike = str(source) == saved["source"] or not {str(source), saved["source"]} & set(source_names())
+    # A model that reads steps of time reads them in its own scale, from the column of the training.
+    steps = Labels.from_dict(card.get("table", {})).time_steps
+    timed: dict[str, Any] = {} if steps is None else {"time": steps.column, "time_steps": steps}
     found = load(
         source,
         # The split depends on these. Of the same sequences, wherever they lie now, it is the run's own.
@@ -54,6 +59,7 @@ def evaluation_source(model: DVAE, source: str | Path | None = None, *, limit: i
         limit=limit,
         settings=None if front_end is None else FrontEndSettings.from_dict(front_end),
         **(saved.get("options", {}) if alike else {}),
+        **timed,
     )
     if found.kind == "speech":
         return found

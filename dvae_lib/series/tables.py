@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dvae_lib.data.labels import column_names, difference, frequency_of
 
-__all__ = ["Table", "check_labels", "following_index", "like", "named", "side_by_side"]
+__all__ = ["Table", "check_labels", "following_index", "like", "named", "side_by_side", "uneven_index"]
 
 Table = Any
 """A NumPy array of shape (T, D), or, where a DataFrame was given, a DataFrame of the same columns."""
@@ -144,6 +144,32 @@ def following_index(index: Any, steps: int, frequency: str | None = None) -> Any
         if np.allclose(distances, distances[0], rtol=1e-6, atol=0) and distances[0] != 0:
             return pd.Index(values[-1] + distances[0] * np.arange(1, steps + 1), name=index.name)
     raise ValueError(_no_rhythm(index))
+
+
+def uneven_index(times: Any, steps: int, median: float, frequency: str | None, given: Any = None) -> Any:
+    """The times after those of a series that need not be evenly spaced.
+
+    Arguments:
+        times: Dates, durations or numbers.
+        steps: How many.
+        median: By which they go on, in seconds or in the unit of the numbers.
+        frequency: The rhythm of the training; where it had one, it goes on.
+        given: The times to come, where they are known.
+
+    Example:
+        >>> uneven_index([0.0, 0.5, 3.0], 2, 1.5, None).tolist()
+        [4.5, 6.0]
+    """
+    import pandas as pd
+
+    index = pd.Index(times)
+    if given is not None:
+        return pd.Index(given, name=index.name)
+    if frequency is not None or isinstance(index, pd.PeriodIndex):
+        return following_index(index, steps, frequency)
+    ahead = median * np.arange(1, steps + 1)
+    dated = isinstance(index, pd.DatetimeIndex | pd.TimedeltaIndex)
+    return pd.Index(index[-1] + (pd.to_timedelta(ahead, unit="s") if dated else ahead), name=index.name)
 
 
 def _no_rhythm(index: Any) -> str:

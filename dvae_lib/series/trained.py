@@ -14,15 +14,18 @@ from torch import Generator, Tensor
 from dvae_lib.arrays import as_tensor
 from dvae_lib.data.labels import Labels, column_names
 from dvae_lib.data.sequences import SequenceDataset
+from dvae_lib.data.steps import TimeSteps
 from dvae_lib.devices import on_the_host
 from dvae_lib.models import DVAE
 from dvae_lib.models.filtering import Filter
 from dvae_lib.objectives.terms import check_counts
-from dvae_lib.series.tables import Table, array, check_labels, following_index, like, named, side_by_side
+from dvae_lib.series.tables import Table, array, check_labels, following_index, like, named, side_by_side, uneven_index
 
 __all__ = ["Encoded", "Prediction", "TrainedModel"]
 
 QUANTILES = (0.05, 0.5, 0.95)
+
+_NO_STEPS = "the model reads no steps of time: train it with time_steps='input', or leave out"
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,9 @@ class TrainedModel:
     A model that was trained on DataFrames, or on CSV files, knows its `columns`: a DataFrame needs the same ones in the
     same order, and rows at the same rhythm. Of an array they name the columns of `Prediction.to_frame`.
 
+    A model that was trained with ``time_steps="input"`` reads when the frames were: the index of a DataFrame, or
+    ``times=``, (T,), beside an array. The inputs are handed over without the steps, which are found from the times.
+
     Arguments:
         model: A trained `DVAE`, of which `fit` has noted the standardisation. It is put into evaluation mode.
 
@@ -113,6 +119,11 @@ class TrainedModel:
         return self._labels.frequency
 
     @property
+    def time_steps(self) -> TimeSteps | None:
+        """The scale of the steps of time that the model reads; None where it reads none."""
+        return self._labels.time_steps
+
+    @property
     def _labels(self) -> Labels:
         return Labels.from_dict(self.model.metadata.get("table", {}))
 
@@ -126,6 +137,8 @@ class TrainedModel:
         steps: int,
         *,
         inputs: Table | None = None,
+        times: Any = None,
+        future_times: Any = None,
         quantiles: Sequence[float] = QUANTILES,
         num_samples: int = 1000,
         missing: bool = False,
@@ -143,6 +156,9 @@ class TrainedModel:
             steps: Number H of frames to come.
             inputs: For a driven model, its inputs over the past and the future, (T + H, u_dim). Other future inputs are
                 an intervention: what would come if.
+            times: Of a model that reads steps of time, when the frames of an array were, (T,).
+            future_times: Of such a model, when the frames to come are, (H,). By default they go on at the rhythm of the
+                training or, where it had none, in its median step.
             quantiles: Levels between 0 and 1.
             num_samples: Number of particles, and of futures.
             missing: Whether NaN in x stands for a missing value; otherwise it is refused.
@@ -155,8 +171,9 @@ class TrainedModel:
         """
         check_counts(steps=steps, num_samples=num_samples)
         self._check_labels(x, inputs)
-        index = following_index(x.index, steps, self.frequency) if hasattr(x, "iloc") else None
-        past, u, observed = self._taken(x, inputs, missing, steps)
+        index = self._following(x, steps, times, future_times)
+        future = index if future_times is None else future_times
+        past, u, observed = self._taken(x, inputs, missing, steps, times=times, future=future)
         generator = self._generator(seed)
         if self.model.has_proposal:
             before, after = (None, None) if u is None else (u[:, : len(x)], u[:, len(x) :])
@@ -176,6 +193,7 @@ class TrainedModel:
         observed: Table | None = None,
         *,
         inputs: Table | None = None,
+        times: Any = None,
         quantiles: Sequence[float] = QUANTILES,
         num_samples: int = 200,
         weighted: bool = False,
@@ -187,6 +205,7 @@ class TrainedModel:
             x: The series; NaN where a value is missing.
             observed: In place of NaN: what was observed, (T,) or (T, x_dim), boolean.
             inputs: The inputs of a driven model, (T, u_dim); they have no gaps.
+            times: See `forecast`.
             quantiles: Levels between 0 and 1.
             num_samples: Number of samples.
             weighted: Weight the samples by their importance.
@@ -211,7 +230,8 @@ class TrainedModel:
                 )
             seen = mask if mask.ndim == values.ndim else mask[:, None]
             values = torch.where(seen, values.double(), torch.nan)
-        series, u, gaps = self._taken(values, inputs, missing=True)
+        when = x.index if times is None and hasattr(x, "iloc") and self.time_steps is not None else times
+        series, u, gaps = self._taken(values, inputs, missing=True, times=when)
         seen = torch.ones_like(series, dtype=torch.bool) if gaps is None else gaps
         options: dict[str, Any] = {"num_samples": num_samples, "weighted": weighted, "generator": self._generator(seed)}
         filled = self.model.impute(series, seen, u, **options)
@@ -225,6 +245,7 @@ class TrainedModel:
         x: Table,
         *,
         inputs: Table | None = None,
+        times: Any = None,
         num_particles: int = 200,
         missing: bool = False,
         seed: int = 0,
@@ -238,6 +259,7 @@ class TrainedModel:
         Arguments:
             x: The series.
             inputs: The inputs of a driven model, (T, u_dim).
+            times: See `forecast`.
             num_particles: Number of particles; with more, scores of odd frames are more exact.
             missing: Whether NaN stands for a missing value.
             seed: Of the particles.
@@ -248,7 +270,7 @@ class TrainedModel:
         """
         check_counts(num_particles=num_particles)
         self._check_labels(x, inputs)
-        series, u, observed = self._taken(x, inputs, missing)
+        series, u, observed = self._taken(x, inputs, missing, times=times)
         if not self.model.has_proposal:
             raise NotImplementedError(
                 f"{type(self.model).__name__} cannot score frame by frame: its generation must be causal, with a "
@@ -268,7 +290,7 @@ class TrainedModel:
         Arguments:
             series: Ordinary ones, that the model was not trained on: the validation part.
             false_alarms: That share, between 0 and 1.
-            options: Of `score`; ``inputs`` as a list, one for each series.
+            options: Of `score`; ``inputs`` and ``times`` as lists, one for each series.
 
         Raises:
             ValueError: No series, or a share outside (0, 1).
@@ -277,13 +299,16 @@ class TrainedModel:
             raise ValueError(f"false_alarms is a share between 0 and 1; got {false_alarms}")
         if len(series) == 0:
             raise ValueError("a threshold is learned from ordinary series, and there is none")
-        inputs = options.pop("inputs", None) or [None] * len(series)
-        scores = [np.asarray(self.score(x, inputs=u, **options)) for x, u in zip(series, inputs, strict=True)]
+        inputs, times = (options.pop(name, None) or [None] * len(series) for name in ("inputs", "times"))
+        scores = [
+            np.asarray(self.score(x, inputs=u, times=when, **options))
+            for x, u, when in zip(series, inputs, times, strict=True)
+        ]
         return float(np.quantile(np.concatenate(scores), false_alarms))
 
     @torch.no_grad()
     @on_the_host()
-    def encode(self, x: Table, *, inputs: Table | None = None, missing: bool = False) -> Encoded:
+    def encode(self, x: Table, *, inputs: Table | None = None, times: Any = None, missing: bool = False) -> Encoded:
         r"""The latents that the inference model reads in a series: mean and deviation of their posteriors.
 
         Where a posterior depends on the latents before, it is taken at their means.
@@ -291,13 +316,14 @@ class TrainedModel:
         Arguments:
             x: The series.
             inputs: The inputs of a driven model, (T, u_dim).
+            times: See `forecast`.
             missing: Whether NaN stands for a missing value.
 
         Raises:
             ValueError, TypeError: See `forecast`.
         """
         self._check_labels(x, inputs)
-        series, u, observed = self._taken(x, inputs, missing)
+        series, u, observed = self._taken(x, inputs, missing, times=times)
         latents = self.model.inference(series, u, observed=observed, draw="mean")
         mean, deviation = {}, {}
         for name, latent in latents.items():
@@ -310,12 +336,41 @@ class TrainedModel:
 
     def _check_labels(self, x: Table, inputs: Table | None) -> None:
         """Refuse DataFrames with other columns than in training, or at another rhythm."""
-        columns, input_columns, frequency = self._labels
+        columns, input_columns, frequency, _ = self._labels
         check_labels(x, columns, frequency, "x")
         check_labels(inputs, input_columns, frequency, "inputs")
 
+    def _following(self, x: Table, steps: int, times: Any, future_times: Any) -> Any:
+        """The times of the frames to come, of a DataFrame; None of an array."""
+        scale = self.time_steps
+        if scale is None and future_times is not None:
+            raise ValueError(f"{_NO_STEPS} future_times")
+        if future_times is not None and len(future_times) != steps:
+            raise ValueError(f"future_times must be {steps}, one for each frame to come; got {len(future_times)}")
+        if not hasattr(x, "iloc"):
+            return None
+        if scale is None:
+            return following_index(x.index, steps, self.frequency)
+        return uneven_index(x.index if times is None else times, steps, scale.median, self.frequency, future_times)
+
+    def _steps(self, x: Table, times: Any, ahead: int, future: Any) -> Tensor | None:
+        """The steps of time as the model reads them, (T + H, 1); None of a model that reads none."""
+        scale = self.time_steps
+        if scale is None:
+            if times is not None:
+                raise ValueError(f"{_NO_STEPS} times")
+            return None
+        if times is None and not hasattr(x, "iloc"):
+            raise ValueError("the model reads steps of time: hand over when the frames were, times=..., (T,)")
+        when = x.index if times is None else times
+        if len(when) != len(x):
+            raise ValueError(f"times must be {len(x)}, one for each frame of x; got {len(when)}")
+        column = scale.column_of(*(t for t in (when, future) if t is not None), name="the times of x")
+        unknown = np.zeros((ahead if future is None else 0, 1))  # median steps
+        return torch.from_numpy(np.concatenate([column, unknown]))
+
     def _taken(
-        self, x: Table, inputs: Table | None, missing: bool, ahead: int = 0
+        self, x: Table, inputs: Table | None, missing: bool, ahead: int = 0, *, times: Any = None, future: Any = None
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """A series as the model reads it, (1, T, D): standardised, with its inputs and what was observed of it."""
         model, parameter = self.model, next(self.model.parameters())
@@ -326,21 +381,24 @@ class TrainedModel:
             raise ValueError(f"the model was trained on {model.x_dim} columns; got {data.x_dim}")
         data.standardizer = model.standardizer
         series, u = data[0][None].to(parameter.device), None
-        if (inputs is None) != (model.u_dim == 0):
-            wanted = (
-                "takes no inputs" if inputs is not None else f"is driven by {model.u_dim} inputs a frame: inputs=..."
-            )
+        steps = self._steps(x, times, ahead, future)
+        own = model.u_dim - (steps is not None)
+        if (inputs is None) != (own == 0):
+            wanted = "takes no inputs" if inputs is not None else f"is driven by {own} inputs a frame: inputs=..."
             raise ValueError(f"the model {wanted}")
         if inputs is not None:
-            drive = SequenceDataset([inputs], names=["inputs"], dtype=parameter.dtype)
+            drive = SequenceDataset([inputs], names=["inputs"], dtype=torch.float64)
             frames = f"{series.shape[1]} frames of the past and {ahead} to come" if ahead else "as many as x has"
-            if (len(drive[0]), drive.x_dim) != (series.shape[1] + ahead, model.u_dim):
+            if (len(drive[0]), drive.x_dim) != (series.shape[1] + ahead, own):
                 raise ValueError(
-                    f"inputs must have shape {(series.shape[1] + ahead, model.u_dim)}, for {frames}; got "
+                    f"inputs must have shape {(series.shape[1] + ahead, own)}, for {frames}; got "
                     f"{tuple(drive[0].shape)}"
                 )
-            drive.standardizer = model.input_standardizer
-            u = drive[0][None].to(parameter.device)
+            steps = drive[0] if steps is None else torch.cat([drive[0], steps], 1)
+        if steps is not None:
+            driven = SequenceDataset([steps], names=["inputs"], dtype=parameter.dtype)
+            driven.standardizer = model.input_standardizer
+            u = driven[0][None].to(parameter.device)
         observed = ~series.isnan() if missing and bool(series.isnan().any()) else None
         return series, u, observed
 

@@ -379,8 +379,9 @@ class _Loop:
                 standardizer = getattr(self.train_data, name)
                 if standardizer is not None:
                     metadata[name] = standardizer.to_dict()
-            if self.train_data.labels.columns is not None:
-                metadata["table"] = self.train_data.labels.to_dict()
+            labels = self.train_data.labels
+            if labels.columns is not None or labels.time_steps is not None:
+                metadata["table"] = labels.to_dict()
         export = getattr(model, "save_pretrained", None)
         if export is not None and self.folder is not None and self.fabric.is_global_zero:
             export(self.folder.path / BEST)

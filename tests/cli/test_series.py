@@ -5,6 +5,7 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from commands import dvae
@@ -135,3 +136,47 @@ class TestTimes:
         Path("jump.csv").write_text("\n".join(["when,heat,level", *days[:9], *days[10:]]) + "\n")
         options = ("--data", "jump.csv", "--split", "time", "--time", "when", "-f", "other")
         assert "the times jump from 2024-01-09 to 2024-01-11" in dvae("train", "vae", *options, code=1)
+
+
+class TestTimeSteps:
+    """Rows that are not evenly spaced: what the model learned of their steps it reads in every command."""
+
+    @pytest.fixture(params=["dates", "numbers"])
+    def visits(self, request):
+        rng = np.random.default_rng(0)
+        hours = np.cumsum(rng.integers(1, 30, 60))
+        when = pd.Timestamp("2024-01-01") + pd.to_timedelta(hours, unit="h") if request.param == "dates" else hours
+        table = pd.DataFrame(rng.normal(size=(60, 2)), pd.Index(when, name="when"), ["heat", "level"])
+        table.to_csv("visits.csv")
+        said = dvae("train", "srnn", "--data", "visits.csv", "--split", "time", "--time", "when", "-f", "no", code=1)
+        assert "--time-steps input" in said
+        dvae("train", "srnn", "--data", "visits.csv", "--split", "time", "--time", "when", "--time-steps", "input",
+             "-f", "run", "--epochs", 1, "--z-dim", 1, "-O", "h_dim=4", "-O", "g_dim=4")  # fmt: skip
+        return table
+
+    def test_every_command_reads_them(self, visits):
+        trained = TrainedModel.from_pretrained("run/best")
+        assert trained.time_steps.median == np.median(np.diff(visits.index[:48])) / (
+            np.timedelta64(1, "s") if trained.time_steps.seconds else 1
+        )
+        dvae("score", "run", "visits.csv", "-o", "scores.csv", "--particles", 5)
+        scores = pd.read_csv("scores.csv")
+        np.testing.assert_allclose(scores["log_density"], trained.score(visits, num_particles=5), rtol=1e-4)
+        assert list(scores["time"].astype(str)) == [str(time) for time in visits.index]
+        assert "sequences" in dvae("evaluate", "run")
+
+    def test_a_forecast_of_given_times(self, visits):
+        trained = TrainedModel.from_pretrained("run/best")
+        step = 10 * (pd.Timedelta("1h") if trained.time_steps.seconds else 1)
+        at = [visits.index[-1] + step, visits.index[-1] + 9 * step]
+        options = [word for time in at for word in ("--at", time)]
+        dvae("forecast", "run", "visits.csv", *options, "--samples", 20, "-o", "next.csv")
+        rows = pd.read_csv("next.csv")
+        assert list(rows["time"].astype(str)) == [str(time) for time in at]
+        found = trained.forecast(visits, 2, future_times=at, num_samples=20)
+        np.testing.assert_allclose(rows[["heat", "level"]], found.mean, rtol=1e-4)
+        dvae("forecast", "run", "visits.csv", "--steps", 3, "--samples", 5, "-o", "next.csv")
+        assert len(pd.read_csv("next.csv")) == 3
+        assert "leave --steps out" in dvae("forecast", "run", "visits.csv", *options, "--steps", 3, code=2)
+        np.save("visits.npy", visits.to_numpy())
+        assert "has no times" in dvae("score", "run", "visits.npy", code=1)

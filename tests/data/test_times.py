@@ -8,7 +8,9 @@ import pytest
 
 from dvae_lib.data import from_csv_folder, load
 from dvae_lib.data import times as module
+from dvae_lib.data.labels import Labels
 from dvae_lib.data.tables import read_csv_folder
+from dvae_lib.data.times import Times
 
 
 def written(file, times, name="when", **format):
@@ -62,11 +64,11 @@ def test_months_need_be_asked_for(tmp_path):
 
 def test_numbers_and_clock_times_have_none(tmp_path):
     years = written(tmp_path / "years.csv", range(1900, 1920))
-    assert read(years, time="when").times == (None, None)
+    assert read(years, time="when").times == Times()
     assert read(years, time="when").names == ("heat", "level")
     assert read(years).names == ("when", "heat", "level")
     clock = written(tmp_path / "clock.csv", ["23:58", "23:59", "00:00", "00:01"])
-    assert read(clock).times == (None, None)
+    assert read(clock).times == Times()
 
 
 def dated(file, dates):
@@ -174,7 +176,7 @@ class TestOtherDates:
         (tmp_path / "a.csv").write_text(self.TEXT)
         with caplog.at_level(logging.WARNING):
             table = read(tmp_path / "a.csv", **options)
-        assert (table.names, table.times) == (("temp",), (None, None))
+        assert (table.names, table.times) == (("temp",), Times())
         np.testing.assert_array_equal(table.values[:, 0], [20.5, 20.7, 20.9])
         assert "a.csv, line 3, column 'calibrated': the time 2024-03-31 is there twice" in caplog.text
         assert "is not taken for the times" in caplog.text
@@ -213,7 +215,7 @@ class TestKept:
         written(tmp_path / "3.csv", pd.date_range("2024-01-01", periods=20, freq="D"))
         assert load(tmp_path).train.labels.frequency is None
         driven = from_csv_folder(tmp_path, columns=["heat"], input_columns=["level"])
-        assert driven.train.labels == (("heat",), ("level",), None)
+        assert driven.train.labels == Labels(("heat",), ("level",))
 
     def test_numpy_files_have_none(self, tmp_path):
         np.save(tmp_path / "a.npy", np.zeros((4, 20, 1)))

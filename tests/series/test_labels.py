@@ -9,7 +9,7 @@ import torch
 
 from dvae_lib import DVAE, SRNN, build_model
 from dvae_lib.data import SequenceDataset, from_arrays, load
-from dvae_lib.data.labels import frequency_of
+from dvae_lib.data.labels import Labels, frequency_of
 from dvae_lib.series import TrainedModel
 from dvae_lib.training import TrainingConfig, fit
 
@@ -154,11 +154,11 @@ class TestData:
     def test_they_survive_selecting_and_moving(self):
         data = SequenceDataset([sensors(), sensors()], [sensors(columns=("valve",))] * 2)
         for same in (data, data.select([1]), data.to("cpu")):
-            assert same.labels == (("heat", "level"), ("valve",), "D")
+            assert same.labels == Labels(("heat", "level"), ("valve",), "D")
 
     def test_arrays_and_numbered_columns_have_none(self):
         for table in (sensors().to_numpy(), pd.DataFrame(sensors().to_numpy())):
-            assert SequenceDataset([table]).labels == (None, None, None)
+            assert SequenceDataset([table]).labels == Labels()
         assert SequenceDataset([sensors(), sensors(freq="h")]).labels.frequency is None
 
     def test_csv_files(self, tmp_path):
