@@ -1,8 +1,8 @@
-"""The command line: ``dvae data``, ``train``, ``evaluate``, ``forecast``, ``impute``, ``score``, ``enhance``,
-``encode``, ``decode``, ``export``, ``benchmark``, ``report``, ``info``.
+"""The command line: ``dvae data``, ``train``, ``evaluate``, ``forecast``, ``impute``, ``score``, ``generate``,
+``enhance``, ``encode``, ``decode``, ``export``, ``benchmark``, ``report``, ``info``.
 """
 
-from dvae_lib.cli import code, data, enhance, evaluate, experiments, export, info, series, train
+from dvae_lib.cli import code, data, enhance, evaluate, experiments, export, generate, info, series, train
 from dvae_lib.cli.app import app
 
 __all__ = ["app", "main"]
@@ -15,6 +15,7 @@ for command in (
     series.forecast,
     series.impute,
     series.score,
+    generate.generate,
     enhance.enhance,
     code.encode,
     code.decode,

@@ -126,8 +126,8 @@ def _model_facts(name: str) -> dict[str, str]:
         name = str(folder / BEST)
     network = DVAE.from_pretrained(name)
     metadata = dict(network.metadata)
-    if "data" in metadata:  # the marks of the sequences it has seen are for `evaluate`
-        metadata["data"] = {key: value for key, value in metadata["data"].items() if key != "seen"}
+    if "data" in metadata:  # the marks of the sequences it has seen are for `evaluate`, a skeleton for `generate`
+        metadata["data"] = {key: value for key, value in metadata["data"].items() if key not in ("seen", "files")}
     facts["model"] = f"{type(network).__name__}, {sum(p.numel() for p in network.parameters()):,} parameters"
     facts["options"] = ", ".join(f"{key}={value}" for key, value in network.options.items())
     if network.inputs != POWER:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dvae_lib.data.catalogue import Corpus, Kind, LoadedCorpus, MissingCorpusError, Parts, corpus_info, list_corpora
-from dvae_lib.data.own_files import kind_of_files, load_files
+from dvae_lib.data.own_files import facts_of_files, kind_of_files, load_files
 from dvae_lib.data.speech.corpus import SpeechCorpus
 from dvae_lib.data.speech.front_end import FrontEndSettings
 from dvae_lib.data.speech.load import load_corpus
@@ -130,6 +130,8 @@ def load(
     kind = _OWN_KINDS.get(what, "sequences")
     if kind == "motion":
         sequence_length = sequence_length or 50
+    if facts := facts_of_files(path, what, options):
+        about["files"] = facts
     own = load_files(path, sequence_length=sequence_length, seed=seed, **choices, **asked)
     return _loaded(str(source), kind, own, about)
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from dvae_lib.data.labels import column_numbers
-from dvae_lib.data.motion.bvh import bvh_positions
+from dvae_lib.data.motion.bvh import bvh_positions, read_bvh
 from dvae_lib.data.music.midi import MIDI_SUFFIXES, midi_to_roll
 from dvae_lib.data.places import say_left_out
 from dvae_lib.data.sequences import SequenceDataset
@@ -250,6 +250,32 @@ def load_files(
         )
     _label(splits, tables)
     return splits
+
+
+def facts_of_files(path: Path, kind: FileKind, options: dict[str, Any]) -> dict[str, Any]:
+    """What tells how to write such files: the steps of piano rolls; skeleton and frame rate of motion. Ready for JSON.
+
+    Arguments:
+        path: The file, or the folder, of whose BVH files the first stands for all.
+        kind: What the files are.
+        options: With which they were read.
+    """
+    if kind == "midi":
+        return {"kind": kind, "steps": options.get("steps", 4), "per": options.get("per", "quarter")}
+    if kind != "bvh":
+        return {}
+    first = path if path.is_file() else _files(path, _SUFFIXES[kind])[0]
+    units = options.get("metres_per_unit", 0.01)
+    clip = read_bvh(first, metres_per_unit=units)
+    skeleton = clip.skeleton
+    return {
+        "kind": kind,
+        "fps": options.get("fps") or clip.fps,
+        "joints": list(skeleton.joints),
+        "parents": list(skeleton.parents),
+        "offsets": skeleton.offsets.tolist(),
+        "metres_per_unit": units,
+    }
 
 
 def _label(splits: Splits, tables: Sequence[Table]) -> None:
