@@ -7,8 +7,11 @@ import torch
 from torch import Generator
 from torch.distributions import MultivariateNormal, Normal
 
+from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.distributions import FLOWS, DiagonalGaussian, InverseAutoregressiveFlow, PlanarFlow
+from dvae_lib.models import DKF
 from dvae_lib.networks import FlowHead
+from dvae_lib.training import NonFiniteError, TrainingConfig, fit
 
 
 def _seeded(seed=0):
@@ -126,6 +129,29 @@ def test_steps_from_exploding_networks_stay_within_their_bounds(name, size):
     assert ((log_prob - normal).abs() <= highest + 1e-2).all()
     gradients = torch.autograd.grad(log_prob.sum() + z.square().mean(), q.steps)
     assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_scales_that_a_model_s_network_sends_off_are_bounded_or_named(name):
+    """Those of the steps are bounded; the Gaussian's log-variances are not, and training says where it ended."""
+    torch.manual_seed(0)
+    x = torch.randn(4, 5, 3, generator=_seeded())
+    model = DKF(3, 2, posterior=name, g_dim=8, encoder=(8,), decoder=(8,))
+    (head,) = (module for module in model.modules() if isinstance(module, FlowHead))
+    with torch.no_grad():
+        head.linear.weight[4:] *= 1e12
+        head.linear.bias[:4] = head.linear.weight[:4] = 0
+    z, q = model.inference(x, generator=_seeded())["z"][:2]
+    highest = 4 * math.log(1 + 100 * 2) if name == "planar" else 4 * 3 * 2
+    # Of their own draws; by the way back, at single precision, these could be any numbers.
+    assert z.isfinite().all()
+    assert (q.log_prob(z) < highest).all()
+    assert (q.log_prob(z) > -20 - highest).all()
+    with torch.no_grad():
+        head.linear.bias[2:4] = 1e4
+    data = SequenceDataset(list(x))
+    with pytest.raises(NonFiniteError, match=r"epoch 1, step 1 .*objective.* not finite"):
+        fit(model, data, data, TrainingConfig(max_epochs=1, batch_size=4), progress=False)
 
 
 def test_it_is_indexed_expanded_and_built_anew_as_the_other_families_are():

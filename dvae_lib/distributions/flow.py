@@ -103,6 +103,19 @@ class Flow(Distribution):
         self._drawn = value, self._density(noise, stretched)
         return value
 
+    def remember(self, value: Float[Tensor, "*batch dim"], frames: Sequence[tuple["Flow", Tensor]]) -> None:
+        """Take over what the flows of single frames know of their own draws, which `value` holds along time.
+
+        The way back through steps that stretch a lot is lost to rounding; the way there is not.
+
+        Arguments:
+            value: The draws, stacked along the last dimension of the batch.
+            frames: Each frame's flow, and its draw.
+        """
+        known = [flow._drawn[1] for flow, draw in frames if flow._drawn is not None and flow._drawn[0] is draw]
+        if len(known) == len(frames):
+            self._drawn = value, torch.stack(known, -1)
+
     def sample(self, sample_shape: Sequence[int] = (), *, generator: Generator | None = None) -> Tensor:
         """A sample through which no gradient flows."""
         with torch.no_grad():

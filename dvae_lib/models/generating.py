@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 from torch.distributions import Distribution
 from torch.nn import functional as F
 
+from dvae_lib.distributions import Flow
 from dvae_lib.models.draws import (
     Context,
     Draw,
@@ -315,6 +316,8 @@ def inferred_in_turn(model: Any, x: Tensor, u: Tensor | None, lengths: Tensor | 
     for name in model.frame_latents:
         values, posteriors = ([getattr(step[name], part) for step in steps] for part in ("sample", "posterior"))
         latents[name] = Latent(torch.stack(values, 1), stack(posteriors))
+        if isinstance(whole := latents[name].posterior, Flow):
+            whole.remember(latents[name].sample, list(zip(posteriors, values, strict=True)))
     return Inferred(latents, context.states)
 
 
