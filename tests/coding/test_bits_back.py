@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from damage import check_refusals
 
 from dvae_lib import DKF, DSAE, GRNN, RSSM, RVAE, SRNN, VAE, VRNN, build_model
-from dvae_lib.coding import CodecError, compress, decompress
+from dvae_lib.coding import CodecError, compress, decompress, encode
 from dvae_lib.coding.bits_back import BitStack
 from dvae_lib.coding.grids import Grid
 from dvae_lib.distributions import DiagonalGaussian
@@ -115,6 +116,14 @@ def test_entries_of_different_reach_leave_the_stack_as_they_came():
         stack.push(symbols, codes)
     assert stack.pop(codes, 4).tolist() == [-40, 9, 0, 1]
     assert stack.pop(codes, 4).tolist() == [3, -2, 1, 0]
+
+
+def test_a_stream_cut_anywhere_and_any_changed_byte_are_refused():
+    model = made("vrnn")
+    check_refusals(lambda data: decompress(model, data), compress(model, rolls(2, 1)).data)
+    lossy = encode(VAE(5, 3).eval(), torch.zeros(4, 5)).data
+    with pytest.raises(CodecError, match="got a file that holds a sequence coded by its latents"):
+        decompress(model, lossy)
 
 
 def test_what_cannot_be_coded_is_said():

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from damage import check_refusals
 
 from dvae_lib import DKF, DSAE, RSSM, RVAE, SRNN, STORN, VAE, VRNN, build_model
 from dvae_lib.coding import CodecError, compress, decode, encode
@@ -150,32 +151,16 @@ def test_encoder_and_decoder_may_be_two_processes(tmp_path):
 
 def test_a_stream_cut_anywhere_and_any_changed_byte_are_refused():
     model = made("vae")
-    data = encode(model, walk(5), step=1.0).data
-    for size in range(len(data)):
-        with pytest.raises(CodecError, match=r"cut off|expected a file that dvae_lib"):
-            decode(model, data[:size])
-    for i in range(len(data)):
-        changed = bytearray(data)
-        changed[i] ^= 1 << (i % 8)
-        with pytest.raises(CodecError):
-            decode(model, bytes(changed))
-    with pytest.raises(CodecError, match="damaged"):
-        decode(model, data + b"\0")
+    check_refusals(lambda data: decode(model, data), encode(model, walk(5), step=1.0).data)
 
 
-def test_other_files_models_and_versions_are_told_apart():
+def test_other_models_and_kinds_of_file_are_told_apart():
     model = made("vae")
     data = encode(model, walk(5)).data
-    with pytest.raises(CodecError, match="got b'RIFF'"):
-        decode(model, b"RIFF" + bytes(100))
     with pytest.raises(CodecError, match=r"of this VAE .* another model"):
         decode(made("vae", 2.1), data)
     with pytest.raises(CodecError, match=r"of this DKF .* another model"):
         decode(made("dkf"), data)
-    newer = bytearray(data)
-    newer[4] += 1
-    with pytest.raises(CodecError, match="upgrade dvae-lib"):
-        decode(model, bytes(newer))
     binary = VAE(4, 3, observation="bernoulli").eval()
     lossless = compress(binary, [torch.ones(2, 4)]).data
     with pytest.raises(CodecError, match="got a file that holds sequences coded with bits back"):

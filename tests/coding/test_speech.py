@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from damage import check_refusals
 
 from dvae_lib import VAE
 from dvae_lib.coding import CodecError, decode_speech, encode_speech, model_of
@@ -34,6 +35,12 @@ def test_the_level_is_that_of_the_recording(model):
     loud, quiet = (encode_speech(model, tone(level=level)).data for level in (0.5, 0.05))
     ratio = decode_speech(model, loud, num_iterations=2)[0] / decode_speech(model, quiet, num_iterations=2)[0]
     assert torch.allclose(ratio, torch.tensor(10.0), rtol=1e-3)
+
+
+def test_a_stream_cut_anywhere_and_any_changed_byte_are_refused(model):
+    data = encode_speech(model, tone(0.1), step=10.0, name="mine").data
+    check_refusals(lambda data: decode_speech(model, data, num_iterations=1), data)
+    check_refusals(model_of, data)
 
 
 def test_what_is_no_speech_is_refused(model):
