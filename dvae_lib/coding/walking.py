@@ -23,6 +23,9 @@ Choose = Callable[[str, Distribution, Mapping[str, Tensor]], Tensor]
 """The value of a latent, from its name, its prior, and what inference would look at."""
 
 
+CODABLE = "VAE, DKF, STORN, VRNN, SRNN, RVAE(generation_model='causal'), DSAE or RSSM"
+
+
 def check_codable(model: DVAE) -> None:
     """Refuse a model whose latents cannot be coded one frame after the other.
 
@@ -34,15 +37,16 @@ def check_codable(model: DVAE) -> None:
     if not model.is_causal:
         raise NotImplementedError(
             f"{name} generates all frames together, but a decoder knows the past alone: take a causal model, such as "
-            "VAE, DKF, STORN, VRNN, SRNN, the causal RVAE, DSAE or RSSM"
+            f"{CODABLE}"
         )
     if model.u_dim:
         raise NotImplementedError(f"{name} takes inputs u, which a file would have to hold too: take an undriven model")
     if not model.spec.latents:
-        raise NotImplementedError(f"{name} has no latent variable to code")
+        raise NotImplementedError(f"{name} has no latent variable to code: take a model that has, such as {CODABLE}")
     if type(model)._filter_step is not Equations._filter_step:
         raise NotImplementedError(
-            f"{name} infers with some of its latents integrated out: there is no posterior of each frame to code from"
+            f"{name} infers with some of its latents integrated out: there is no posterior of each frame to code from, "
+            f"as there is of {CODABLE}"
         )
 
 
@@ -60,7 +64,7 @@ def gaussian(model: DVAE, name: str, distribution: Distribution) -> DiagonalGaus
     if not isinstance(distribution, DiagonalGaussian):
         raise NotImplementedError(
             f"latents are coded entry by entry, as Gaussians; {name!r} of {type(model).__name__} is a "
-            f"{type(distribution).__name__}"
+            f"{type(distribution).__name__}: take a model whose latents are such, as are those of {CODABLE}"
         )
     return distribution
 

@@ -9,13 +9,12 @@ from torch import Generator, Tensor
 from torch.distributions import Distribution, MultivariateNormal
 
 from dvae_lib.distributions import FLOWS, DiagonalGaussian, Flow, FullGaussian
-from dvae_lib.graphs.links import links
-from dvae_lib.models import DVAE, MODELS
+from dvae_lib.models import DVAE
 from dvae_lib.models.draws import Given, drawn, merged_state, split_state
 from dvae_lib.objectives.importance import repeat
 from dvae_lib.objectives.terms import Lengths, frame_log_prob, frame_mask
 
-__all__ = ["Choose", "Chosen", "Frame", "Sequences", "able", "check_causal", "check_proposal", "moved"]
+__all__ = ["Choose", "Chosen", "Frame", "Sequences", "check_causal", "check_proposal", "moved"]
 
 Choose = Callable[[str, Distribution, Callable[[], Distribution]], tuple[Distribution, Distribution]]
 """The posterior of a latent, from its name, its prior and what the inference model would say; once to draw from, and
@@ -140,38 +139,45 @@ def moved(base: Distribution, shift: Tensor, scale: Tensor, *steps: Tensor, flow
     if not isinstance(base, DiagonalGaussian):
         raise NotImplementedError(
             f"the posterior is a {type(base).__name__}: what is moved are Gaussians and flows; what a flow bends, "
-            "diagonal Gaussians"
+            f"diagonal Gaussians. Models that have them, such as {ABLE}, can"
         )
     mean, logvar = base.mean + base.stddev * shift, base.logvar + scale
     return FLOWS[flow](mean, logvar, *steps) if flow else DiagonalGaussian(mean, logvar)
 
 
-def able(proposal: bool) -> str:
-    """The registered models that are causal, or that have a proposal per frame, by name."""
-    names = []
-    for name, entry in MODELS.items():
-        writes = any("_propose" in vars(c) for c in entry.cls.__mro__ if c not in DVAE.__mro__)
-        if links(entry.cls.spec).causal and entry.cls.spec.latents and (writes or not proposal):
-            names.append(name)
-    return ", ".join(names)
+ABLE = "DKF, STORN, VRNN and SRNN"
+"""Models, each of whose latent vectors belongs to a frame and can be moved; there are others."""
 
 
 def check_proposal(model: DVAE) -> None:
-    """Refuse a model without an inference model frame by frame."""
-    if not model.has_proposal:
+    """Refuse a model without a latent vector for each frame, or without an inference model frame by frame."""
+    if not model.frame_latents:
         raise NotImplementedError(
-            f"{type(model).__name__} has no posterior of its own frame by frame to start from: these models have one: "
-            f"{able(True)}. A causal model can start from its prior: start='prior'"
+            f"{type(model).__name__} {NO_FRAME_LATENTS} to move: take one that has, such as {ABLE}"
+        )
+    if not model.has_proposal:
+        way = ". It can start from its prior: start='prior'" if _steps_alone(model) else ""
+        raise NotImplementedError(
+            f"{type(model).__name__} has no posterior of its own frame by frame to start from; models that generate "
+            f"and infer forwards in time, such as {ABLE}, have one{way}"
         )
 
 
 def check_causal(model: DVAE) -> None:
     """Refuse a model that does not generate frame by frame, or has a latent of the whole sequence or none at all."""
-    if not model.is_causal or model.sequence_latents or not model.frame_latents:
-        why = "generates all frames together" if not model.is_causal else "has no latent vector for each frame"
-        if model.is_causal and model.sequence_latents:
-            why = f"has a latent of the whole sequence ({', '.join(model.sequence_latents)}), which no frame tells"
-        raise NotImplementedError(
-            f"{type(model).__name__} {why}: frame by frame from their priors go models that generate so and have a "
-            f"latent vector for each frame, such as {able(False)}"
-        )
+    if _steps_alone(model):
+        return
+    why = NO_FRAME_LATENTS if model.is_causal else "generates all frames together"
+    if model.is_causal and model.sequence_latents:
+        why = f"has a latent of the whole sequence ({', '.join(model.sequence_latents)}), which no frame tells"
+    raise NotImplementedError(
+        f"{type(model).__name__} {why}: frame by frame from their priors go models that generate so and have a "
+        f"latent vector for each frame, such as {ABLE}"
+    )
+
+
+NO_FRAME_LATENTS = "has no latent vector for each frame"
+
+
+def _steps_alone(model: DVAE) -> bool:
+    return bool(model.is_causal and model.frame_latents and not model.sequence_latents)

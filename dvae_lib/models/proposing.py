@@ -92,11 +92,15 @@ class Proposing(Admission):
             ValueError, TypeError: See `check`; also for a number of particles below 1.
         """
         if not self.is_causal:
-            raise NotImplementedError(f"{type(self).__name__} does not generate frame by frame: there are no proposals")
+            raise NotImplementedError(
+                f"{type(self).__name__} does not generate frame by frame: there are no proposals, as causal models "
+                "have them, such as DKF, VRNN and SRNN"
+            )
         if self.infers_backwards:
             raise NotImplementedError(
                 f"{type(self).__name__} infers backwards in time, a latent vector from those after it: there are no "
-                "proposals for particles; use importance_weighted_bound"
+                "proposals for particles; use importance_weighted, or a model that infers forwards, such as DKF, VRNN "
+                "and SRNN"
             )
         check_counts(num_particles=num_particles)
         x, u, lengths = self.admit(x, u, lengths, 0.0, observed)
@@ -217,7 +221,7 @@ class Proposing(Admission):
         if not self.has_proposal:
             raise NotImplementedError(
                 f"{type(self).__name__} cannot filter frame by frame: its generation must be causal, and its inference "
-                "model forwards in time and written as _context and _propose"
+                "model forwards in time and written as _context and _propose, such as those of DKF, VRNN and SRNN"
             )
         return Filter(self, batch_size, num_particles, threshold=threshold, generator=generator)
 

@@ -249,7 +249,7 @@ def _groups(model: Any) -> EntryGroups:
     """
     who = type(model).__name__
     if not model.spec.latents:
-        raise ValueError(f"{who} has no latent variables, and so no KL term to take apart")
+        raise ValueError(f"{who} has no latent variables, and so no KL term to take apart. {CARRIERS}")
     spec = model.spec if getattr(model, "u_dim", 0) else model.spec.undriven()
     if read := prior_reads(spec):
         raise ValueError(

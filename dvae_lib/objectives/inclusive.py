@@ -66,8 +66,8 @@ def nasmc(
         raise ValueError(f"weights must be 'filtering' or 'smoothing'; got {weights!r}")
     if not model.has_proposal:
         raise NotImplementedError(
-            f"{type(model).__name__} has no proposal per frame: its generation must be causal, and its inference model "
-            "written as _context and _propose"
+            f"{type(model).__name__} has no proposal per frame (_context and _propose), which particles are drawn "
+            "from; models that generate and infer forwards in time, such as DKF, VRNN and SRNN, have one"
         )
     estimate, learned, sizes = x.new_zeros(len(x)), x.new_zeros(len(x)), []
     paths = x.new_zeros(num_particles, len(x))

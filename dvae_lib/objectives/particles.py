@@ -55,7 +55,10 @@ def particle(
     check_counts(num_particles=num_particles)
     check_threshold(threshold)
     if not model.is_causal:
-        raise NotImplementedError(f"{type(model).__name__} does not generate frame by frame: no particle filter")
+        raise NotImplementedError(
+            f"{type(model).__name__} does not generate frame by frame: no particle filter. Use importance_weighted, or "
+            "a causal model, such as DKF, VRNN and SRNN"
+        )
     evidence, sizes = x.new_zeros(len(x)), []
     for frame in filtered_frames(model, x, u, lengths, observed, num_particles, threshold, "sample", generator):
         evidence = evidence + frame.evidence

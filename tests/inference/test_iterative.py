@@ -59,7 +59,7 @@ def test_it_filters_with_any_causal_model(name):
 
 
 def test_what_cannot_be_filtered_says_which_can():
-    with pytest.raises(NotImplementedError, match=r"RVAE generates all frames together: .* such as .*vrnn"):
+    with pytest.raises(NotImplementedError, match=r"RVAE generates all frames together: .* such as .*VRNN"):
         variational_filter(RVAE(3, 2, generation_model="noncausal"), torch.zeros(1, 3, 3))
     with pytest.raises(NotImplementedError, match=r"DSAE has a latent of the whole sequence \(v\)"):
         variational_filter(DSAE(3, 2), torch.zeros(1, 3, 3))
