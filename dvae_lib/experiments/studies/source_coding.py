@@ -92,6 +92,9 @@ class SourceCodingProtocol:
         ("rvae-causal-librispeech-power", "closed"),
         ("dsae-librispeech-power", "closed"),
         ("vrnn-librispeech-scheduled-power", "closed"),
+        ("vrnn-librispeech", "closed"),
+        ("vrnn-librispeech", "open"),
+        ("srnn-librispeech", "open"),  # its inference looks ahead, so a closed loop has nothing to look at
     )
     steps: tuple[float, ...] = (1.0, NATURAL_STEP, 10.0, 30.0)
     utterances: int = 4
