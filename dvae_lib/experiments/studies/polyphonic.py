@@ -10,8 +10,8 @@ the part counting the same. Beside them stand two references in closed form (`RE
 (`PUBLISHED`).
 
 The result is data/results/polyphonic.json. On one CPU core a training takes one to five minutes on `jsb`, those by
-particles twenty, and up to an hour on the others; what was interrupted goes on with the same command, and several processes share the trainings of
-different sets or seeds.
+particles twenty, and up to an hour on the others; what was interrupted goes on with the same command, and several
+processes share the trainings of different sets or seeds.
 """
 
 import sys
