@@ -257,15 +257,18 @@ def export_step(model: DVAE, path: str | Path) -> dict[str, Any]:
     return _write(model, step, given, {0: "batch"}, about, Path(path), kind)
 
 
-def export_reconstruction(model: DVAE, path: str | Path) -> dict[str, Any]:
-    """Write analysis and resynthesis of sequences of any length to a file that runs without this library.
+def export_reconstruction(model: DVAE, path: str | Path, *, num_frames: int | None = None) -> dict[str, Any]:
+    """Write analysis and resynthesis of sequences to a file that runs without this library.
 
-    All latents are at the means of their posteriors. It goes for models without a recursion over frames, such as the
-    VAE: torch unrolls a recursion, and so fixes the length. The others have a step, which a short loop repeats.
+    All latents are at the means of their posteriors. Of any length it goes for models without a recursion over frames,
+    such as the VAE: torch unrolls a recursion, and so fixes the length. The others take `num_frames`, or have a step,
+    which a short loop repeats.
 
     Arguments:
         model: A trained model.
         path: The file, ``.pt2`` or ``.onnx``; see `export_step`.
+        num_frames: The length of all sequences that the program will take; None leaves it free. A long one makes a
+            large program: its size, and the time of writing it, grow with the number of frames.
 
     Returns:
         The JSON's content.
@@ -275,14 +278,19 @@ def export_reconstruction(model: DVAE, path: str | Path) -> dict[str, Any]:
         ValueError, ImportError, ArithmeticError: See `export_step`.
     """
     kind = _kind(path)
+    if num_frames is not None and num_frames < 1:
+        raise ValueError(f"num_frames must be at least 1; got {num_frames}")
     model = copy.deepcopy(model).eval()  # the caller's goes on as it is
     generator = torch.Generator().manual_seed(0)
     parameter = next(model.parameters())
     sizes = {"x": model.x_dim} | ({"u": model.u_dim} if model.u_dim else {})
-    given = {name: torch.rand(3, 7, size, generator=generator).to(parameter) for name, size in sizes.items()}
+    frames = num_frames or 7
+    given = {name: torch.rand(3, frames, size, generator=generator).to(parameter) for name, size in sizes.items()}
     whole = _Reconstruction(model).eval()
-    about = {"what": "reconstruction", "inputs": list(given), "outputs": list(whole(**given))}
-    return _write(model, whole, given, {0: "batch", 1: "time"}, about, Path(path), kind)
+    about: dict[str, Any] = {"what": "reconstruction", "inputs": list(given), "outputs": list(whole(**given))}
+    about |= {} if num_frames is None else {"num_frames": num_frames}
+    free = {0: "batch"} | ({1: "time"} if num_frames is None else {})
+    return _write(model, whole, given, free, about, Path(path), kind)
 
 
 def _kind(path: str | Path) -> Literal["pt2", "onnx"]:
@@ -344,7 +352,7 @@ def _write(
         with _silent():
             exported = torch.export.export(program, (), given, dynamic_shapes=_shapes(given, free), strict=False)
     except Exception as error:  # torch has many classes for what it cannot trace
-        hint = "; export_step exports its step, to be repeated" if 1 in free else ""
+        hint = "; num_frames=... fixes its length, or export_step exports its step, to be repeated" if 1 in free else ""
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise NotImplementedError(
             f"the {about['what']} of {type(model).__name__} cannot be exported{hint}. torch says: {said}"

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -162,11 +163,26 @@ def test_reconstruction_of_any_length(x):
     np.testing.assert_allclose(found["reconstruction_mean"], model.standardizer.inverse(wanted), rtol=1e-5, atol=1e-5)
 
 
+def test_reconstruction_of_a_length(x, monkeypatch):
+    """A recursion is unrolled: the number of frames is fixed, that of sequences is not."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # a free size is a symbol, and no int
+    models = {name: small(name) for name in ("dkf", "vrnn", "srnn", "rvae-noncausal", "dsae")}
+    for name, model in models.items():
+        assert export_reconstruction(model, f"{name}.pt2", num_frames=FRAMES)["num_frames"] == FRAMES
+    for model, found in zip(models.values(), run_elsewhere(x, *(f"{name}.pt2" for name in models)), strict=True):
+        with torch.no_grad():
+            wanted = model.reconstruct(model.standardizer.transform(x), latents="mean").mean
+        wanted = model.standardizer.inverse(wanted)
+        np.testing.assert_allclose(found["reconstruction_mean"], wanted, rtol=1e-5, atol=1e-5)
+
+
 def test_what_cannot_be_exported_says_what_can():
     with pytest.raises(NotImplementedError, match=r"DSAE has no step.*latent v belongs.*have a step: .*vae.*srnn"):
         export_step(DSAE(X, Z, v_dim=2), "step.pt2")
-    with pytest.raises(NotImplementedError, match="the reconstruction of SRNN cannot be exported; export_step"):
+    with pytest.raises(NotImplementedError, match=r"SRNN cannot be exported; num_frames=.*export_step"):
         export_reconstruction(small("srnn"), "all.pt2")
+    with pytest.raises(ValueError, match="num_frames must be at least 1"):
+        export_reconstruction(small("vae"), "all.pt2", num_frames=0)
     with pytest.raises(ValueError, match=r"step\.bin must end in \.pt2 \(torch\.export\) or \.onnx$"):
         export_step(VAE(X, Z), "step.bin")
     assert not list(Path().iterdir())
@@ -211,3 +227,6 @@ def test_the_command(x):
     assert "Written: step.pt2 (streaming step of VAE; in: x, state q.x; out: z_mean" in done.output.replace("\n", " ")
     (found,) = run_elsewhere(x, "step.pt2")
     close(found, stepped(model, x))
+    done = CliRunner().invoke(app, ["export", "run", "-o", "all.pt2", "--reconstruction", "--frames", "6"])
+    assert "reconstruction of VAE; in: x" in done.output.replace("\n", " ")
+    assert CliRunner().invoke(app, ["export", "run", "-o", "all.pt2", "--frames", "6"]).exit_code == 2

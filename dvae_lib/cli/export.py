@@ -23,6 +23,13 @@ def export(
             "--reconstruction", help="Whole sequences of any length through the latents, in place of the step."
         ),
     ] = False,
+    frames: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="With --reconstruction: the length of all sequences, for models with a recursion over frames.",
+        ),
+    ] = None,
 ) -> None:
     """Write a trained model as a program that runs without this library: frame by frame, in the units of the data.
 
@@ -34,12 +41,18 @@ def export(
     dvae export runs/mine -o step.pt2
 
     dvae export runs/mine -o step.onnx
+
+    dvae export runs/mine -o whole.pt2 --reconstruction --frames 50
     """
     from dvae_lib.export import export_reconstruction, export_step
 
     check_folder(output)
-    write = export_reconstruction if reconstruction else export_step
-    about = write(DVAE.from_pretrained(model), output)
+    if frames is not None and not reconstruction:
+        raise typer.BadParameter("the step takes one frame; --frames goes with --reconstruction", param_hint="--frames")
+    network = DVAE.from_pretrained(model)
+    about = (
+        export_reconstruction(network, output, num_frames=frames) if reconstruction else export_step(network, output)
+    )
     state = f", state {', '.join(about['state'])}" if "state" in about else ""
     console.out.print(
         f"Written: {output} ({about['what']} of {about['model']}; in: {', '.join(about['inputs'])}{state}; out: "

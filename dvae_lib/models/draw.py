@@ -202,7 +202,7 @@ class DRAW(DVAE):
         """By drawing along from the blank canvas, since a frame that is stepped through keeps no eye's state."""
         x, u, lead = context["x"].flatten(0, -2), _flat(context.get("u")), context["x"].shape[:-1]
         before = known["before"].flatten(0, -2).split(self.z_dim, -1) if "before" in known else ()
-        drawing, eye = self._blank(x), self.e_h.initial_state(len(x))
+        drawing, eye = self._blank(x), self.e_h.initial_state(x.shape[0])
         for z in before[: self.steps.index(name)]:
             _, eye = self._looked(x, drawing, eye, u)
             drawing = self._drawn_on(drawing, z, u)
@@ -212,7 +212,7 @@ class DRAW(DVAE):
     def _infer(self, x: Tensor, u: Tensor | None, lengths: Tensor | None, draws: Draws) -> Inferred:
         """Step by step, each for all frames at once."""
         lead, x, u = x.shape[:-1], x.flatten(0, -2), _flat(u)
-        drawing, eye = self._blank(x), self.e_h.initial_state(len(x))
+        drawing, eye = self._blank(x), self.e_h.initial_state(x.shape[0])
         latents: dict[str, Latent] = {}
         for name in self.steps:
             e, eye = self._looked(x, drawing, eye, u)

@@ -186,7 +186,7 @@ class DSAE(DVAE):
     def _summary(self, seen: Tensor, lengths: Tensor | None, past: Past) -> Float[Tensor, "batch gv_dim"]:
         """The last state of the forward and the first of the backward recursion, Eqs. (11.12)-(11.14)."""
         forward, backward = (past.run(f"gv_{i}", recurrence, seen, lengths) for i, recurrence in enumerate(self.e_gv))
-        rows = torch.arange(len(seen), device=seen.device)
+        rows = torch.arange(seen.shape[0], device=seen.device)
         last = forward[:, -1] if lengths is None else forward[rows, lengths - 1]
         return torch.cat([last, backward[:, 0]], -1)
 

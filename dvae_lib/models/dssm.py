@@ -167,7 +167,7 @@ class DSSM(DVAE):
     def _summary(self, seen: Tensor, lengths: Tensor | None, past: Past) -> Float[Tensor, "batch g_dim"]:
         """The forward recursion's state after each sequence's last frame, Eq. (12.c.9)."""
         states = past.run("gv", self.e_gv, seen, lengths)
-        rows = torch.arange(len(seen), device=seen.device)
+        rows = torch.arange(seen.shape[0], device=seen.device)
         return states[:, -1] if lengths is None else states[rows, lengths - 1]
 
     def _propose(self, name: str, context: Values, known: Values) -> Distribution:

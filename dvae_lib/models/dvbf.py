@@ -168,7 +168,7 @@ class DVBF(DVAE):
     ) -> tuple[Tensor, ...]:
         """The loop: all w_t, all z_t, and the outputs that hold mean and log-variance of q(w_t | .)."""
         parameters = PrecomputedInput([*self.e_w, self.w_head.linear], g)
-        z_t = epsilon.new_zeros(len(epsilon), self.z_dim)
+        z_t = epsilon.new_zeros(epsilon.shape[0], self.z_dim)
         noises, states, outputs = [], [], []
         for t, (u_t, epsilon_t) in enumerate(zip(u.unbind(1), epsilon.unbind(1), strict=True)):
             outputs.append(parameters(t, z_t))

@@ -270,7 +270,7 @@ class FHVAE(DVAE):
     def _looked_up(self, x: Tensor, u: Tensor | None, lengths: Tensor | None) -> DiagonalGaussian:
         """q(w) of the table, whose variance is that of the exact posterior."""
         assert self.table is not None
-        index = x.new_ones(len(x), 1) if u is None else _mean_of(u, lengths)
+        index = x.new_ones(x.shape[0], 1) if u is None else _mean_of(u, lengths)
         blank = x.new_zeros(*x.shape[:2], self.v_dim)
         return DiagonalGaussian(self.table(index), self.posterior_of_w(blank, lengths).logvar)
 
@@ -282,7 +282,7 @@ class FHVAE(DVAE):
         q_v = self.v_head(self.e_v(x, beside.get("u")))
         states = {} if self.alpha == 0 else {"v_mean": q_v.mean}
         if states and self.table is not None:
-            states["index"] = x.new_ones(len(x), 1) if u is None else _mean_of(u, lengths)
+            states["index"] = x.new_ones(x.shape[0], 1) if u is None else _mean_of(u, lengths)
         return Context({"x": x, **beside, "v_mean": q_v.mean, "v_logvar": q_v.logvar}, latents, states)
 
     def _propose(self, name: str, context: Values, known: Values) -> Distribution:
@@ -309,7 +309,7 @@ class FHVAE(DVAE):
         prior: dict[str, Distribution] = {}
         if self.sequence == "integrated":
             before = shift(v).cumsum(1)
-            count = torch.arange(v.shape[1], dtype=v.dtype, device=v.device)[None, :, None].expand(len(v), -1, 1)
+            count = torch.arange(v.shape[1], dtype=v.dtype, device=v.device)[None, :, None].expand(v.shape[0], -1, 1)
             prior["v"] = self._next(before, count)
         else:
             w = latents["w"]
@@ -385,7 +385,7 @@ def _own(
     """The vectors of a sequence's own segments, zero beyond its end, and their number."""
     mask = frame_mask(lengths, v.shape[1])
     if mask is None or lengths is None:
-        return v, v.new_full((len(v), 1), v.shape[1])
+        return v, v.new_full((v.shape[0], 1), v.shape[1])
     return torch.where(mask[..., None], v, 0.0), lengths[:, None].to(v.dtype)
 
 

@@ -267,7 +267,7 @@ class GPVAE(DVAE):
 
     def _step(self, state: State, x_prev: Tensor, u_t: Tensor | None, draws: Given) -> tuple[Distribution, State]:
         past = state["past"]
-        z_prev = past[:, -1] if past.shape[1] else past.new_zeros(len(past), self.z_dim)
+        z_prev = past[:, -1] if past.shape[1] else past.new_zeros(past.shape[0], self.z_dim)
         z = draws("z", self.process.following(past), z_prev=z_prev, past=past)
         kept = past[:, :0] if self.process.markov else past
         return self._observe(z), {"past": torch.cat([kept, z[:, None]], 1)}

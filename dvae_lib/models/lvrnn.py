@@ -157,7 +157,7 @@ class LVRNN(DVAE):
         if self.d_k is None:
             return sample_with_state(FrameByFrame(self.d_h, inputs), e_z, self.phi_z, epsilon)
         next_state = FrameByFrame(self.d_k, inputs)
-        state, z_t, frames = next_state.start(len(epsilon)), torch.zeros_like(epsilon[:, 0]), []
+        state, z_t, frames = next_state.start(epsilon.shape[0]), torch.zeros_like(epsilon[:, 0]), []
         for t, epsilon_t in enumerate(epsilon.unbind(1)):
             state = next_state(t, self.phi_z(z_t), state)
             output = e_z(t, state[0])

@@ -188,7 +188,7 @@ class RSSM(DVAE):
             return sample_chain(e_z, rest[0])
         driving, epsilon = rest
         next_state = FrameByFrame(self.d_h, driving)
-        state, z_t = next_state.start(len(known)), torch.zeros_like(epsilon[:, 0])
+        state, z_t = next_state.start(known.shape[0]), torch.zeros_like(epsilon[:, 0])
         frames = []
         for t, epsilon_t in enumerate(epsilon.unbind(1)):
             state = next_state(t, z_t, state)

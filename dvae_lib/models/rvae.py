@@ -227,7 +227,7 @@ class RVAE(DVAE):
         """The loop: all z_t, and the outputs that hold mean and log-variance of q(z_t | .)."""
         assert self.e_gz is not None
         # Known are the inputs; the state that frame 1 is inferred from has seen z_0 = 0 and u_0 = 0.
-        first = self.e_gz(epsilon.new_zeros(len(epsilon), 1, self.e_gz.in_dim))[1]
+        first = self.e_gz(epsilon.new_zeros(epsilon.shape[0], 1, self.e_gz.in_dim))[1]
         z, _, output = sample_with_state(
             FrameByFrame(self.e_gz, inputs),
             PrecomputedInput([*self.e_z, self.z_head.linear], known),

@@ -152,7 +152,7 @@ class VRAE(DVAE):
         g = torch.cat([past.run(f"g_{i}", e_g, seen, lengths) for i, e_g in enumerate(self.e_g)], -1)
         if not self.of_sequence:
             return Context({"g": g})
-        last = g[:, -1] if lengths is None else g[torch.arange(len(g), device=g.device), lengths - 1]
+        last = g[:, -1] if lengths is None else g[torch.arange(g.shape[0], device=g.device), lengths - 1]
         return Context({}, {"v": draws("v", self.z_head(self.e_z(last)))})
 
     def _propose(self, name: str, context: Values, known: Values) -> Distribution:

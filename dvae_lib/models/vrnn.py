@@ -153,7 +153,7 @@ class VRNN(DVAE):
         """The loop: all z_t, their features, h_t, and the outputs that hold mean and log-variance of q(z_t | .)."""
         next_state = FrameByFrame(self.d_h, driving)
         e_z = PrecomputedInput([*self.e_z, self.z_head.linear], known)
-        state, phi_z = next_state.start(len(driving)), self.phi_z(torch.zeros_like(epsilon[:, 0]))
+        state, phi_z = next_state.start(driving.shape[0]), self.phi_z(torch.zeros_like(epsilon[:, 0]))
         frames = []
         for t, epsilon_t in enumerate(epsilon.unbind(1)):
             state = next_state(t, phi_z, state)  # (8.1)

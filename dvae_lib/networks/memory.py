@@ -62,7 +62,7 @@ class Stack(Memory):
         self, u: Float[Tensor, "batch time in_dim"], state: dict[str, Tensor] | None = None
     ) -> tuple[Float[Tensor, "batch time h_dim"], dict[str, Tensor]]:
         """All outputs, and the state after the last frame; see `Memory`."""
-        state = self.initial_state(len(u)) if state is None else state
+        state = self.initial_state(u.shape[0]) if state is None else state
         a = self.enter(u)
         after: dict[str, Tensor] = {}
         for i, (norm, mix, frame) in enumerate(zip(self.norms, self._mixers, self.frames, strict=True), 1):
@@ -145,7 +145,7 @@ class DilatedConvolution(Memory):
         self, u: Float[Tensor, "batch time dim"], state: dict[str, Tensor] | None = None
     ) -> tuple[Float[Tensor, "batch time dim"], dict[str, Tensor]]:
         """The outputs, and the last inputs."""
-        before = self.initial_state(len(u))["x"] if state is None else state["x"]
+        before = self.initial_state(u.shape[0])["x"] if state is None else state["x"]
         together = torch.cat([before.to(u.dtype), u], 1)
         return self.convolution(together.mT).mT, {"x": together[:, u.shape[1] :]}
 
@@ -212,7 +212,7 @@ class MaskedAttention(Memory):
         self, u: Float[Tensor, "batch time dim"], state: dict[str, Tensor] | None = None
     ) -> tuple[Float[Tensor, "batch time dim"], dict[str, Tensor]]:
         """The outputs, and the keys and values that later frames may look at."""
-        state = self.initial_state(len(u)) if state is None else state
+        state = self.initial_state(u.shape[0]) if state is None else state
         query, key, value = self.project(u).chunk(3, -1)
         keys = torch.cat([state["k"].to(key.dtype), key], 1)
         values = torch.cat([state["v"].to(value.dtype), value], 1)
@@ -323,7 +323,7 @@ class DiagonalRecurrence(Memory):
         self, u: Float[Tensor, "batch time dim"], state: dict[str, Tensor] | None = None
     ) -> tuple[Float[Tensor, "batch time dim"], dict[str, Tensor]]:
         """The outputs, and the last state."""
-        before = (self.initial_state(len(u)) if state is None else state)["s"]
+        before = (self.initial_state(u.shape[0]) if state is None else state)["s"]
         gamma = (-torch.expm1(-2 * self.nu.exp())).sqrt()
         driven = torch.einsum("psd,btd->tbps", gamma[:, None] * self.B, u)
         factors = self.factors

@@ -232,7 +232,7 @@ def sample_with_state(
     Returns:
         All :math:`\mathbf{z}_t`, :math:`\mathbf{h}_t` and outputs of `e_z`, each of shape (B, T, .).
     """
-    state = next_state.start(len(epsilon)) if start is None else start
+    state = next_state.start(epsilon.shape[0]) if start is None else start
     samples, states, outputs = [], [], []
     for t, epsilon_t in enumerate(epsilon.unbind(1)):
         outputs.append(e_z(t, state[0]))
@@ -361,7 +361,7 @@ class LocallyLinear(nn.Module):
 
     def first(self, u: Float[Tensor, "batch u_dim"], w: Float[Tensor, "batch w_dim"]) -> Float[Tensor, "batch z_dim"]:
         """The first state."""
-        nothing = w.new_zeros(len(w), self.out_dim)
+        nothing = w.new_zeros(w.shape[0], self.out_dim)
         start: Tensor = self.f_1(w)
         return start + self.step(nothing, u, torch.zeros_like(w))
 
