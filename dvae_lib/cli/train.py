@@ -128,7 +128,7 @@ def train(
     start_at_mean: Annotated[
         bool,
         typer.Option(
-            "--start-at-mean", help="Start the output at the mean log-power of the data.", rich_help_panel=_PANEL
+            "--start-at-mean", help="Start the output at the mean of the data.", rich_help_panel=_PANEL
         ),
     ] = False,
     warm_up: Annotated[

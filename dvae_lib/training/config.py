@@ -39,7 +39,8 @@ class TrainingConfig:
             their loss rises). A number or a `Schedule`, which should end at 0: what counts is then trained together.
         inputs: What the networks read of the data: "power", the data as they are, or "log_power", their standardised
             logarithms, learned from the training part; None leaves the model as it is.
-        start_at_mean: Start the output layer at the mean log-power of the training part, before the first step.
+        start_at_mean: Start the output layer at the mean log-power of the training part (Gamma likelihood), or at the
+            log-odds of its ones (Bernoulli), before the first step.
         seed: Of the order of the sequences and of all noise. It does not touch the model's initial weights.
         checkpoint_seconds: Time between checkpoints, which are also written in the midst of an epoch.
         checkpoint_steps: Write one every so many steps as well.

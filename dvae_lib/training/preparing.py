@@ -1,7 +1,9 @@
 """What a model takes from the training data before its first step."""
 
+from collections.abc import Callable
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.models.base import DVAE
@@ -10,6 +12,23 @@ from dvae_lib.networks import ObservationHead
 from dvae_lib.training.config import TrainingConfig
 
 __all__ = ["check_preparation", "prepare", "start_at_mean"]
+
+
+def _mean_log_power(train: SequenceDataset) -> Tensor:
+    return log_powers(train).mean
+
+
+def _log_odds(train: SequenceDataset) -> Tensor:
+    """Of counts with a half added to both outcomes, so that what never occurs is rare and not impossible."""
+    ones = zeros = torch.tensor(0.5, dtype=torch.float64)
+    for i in range(len(train)):
+        x = train[i].to("cpu", torch.float64)
+        ones, zeros = ones + x.nansum(0), zeros + (1 - x).nansum(0)
+    return (ones / zeros).log()
+
+
+STARTS: dict[str, Callable[[SequenceDataset], Tensor]] = {"gamma": _mean_log_power, "bernoulli": _log_odds}
+"""Where an output can start, by the observation model."""
 
 
 def check_preparation(model: nn.Module, config: TrainingConfig) -> None:
@@ -21,10 +40,11 @@ def check_preparation(model: nn.Module, config: TrainingConfig) -> None:
     """
     if config.inputs is not None and not isinstance(model, DVAE):
         raise TypeError(f"inputs={config.inputs!r} is for a DVAE; got {type(model).__name__}: leave it out")
-    if config.start_at_mean and getattr(model, "observation", None) != "gamma":
+    if config.start_at_mean and getattr(model, "observation", None) not in STARTS:
         raise ValueError(
             "start_at_mean starts the output of an observation model of powers ('gamma') at the mean log-power of the "
-            f"data; got {getattr(model, 'observation', None)!r}: use start_at_mean=False"
+            "data, and that of zeros and ones ('bernoulli') at the log-odds of its ones; "
+            f"got {getattr(model, 'observation', None)!r}: use start_at_mean=False"
         )
 
 
@@ -41,16 +61,19 @@ def prepare(model: nn.Module, train: SequenceDataset, config: TrainingConfig) ->
 
 @torch.no_grad()
 def start_at_mean(model: nn.Module, train: SequenceDataset) -> None:
-    r"""Start the biases of the output layer at the mean log-power of each entry over the training frames.
+    r"""Start the biases of the output layer at what the training frames are on average, entry by entry.
 
-    An untrained model then says of every frame :math:`\log \sigma_d^2 \approx \frac{1}{N} \sum_n \log x_{nd}`; from
-    there on it learns what is particular.
+    With a Gamma likelihood that is the mean log-power: an untrained model says of every frame
+    :math:`\log \sigma_d^2 \approx \frac{1}{N} \sum_n \log x_{nd}`. With a Bernoulli likelihood it is the log-odds of
+    the ones. From there on it learns what is particular. A model that has to learn the averages first learns meanwhile
+    to do without its latent vectors.
 
     Arguments:
-        model: Whose every `ObservationHead` gives the log-variances of a Gamma likelihood.
-        train: The training sequences.
+        model: Whose every `ObservationHead` gives the log-variances of a Gamma likelihood, or the log-odds of a
+            Bernoulli likelihood.
+        train: The training sequences; missing values do not count.
     """
-    mean = log_powers(train).mean
+    start = STARTS[str(model.observation)](train)
     for head in model.modules():
         if isinstance(head, ObservationHead):
-            head.linear.bias.copy_(mean)
+            head.linear.bias.copy_(start)

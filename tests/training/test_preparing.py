@@ -56,6 +56,14 @@ def test_the_output_starts_at_the_mean_log_power():
     torch.testing.assert_close(fresh.x_head.linear.bias.double(), mean_log_power(LOUD), rtol=1e-4, atol=1e-4)
 
 
+def test_the_output_of_zeros_and_ones_starts_at_their_log_odds():
+    frames = [torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]]), torch.tensor([[torch.nan, 0.0, 0.0]])]
+    fresh = VAE(3, 2, observation="bernoulli", encoder=(4,), decoder=(4,))
+    start_at_mean(fresh, SequenceDataset(frames, missing=True))
+    wanted = torch.tensor([2.5 / 0.5, 1.5 / 2.5, 0.5 / 3.5]).log()
+    torch.testing.assert_close(fresh.x_head.linear.bias.detach(), wanted)
+
+
 def test_missing_values_do_not_count():
     frames = [LOUD[i].clone() for i in range(len(LOUD))]
     frames[0][1:3, 2] = torch.nan
@@ -96,7 +104,7 @@ def test_what_does_not_fit_is_refused():
         TrainingConfig(inputs="loud")
     with pytest.raises(TypeError, match="start_at_mean"):
         TrainingConfig(start_at_mean=1)
-    with pytest.raises(ValueError, match=r"powers \('gamma'\)"):
+    with pytest.raises(ValueError, match=r"powers \('gamma'\).*got 'gaussian'"):
         fit(small_vae(), TRAIN, None, TrainingConfig(start_at_mean=True))
     with pytest.raises(TypeError, match="is for a DVAE; got Linear"):
         fit(nn.Linear(3, 3), TRAIN, None, TrainingConfig(inputs="log_power"), objective=lambda model, batch, **_: {})

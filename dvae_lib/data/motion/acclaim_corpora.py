@@ -66,7 +66,7 @@ def load_acclaim(
         standardize: Learn a standardiser on the training part and give it to all parts. Leave it off where the
             likelihood has a fixed variance, whose meaning depends on the unit.
         excerpt: Take the recordings that travel with the library and that the book uses, at 30 frames per second, with
-            angles rounded to hundredths of a degree: of CMU 28 of subjects 01 to 03, of HDM05 88 of actors bd, bk, dg.
+            angles rounded to hundredths of a degree: of CMU 27 of subjects 01 to 03, of HDM05 89 of actors bd, bk, dg.
 
     Returns:
         Training, validation and test part. The people of the test part are in no other.

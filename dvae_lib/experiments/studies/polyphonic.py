@@ -9,9 +9,9 @@ importance-weighted bound and, where a particle filter can run, the particle bou
 the part counting the same. Beside them stand two references in closed form (`REFERENCES`), and what the papers report
 (`PUBLISHED`).
 
-The result is data/results/polyphonic.json. On one CPU core a training takes one to five minutes on `jsb`, those by
-particles twenty, and up to an hour on the others; what was interrupted goes on with the same command, and several
-processes share the trainings of different sets or seeds.
+The result is data/results/polyphonic.json. On one CPU core a training takes one to two minutes on `jsb`, by particles
+seven, and up to an hour on the others; what was interrupted goes on with the same command, and several processes share the trainings of
+different sets or seeds.
 """
 
 import sys
@@ -151,9 +151,10 @@ class MusicProtocol:
 
     Attributes:
         sequence_length: Frames of a training sequence, by set; None keeps pieces whole.
-        epochs: At most, by set: large sets need fewer passes.
+        epochs: At most, by set: large sets need fewer passes. The output layer starts at how often each key sounds;
+            models that first have to learn this forget their latent vectors over it, and need three times as many.
         batch_size: Sequences of a step.
-        warm_up: In which share of the epochs the weight of the KL terms rises, from 0.01 to one.
+        warm_up: In which share of the epochs the weight of the KL terms rises, from 0.05 to one.
         patience: Epochs without a better validation bound.
         samples: Number of samples of the importance-weighted bound.
         particles: Number of particles of the particle bound.
@@ -165,10 +166,10 @@ class MusicProtocol:
         ("musedata", 100),
         ("piano-midi", 100),
     )
-    epochs: tuple[tuple[str, int], ...] = (("jsb", 240), ("nottingham", 40), ("musedata", 30), ("piano-midi", 60))
+    epochs: tuple[tuple[str, int], ...] = (("jsb", 80), ("nottingham", 40), ("musedata", 30), ("piano-midi", 60))
     batch_size: int = 16
-    warm_up: float = 0.25
-    patience: int = 25
+    warm_up: float = 0.375
+    patience: int = 15
     samples: int = 100
     particles: int = 100
 
@@ -186,7 +187,8 @@ class MusicProtocol:
             max_epochs=epochs,
             patience=self.patience,
             gradient_clip=5.0,
-            schedules={"beta": Schedule(((0, 0.01), (max(1, round(self.warm_up * epochs)), 1.0)))} if weighs else {},
+            start_at_mean=True,
+            schedules={"beta": Schedule(((0, 0.05), (max(1, round(self.warm_up * epochs)), 1.0)))} if weighs else {},
             seed=seed,
         )
 
