@@ -7,12 +7,14 @@ import torch
 from torch import nn
 
 from dvae_lib import DSAE, LVRNN, STORN, VRNN, build_model
+from dvae_lib.data import SequenceDataset
 from dvae_lib.distributions import Bernoulli, DiagonalGaussian
 from dvae_lib.experiments.scalar_models import LinearModel, filtered_score, kalman_score
 from dvae_lib.graphs import DependencySpec
 from dvae_lib.models import DVAE
 from dvae_lib.models.draws import Context
 from dvae_lib.objectives import Generated, nasmc, particle
+from dvae_lib.training import NonFiniteError, TrainingConfig, fit
 
 
 def seeded(seed=0):
@@ -162,3 +164,21 @@ def test_refusals(as_a_user):
         nasmc(LVRNN(3, 2), x, threshold=2.0)
     with pytest.raises(NotImplementedError, match="no proposal per frame"):
         nasmc(build_model("rvae-noncausal", x_dim=3, z_dim=2), x)
+
+
+@pytest.mark.parametrize("objective", [particle, nasmc, partial(nasmc, weights="smoothing")])
+def test_particles_that_all_die_make_their_own_sequence_impossible(objective):
+    torch.manual_seed(0)
+    model = VRNN(3, 2, observation="unit_gaussian")
+    x = torch.randn(2, 5, 3, generator=seeded(1))
+    alive = objective(model, x, num_particles=4, generator=seeded())
+    x[0, 2, 1] = 1e25  # its square is infinite
+    bound = objective(model, x, num_particles=4, generator=seeded())
+    assert bound.value[0] == -torch.inf
+    torch.testing.assert_close(bound.value[1], alive.value[1])
+    assert bound.effective_sample_size[0, 2] == 0
+    assert bound.effective_sample_size.isfinite().all()
+    data = SequenceDataset(list(x), names=["impossible", "possible"])
+    with pytest.raises(NonFiniteError, match="impossible") as caught:
+        fit(model, data, None, TrainingConfig(max_epochs=1, batch_size=2), objective=objective)
+    assert caught.value.sequences == ["impossible"]

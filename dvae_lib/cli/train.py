@@ -127,9 +127,7 @@ def train(
     inputs: Annotated[Inputs | None, INPUTS] = None,
     start_at_mean: Annotated[
         bool,
-        typer.Option(
-            "--start-at-mean", help="Start the output at the mean of the data.", rich_help_panel=_PANEL
-        ),
+        typer.Option("--start-at-mean", help="Start the output at the mean of the data.", rich_help_panel=_PANEL),
     ] = False,
     warm_up: Annotated[
         int | None, typer.Option(min=1, help="Epochs of KL warm-up, from 0 to 1.", rich_help_panel=_PANEL)

@@ -21,6 +21,7 @@ from dvae_lib.models import DVAE, State
 from dvae_lib.models.draws import Context, Draws, Given, Past
 from dvae_lib.networks import MLP, shift
 from dvae_lib.objectives import Generated
+from dvae_lib.objectives.importance import shares
 from dvae_lib.objectives.particles import filtered_frames
 
 __all__ = [
@@ -367,7 +368,7 @@ def filter_quality(
         estimate = estimate + frame.evidence
         sizes.append(frame.effective_sample_size / num_particles)
         z = frame.latents["z"].sample.view(num_particles, -1)
-        squares.append(((frame.weights.softmax(0) * z).sum(0) - mean[:, t]).square())
+        squares.append(((shares(frame.weights) * z).sum(0) - mean[:, t]).square())
     return FilterQuality(
         (evidence - estimate) / x.shape[1], torch.stack(sizes).mean(0), torch.stack(squares).mean(0).sqrt()
     )

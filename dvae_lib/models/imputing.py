@@ -13,7 +13,7 @@ from dvae_lib.models.bounds import LikelihoodBounds
 from dvae_lib.models.draws import Draws, sample
 from dvae_lib.models.generating import Gaps
 from dvae_lib.objectives import DVAEOutput, log_weights
-from dvae_lib.objectives.importance import effective_sample_size, repeat
+from dvae_lib.objectives.importance import effective_sample_size, repeat, shares
 from dvae_lib.objectives.missing import Observed, as_observed
 from dvae_lib.objectives.terms import Lengths, check_counts
 
@@ -140,7 +140,7 @@ def _collected(
     """Mean and samples from the draws, each (K, B, T, x_dim)."""
     if not weighted:
         return Imputation(means.mean(0), draws, log_weight.new_full(log_weight.shape[1:], float(len(draws))))
-    weights = log_weight.softmax(0)
+    weights = shares(log_weight)
     rows = torch.multinomial(weights.T, len(draws), replacement=True, generator=generator).T  # (K, B)
     samples = draws[rows, torch.arange(draws.shape[1], device=rows.device)]
     return Imputation((weights[..., None, None] * means).sum(0), samples, effective_sample_size(log_weight))

@@ -80,8 +80,16 @@ def importance_weighted_bound(weights: Float[Tensor, "samples *batch"]) -> Float
 
 
 def effective_sample_size(weights: Float[Tensor, "samples *batch"]) -> Float[Tensor, "*batch"]:
-    """How many equally weighted samples the log-weights are worth, along the first dimension, after Kish (1965)."""
-    return weights.softmax(0).square().sum(0).reciprocal()
+    """How many equally weighted samples the log-weights are worth, along the first dimension, after Kish (1965).
+
+    None, where no weight is above zero.
+    """
+    return torch.where(weights.isneginf().all(0), 0.0, shares(weights).square().sum(0).reciprocal())
+
+
+def shares(weights: Float[Tensor, "samples *batch"]) -> Float[Tensor, "samples *batch"]:
+    """The log-weights normalised along the first dimension; equal shares, where no weight is above zero."""
+    return weights.masked_fill(weights.isneginf().all(0), 0.0).softmax(0)
 
 
 def repeat(value: Tensor | None, times: int) -> Tensor | None:

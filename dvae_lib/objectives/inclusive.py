@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from dvae_lib.objectives.importance import shares
 from dvae_lib.objectives.missing import Observed
 from dvae_lib.objectives.particles import ParticleFrame, check_threshold, filtered_frames
 from dvae_lib.objectives.terms import Bound, Lengths, check_counts
@@ -74,7 +75,7 @@ def nasmc(
     for frame in filtered_frames(model, x, u, lengths, observed, num_particles, threshold, "detached", generator):
         estimate = estimate + frame.evidence.detach()
         sizes.append(frame.effective_sample_size)
-        terms, share = _log_densities(frame), frame.weights.detach().softmax(0)
+        terms, share = _log_densities(frame), shares(frame.weights.detach())
         if weights == "filtering":
             learned = learned + (share * terms).sum(0)
         else:
@@ -82,7 +83,8 @@ def nasmc(
             learned = (share * paths).sum(0)
             paths = paths.reshape(-1)[frame.rows].view_as(paths)
     # The value is the estimate, the gradient that of what is learned from.
-    return Bound(estimate + (learned - learned.detach()), torch.stack(sizes, 1))
+    value = torch.where(learned.isfinite(), estimate + (learned - learned.detach()), estimate)
+    return Bound(value, torch.stack(sizes, 1))
 
 
 def _log_densities(frame: ParticleFrame) -> Float[Tensor, "particles batch"]:

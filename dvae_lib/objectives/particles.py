@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
-from dvae_lib.objectives.importance import effective_sample_size
+from dvae_lib.objectives.importance import effective_sample_size, shares
 from dvae_lib.objectives.missing import Observed, as_observed
 from dvae_lib.objectives.terms import Bound, Latent, Lengths, check_counts, frame_log_prob, frame_mask
 
@@ -32,7 +32,8 @@ def particle(
     likelihood estimate is unbiased, so the expectation of its logarithm is a lower bound. The cost is in proportion to
     the number of frames, for a model with a proposal per frame (`context` and `propose`). Gradients flow through the
     reparameterised draws and the weights; those of the choice of ancestors are left out, as in the papers, for their
-    variance.
+    variance. Where no particle gives a frame a density above zero, the bound of that sequence is minus infinity and the
+    frame's effective sample size zero; the filter goes on with equal weights.
 
     Arguments:
         model: A `DVAE` that generates frame by frame.
@@ -120,7 +121,7 @@ def filtered_frames(
         weights = weights + (increment if mask is None else torch.where(mask[:, t], increment, 0.0))
         size = effective_sample_size(weights.detach())
         poor = size < threshold * k
-        rows = surviving_rows(weights.detach().softmax(0), poor, generator)
+        rows = surviving_rows(shares(weights.detach()), poor, generator)
         done = poor if t < num_steps - 1 else torch.ones_like(poor)
         evidence = torch.where(done, weights.logsumexp(0) - math.log(k), 0.0)
         here = None if mask is None else mask[:, t]
