@@ -44,7 +44,8 @@ def results(chords, tmp_path_factory):
 @pytest.mark.parametrize("name", PIECES)
 def test_every_model_is_trained_and_tested(results, name):
     record = results[name]
-    assert record["epochs"] == record["best_epoch"] == 1
+    assert record["epochs"] == (3 if PIECES[name].slow else 1)
+    assert 1 <= record["best_epoch"] <= record["epochs"]
     assert record["vlb"] < 0
     if name != "grnn":
         assert record["iw"] < 0
