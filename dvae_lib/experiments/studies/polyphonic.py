@@ -1,4 +1,4 @@
-"""The models on the four polyphonic music sets on which STORN, VRNN, SRNN, DKF and NASMC were published (Chapter 12).
+"""The models on the four polyphonic music sets on which STORN, SRNN, NASMC and the DMM were published (Chapter 12).
 
     python -m dvae_lib.experiments.studies.polyphonic [--sets jsb ...] [--models vrnn ...] [--seeds 0 1 2]
 
@@ -107,7 +107,8 @@ PIECES: dict[str, Player] = {
     "lvrnn-fivo": Player(_lvrnn, partial(particle, num_particles=4)),
     "lvrnn-nasmc": Player(_lvrnn, partial(nasmc, num_particles=4)),
 }
-"""The models, by name; all hidden layers and memories have 200 units, or 100 where there are two of a kind.
+"""The models, by name; hidden layers and memories have 200 units, but for the 400 of the
+VAE's layers and the 100 of the DSAE's memories and of the LVRNN's k_t.
 Who starts where, and who is slow, was decided on the validation pieces of `jsb`, with one seed; "srnn-unprepared"
 shows what the start does."""
 
