@@ -13,7 +13,8 @@ from dvae_lib.experiments.scalar_models import LinearModel, filtered_score, kalm
 from dvae_lib.graphs import DependencySpec
 from dvae_lib.models import DVAE
 from dvae_lib.models.draws import Context
-from dvae_lib.objectives import Generated, nasmc, particle
+from dvae_lib.objectives import Generated, nasmc, particle, particles
+from dvae_lib.objectives.terms import frame_log_prob
 from dvae_lib.training import NonFiniteError, TrainingConfig, fit
 
 
@@ -182,3 +183,21 @@ def test_particles_that_all_die_make_their_own_sequence_impossible(objective):
     with pytest.raises(NonFiniteError, match="impossible") as caught:
         fit(model, data, None, TrainingConfig(max_epochs=1, batch_size=2), objective=objective)
     assert caught.value.sequences == ["impossible"]
+
+
+@pytest.mark.parametrize("weights", ["filtering", "smoothing"])
+def test_a_particle_that_dies_does_not_silence_the_others(weights, monkeypatch):
+    def with_one_dead(*args):
+        seen = frame_log_prob(*args)
+        return torch.cat([torch.full_like(seen[:2], -torch.inf), seen[2:]])
+
+    monkeypatch.setattr(particles, "frame_log_prob", with_one_dead)
+    torch.manual_seed(0)
+    model = VRNN(3, 2, observation="unit_gaussian")
+    x = torch.randn(2, 5, 3, generator=seeded(1))
+    bound = nasmc(model, x, weights=weights, num_particles=8, generator=seeded())
+    bound.value.sum().backward()
+    slopes = [p.grad for p in model.parameters()]
+    assert bound.value.isfinite().all()
+    assert all(slope.isfinite().all() for slope in slopes)
+    assert max(slope.abs().max() for slope in slopes) > 0.1

@@ -179,7 +179,7 @@ def _moments(at: Sequence[str]) -> Any:
 def _dates(index: Any) -> list[str]:
     """Times as text: days alone where all are."""
     if not hasattr(index, "normalize"):
-        return [f"{time:.12g}" for time in index]
+        return [str(time).removesuffix(".0") for time in index]
     days = bool((index == index.normalize()).all())
     return [str(time.date() if days else time) for time in index]
 

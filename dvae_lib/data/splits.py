@@ -318,6 +318,9 @@ class _Part(NamedTuple):
         columns = [torch.from_numpy(scale.scaled(steps)) for steps in self.steps or []]
         if self.drive is None:
             return self._replace(drive=columns)
+        for label, u, column in zip(self.labels, self.drive, columns, strict=True):
+            if len(u) != len(column):
+                raise ValueError(f"Sequence {label} has {len(column)} frames, but its input has {len(u)}")
         return self._replace(
             drive=[torch.cat([u.double(), c.to(u.device)], 1) for u, c in zip(self.drive, columns, strict=True)]
         )

@@ -10,7 +10,7 @@ a step of a second and one of a day, side by side in one series, both lie within
 """
 
 from collections.abc import Sequence
-from datetime import timezone
+from datetime import date, timedelta, timezone
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,9 +88,10 @@ def steps_between(*times: Any, name: str = "the times") -> tuple[NDArray[np.floa
         TypeError: What is no time.
     """
     found = [_values(part, name) for part in times]
-    values, seconds = np.concatenate([part for part, _ in found]), found[0][1]
-    if {dated for _, dated in found} != {seconds}:
-        raise ValueError(f"{name} must be all dates or all numbers; got both")
+    values, kinds = np.concatenate([part for part, _ in found]), list(dict.fromkeys(kind for _, kind in found))
+    if len(kinds) > 1:
+        raise ValueError(f"{name} must be of one kind; got {' and '.join(kinds)}")
+    seconds = kinds != ["numbers"]
     steps = np.diff(values)
     wrong = np.flatnonzero(~(steps > 0))
     if len(wrong):
@@ -102,13 +103,15 @@ def steps_between(*times: Any, name: str = "the times") -> tuple[NDArray[np.floa
     return np.concatenate([[0.0], steps / _NANOSECONDS if seconds else steps.astype(np.float64)]), seconds
 
 
-def _values(times: Any, name: str) -> tuple[NDArray[Any], bool]:
-    """Times as numbers: whole nanoseconds of dates and durations, which a float would round."""
+def _values(times: Any, name: str) -> tuple[NDArray[Any], str]:
+    """Times as numbers, whole nanoseconds of dates and durations, which a float would round; and what they are."""
     if _counts_rows(times):
         raise ValueError(
             f"{name} are not there: the index of the DataFrame only counts its rows. Make the column of the times its "
             "index, table.set_index(...), or hand them over as times=..."
         )
+    zoned = _zoned(times, name)
+    times = getattr(times, "array", times)  # of an index or a column of pandas
     if hasattr(times, "to_timestamp"):  # periods, by their starts
         times = times.to_timestamp()
     if hasattr(times, "tz"):  # of dates with a time zone, NumPy would make objects
@@ -122,8 +125,8 @@ def _values(times: Any, name: str) -> tuple[NDArray[Any], bool]:
                 f"{name} must be dates or numbers; got {type(values.flat[0]).__name__}. pandas.to_datetime makes dates "
                 "of texts"
             ) from error
-    dated = values.dtype.kind in "mM"
-    if dated:
+    kind = {"M": "dates with a time zone" if zoned else "dates", "m": "durations"}.get(values.dtype.kind, "numbers")
+    if values.dtype.kind in "mM":
         lost = np.isnat(values)
         values = values.astype(f"{values.dtype.kind}8[ns]").astype(np.int64)
     elif values.dtype.kind in "iuf":
@@ -137,19 +140,32 @@ def _values(times: Any, name: str) -> tuple[NDArray[Any], bool]:
         raise ValueError(f"{name} must be finite, and none may be missing; got {int(lost.sum())} that are")
     if values.ndim != 1 or not len(values):
         raise ValueError(f"{name} must be one for each frame, (T,); got shape {values.shape}")
-    return values, dated
+    return values, kind
 
 
-def _instant(time: Any) -> np.datetime64:
-    """A date; one that knows its time zone in universal time."""
+def _zoned(times: Any, name: str) -> bool:
+    """Whether they are dates that know their time zone."""
+    if not isinstance(times, list | tuple):
+        return getattr(getattr(times, "dtype", times), "tz", None) is not None
+    known = {getattr(time, "tzinfo", None) is not None for time in times if isinstance(time, date)}
+    if len(known) > 1:
+        raise ValueError(f"{name} must be dates that all know their time zone, or dates without one; got both")
+    return known == {True}
+
+
+def _instant(time: Any) -> np.datetime64 | np.timedelta64:
+    """A date, or a duration; a date that knows its time zone in universal time."""
+    if isinstance(time, timedelta):
+        return np.timedelta64(getattr(time, "value", None) or time, "ns")
     if hasattr(time, "to_datetime64"):  # of pandas, to the nanosecond
         found: np.datetime64 = time.to_datetime64()
         return found
     if getattr(time, "tzinfo", None) is not None:
         time = time.astimezone(timezone.utc).replace(tzinfo=None)
-    if isinstance(time, str):
-        raise TypeError("a text is no date yet")
-    return np.datetime64(time, "ns")
+    if not isinstance(time, date | np.datetime64 | np.timedelta64):
+        raise TypeError("a text is no date yet, nor is a number among objects")
+    moment: Any = time  # its kinds are many overloads to NumPy
+    return time if isinstance(time, np.timedelta64) else np.datetime64(moment, "ns")
 
 
 def _counts_rows(times: Any) -> bool:

@@ -320,14 +320,21 @@ def _left_out(sheets: list[_Sheet], kept: Sequence[str]) -> dict[str, str]:
 
 def _column_of_times(sheets: list[_Sheet], used: Sequence[str]) -> str:
     """The column that holds the times of all files, of those that tell when; time stamps before numbers."""
-    found = _left_out(sheets, used)
+    found = [name for name in _left_out(sheets, used) if not _counts_rows(sheets, name)]
     if not found:
         raise ValueError(
             f"{sheets[0].file} has no column of times, whose steps the model is to read: name it, time=... (on the "
-            f"command line --time COLUMN). There are {_listed([n for n in sheets[0].names if n not in used])}"
+            f"command line --time COLUMN). There are {_listed(sheets[0].names)}"
         )
     stamps = [name for name in found if all(s.holds_times(s.names.index(name)) for s in sheets)]
     return sorted(stamps or found, key=lambda name: name.lower() not in _TIME_NAMES)[0]
+
+
+def _counts_rows(sheets: list[_Sheet], name: str) -> bool:
+    """Whether a column is the index that a DataFrame has where nobody gave it one."""
+    places = [sheet.names.index(name) for sheet in sheets]
+    rows = [sheet.values(place) for sheet, place in zip(sheets, places, strict=True)]
+    return name.lower() in ("", "unnamed: 0") and all(list(row) == list(range(len(row))) for row in rows)
 
 
 def _times(sheet: _Sheet, asked: str | None, used: Sequence[str], uneven: bool = False) -> Times:

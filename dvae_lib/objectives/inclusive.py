@@ -77,14 +77,19 @@ def nasmc(
         sizes.append(frame.effective_sample_size)
         terms, share = _log_densities(frame), shares(frame.weights.detach())
         if weights == "filtering":
-            learned = learned + (share * terms).sum(0)
+            learned = learned + _expected(share, terms)
         else:
             paths = paths + terms
-            learned = (share * paths).sum(0)
+            learned = _expected(share, paths)
             paths = paths.reshape(-1)[frame.rows].view_as(paths)
     # The value is the estimate, the gradient that of what is learned from.
-    value = torch.where(learned.isfinite(), estimate + (learned - learned.detach()), estimate)
+    value = torch.where(learned.isneginf(), estimate, estimate + (learned - learned.detach()))
     return Bound(value, torch.stack(sizes, 1))
+
+
+def _expected(share: Tensor, terms: Tensor) -> Tensor:
+    """The sum of the terms by their shares; a particle without one says nothing, whatever its term."""
+    return torch.where(share > 0, share * terms, 0.0).sum(0)
 
 
 def _log_densities(frame: ParticleFrame) -> Float[Tensor, "particles batch"]:

@@ -163,6 +163,8 @@ def uneven_index(times: Any, steps: int, median: float, frequency: str | None, g
     import pandas as pd
 
     index = pd.Index(times)
+    if index.dtype == object:  # such as dates of the standard library
+        index = pd.to_datetime(index)
     if given is not None:
         return pd.Index(given, name=index.name)
     if frequency is not None or isinstance(index, pd.PeriodIndex):

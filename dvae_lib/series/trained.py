@@ -157,8 +157,9 @@ class TrainedModel:
             inputs: For a driven model, its inputs over the past and the future, (T + H, u_dim). Other future inputs are
                 an intervention: what would come if.
             times: Of a model that reads steps of time, when the frames of an array were, (T,).
-            future_times: Of such a model, when the frames to come are, (H,). By default they go on at the rhythm of the
-                training or, where it had none, in its median step.
+            future_times: Of such a model, when the frames to come are, (H,). By default those of a DataFrame go on at
+                the rhythm of the training or, where it had none, in its median step (periods in their own), and those
+                of an array in median steps.
             quantiles: Levels between 0 and 1.
             num_samples: Number of particles, and of futures.
             missing: Whether NaN in x stands for a missing value; otherwise it is refused.

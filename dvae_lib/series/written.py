@@ -64,7 +64,7 @@ def write_frames(
     standardizer = model.standardizer
     frames = (x.double() if standardizer is None else standardizer.inverse(x.double())).detach().cpu().numpy()
     if kept["kind"] == "midi":
-        steps = kept["steps"] * (60 / per_minute if kept["per"] == "second" else 1)
+        steps = kept["steps"] * (60 / per_minute if kept["per"] == "second" and per_minute > 0 else 1)
         write_midi(path, frames, steps, per_minute=per_minute)
         return
     parents, rest = kept["parents"], np.array(kept["offsets"])

@@ -167,8 +167,8 @@ def season(period: int | float, variance: float = 1.0, *, harmonics: int | None 
     if isinstance(period, bool) or not 2 <= period < math.inf or (harmonics is None and period != int(period)):
         raise ValueError(f"period must be a whole number of at least 2, or, with harmonics, a number; got {period!r}")
     most = math.floor(period / 2)
-    if harmonics is not None and not 1 <= harmonics <= most:
-        raise ValueError(f"harmonics must be between 1 and half the period, {most}; got {harmonics}")
+    if harmonics is not None and (type(harmonics) is not int or not 1 <= harmonics <= most):
+        raise ValueError(f"harmonics must be whole, and between 1 and half the period, {most}; got {harmonics!r}")
     waves = frozenset(Fraction(j) / Fraction(period) for j in range(1, (harmonics or most) + 1))
     if harmonics is not None:
         return replace(_turning(sorted(waves), variance), waves=waves)

@@ -9,6 +9,7 @@ from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.models.base import DVAE
 from dvae_lib.models.reading import log_powers
 from dvae_lib.networks import ObservationHead
+from dvae_lib.networks.window import WindowWriter
 from dvae_lib.training.config import TrainingConfig
 
 __all__ = ["check_preparation", "prepare", "start_at_mean"]
@@ -69,11 +70,13 @@ def start_at_mean(model: nn.Module, train: SequenceDataset) -> None:
     to do without its latent vectors.
 
     Arguments:
-        model: Whose every `ObservationHead` gives the log-variances of a Gamma likelihood, or the log-odds of a
-            Bernoulli likelihood.
+        model: Whose every `ObservationHead`, or blank canvas, gives the log-variances of a Gamma likelihood, or the
+            log-odds of a Bernoulli likelihood.
         train: The training sequences; missing values do not count.
     """
     start = STARTS[str(model.observation)](train)
     for head in model.modules():
         if isinstance(head, ObservationHead):
             head.linear.bias.copy_(start)
+        elif isinstance(head, WindowWriter):
+            head.blank.copy_(start)

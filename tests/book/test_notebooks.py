@@ -44,6 +44,17 @@ def test_cells_fit_a_screen(path):
 
 
 @each_notebook
+def test_places_that_links_name_are_there(path):
+    """Sphinx finds them missing only when the whole book is built."""
+    prose = "\n".join("".join(cell["source"]) for cell in cells_of(path, "markdown"))
+    for page, place in re.findall(r"\]\(([\w./-]*\.(?:ipynb|md)|)#([\w.:-]+)\)", prose):
+        if not place.startswith("cite-"):
+            target = (path.parent / page).read_text(encoding="utf-8") if page else prose
+            marks = (f'id="{place}"', f'id=\\"{place}\\"', f"({place})=")
+            assert any(mark in target for mark in marks), f"{page}#{place}"
+
+
+@each_notebook
 def test_tables_are_shown(path):
     """A notebook displays the value of a cell's last line, and of no other; elsewhere it takes `display`."""
     for cell in cells_of(path, "code")[1:]:

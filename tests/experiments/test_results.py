@@ -4,6 +4,7 @@ import importlib
 import json
 import pkgutil
 import re
+import threading
 
 import pytest
 
@@ -11,6 +12,7 @@ from dvae_lib.experiments import RecordError, studies
 from dvae_lib.experiments.records import write_lines
 from dvae_lib.experiments.results import ResultFile, Task, complete
 from dvae_lib.experiments.studies import chorales, enhancement, inference, speakers, speech
+from dvae_lib.locks import CAN_LOCK, lock
 from dvae_lib.resources import resource_path
 
 KEYS = {
@@ -75,6 +77,19 @@ def test_two_processes_write_to_one_file(tmp_path):
     one.add([{"name": "c", "value": 3}])
     assert [record["name"] for record in ResultFile(tmp_path / "r.json", ("name",)).records] == ["a", "b", "c"]
     assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
+
+
+@pytest.mark.skipif(not CAN_LOCK, reason="this platform locks no files")
+def test_who_adds_waits_for_the_one_who_does(tmp_path):
+    file = ResultFile(tmp_path / "r.json", ("name",))
+    with lock(tmp_path / "r.lock", wait=True):
+        adding = threading.Thread(target=file.add, args=([{"name": "a"}],))
+        adding.start()
+        adding.join(0.2)
+        assert adding.is_alive()
+        assert not file.path.exists()
+    adding.join()
+    assert file.path.exists()
 
 
 def test_what_another_process_does_or_has_done_is_left_to_it(tmp_path):

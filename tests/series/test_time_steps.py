@@ -1,5 +1,7 @@
 """Frames that are not evenly spaced: the time since the frame before as an input of any driven model."""
 
+from datetime import date, timedelta
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -86,10 +88,12 @@ def test_kinds_of_times_that_say_the_same():
     scale = TimeSteps(3600.0, seconds=True)
     for times in (
         dates, dates.tz_localize("Asia/Tokyo"), dates.to_numpy(), dates.to_period("h"), list(dates.to_pydatetime()),
-        pd.to_timedelta(hours, unit="h"), dates.astype("datetime64[s]"),
+        pd.to_timedelta(hours, unit="h"), dates.astype("datetime64[s]"), pd.Series(dates),
+        list(pd.to_timedelta(hours, unit="h")), [timedelta(hours=int(h)) for h in hours],
     ):  # fmt: skip
         np.testing.assert_allclose(scale.column_of(times)[:, 0], [0, 0, np.log(4), 0])
-    np.testing.assert_allclose(TimeSteps(1.0).column_of(torch.tensor(hours))[:, 0], [0, 0, np.log(4), 0])
+    for times in (torch.tensor(hours), pd.Series(hours)):
+        np.testing.assert_allclose(TimeSteps(1.0).column_of(times)[:, 0], [0, 0, np.log(4), 0])
 
 
 @pytest.mark.parametrize(
@@ -102,6 +106,7 @@ def test_kinds_of_times_that_say_the_same():
         (np.array(["2024-01-01", "NaT", "2024-01-03"], "datetime64[D]"), "none may be missing"),
         ([0.0, 1.0], "3 frames, but 2 times"),
         (pd.RangeIndex(3), "only counts its rows"),
+        ([BEGIN, pd.Timestamp("2024-01-02"), pd.Timestamp("2024-01-03")], "time zone"),
     ],
 )
 def test_times_that_are_none(times, message):
@@ -118,6 +123,11 @@ def test_what_is_asked_for_wrongly():
         texts = [np.array(["2024-01-01"] * len(x), kind) for x in SERIES]
         with pytest.raises(TypeError, match="to_datetime"):
             from_arrays(SERIES, times=texts, time_steps="input")
+    with pytest.raises(TypeError, match="must be dates or numbers; got int"):
+        from_arrays([np.ones((3, 1))], times=[np.array([0, 1, 5], object)], time_steps="input")
+    inputs = [np.ones((len(x) - (k == 1), 1)) for k, x in enumerate(SERIES)]
+    with pytest.raises(ValueError, match="Sequence 1 has 25 frames, but its input has 24"):
+        from_arrays(SERIES, inputs, times=TIMES, time_steps="input", fractions=(0.5, 0.5))
     with pytest.raises(ValueError, match="must be dates"):
         from_arrays(frames(), times=[dated(TIMES[0]), *TIMES[1:]], time_steps="input")
 
@@ -184,8 +194,15 @@ class TestUse:
         assert np.abs(found.samples[:, 2] - later.samples[:, 2]).max() > 1e-3
         assert later.mean.index[-1] == expected[1] + 50 * median
 
+    def test_a_forecast_goes_on_from_dates_of_the_standard_library(self, trained):
+        table = pd.DataFrame(SERIES[0], [date(2024, 1, 1) + timedelta(days=k) for k in range(len(SERIES[0]))])
+        table.columns = ["heat", "level"]
+        assert len(trained.forecast(table, 2, num_samples=3).mean) == 2
+
     def test_times_of_the_future_that_are_none(self, trained):
         table = frames()[0]
+        with pytest.raises(ValueError, match="of one kind; got dates with a time zone and durations"):
+            trained.forecast(table, 1, future_times=[pd.Timedelta("1h")])
         with pytest.raises(ValueError, match="future_times must be 2"):
             trained.forecast(table, 2, future_times=[table.index[-1] + pd.Timedelta("1h")])
         with pytest.raises(ValueError, match="run backwards at frame 30"):
@@ -240,6 +257,10 @@ class TestFiles:
         for k, x in enumerate(SERIES):
             pd.DataFrame(x, columns=["heat", "level"]).to_csv(tmp_path / f"{k}.csv", index=False)
         (tmp_path / "a.npz").unlink()
+        with pytest.raises(ValueError, match=r"has no column of times.*heat, level"):
+            load(tmp_path, time_steps="input")
+        for k, x in enumerate(SERIES):  # with an index that only counts
+            pd.DataFrame(x, columns=["heat", "level"]).to_csv(tmp_path / f"{k}.csv")
         with pytest.raises(ValueError, match="has no column of times"):
             load(tmp_path, time_steps="input")
         with pytest.raises(TypeError, match="time_steps"):

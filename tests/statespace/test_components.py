@@ -285,7 +285,7 @@ def test_a_variance_that_goes_to_zero_has_no_error():
         (lambda x: season(1), "period must be"),
         (lambda x: level() + level(), "two parts have a variance called 'level'"),
         (lambda x: season(7.5), "period must be"),
-        (lambda x: season(7, harmonics=4), "harmonics must be between 1 and half the period, 3"),
+        (lambda x: season(7, harmonics=4), "harmonics must be whole, and between 1 and half the period, 3"),
         (lambda x: season(24) + season(168), "a wave of 24 steps in common"),
         (lambda x: season(12) + season(12), "fewer harmonics"),
         (lambda x: regression(x) + regression(x[:5]), "same frames"),

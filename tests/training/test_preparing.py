@@ -7,9 +7,11 @@ import torch
 from small_runs import TRAIN, small_vae
 from torch import nn
 
+from dvae_lib import build_model
 from dvae_lib.data import SequenceDataset
 from dvae_lib.models import DVAE, SRNN, VAE
 from dvae_lib.models.reading import FLOOR
+from dvae_lib.models.registry import MODELS
 from dvae_lib.training import CheckpointError, TrainingConfig, fit
 from dvae_lib.training.preparing import start_at_mean
 
@@ -62,6 +64,15 @@ def test_the_output_of_zeros_and_ones_starts_at_their_log_odds():
     start_at_mean(fresh, SequenceDataset(frames, missing=True))
     wanted = torch.tensor([2.5 / 0.5, 1.5 / 2.5, 0.5 / 3.5]).log()
     torch.testing.assert_close(fresh.x_head.linear.bias.detach(), wanted)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_model_is_passed_over(name):
+    """Of zeros and ones something starts at their log-odds, whatever the model puts them out with."""
+    small = build_model(name, **{"x_dim": 4, "z_dim": 3, "observation": "bernoulli", **MODELS[name].small})
+    start_at_mean(small, SequenceDataset([torch.tensor([[1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 0.0, 1.0]])]))
+    wanted = torch.tensor([2.5 / 0.5, 1.0, 0.5 / 2.5, 2.5 / 0.5]).log()
+    assert any(p.shape == wanted.shape and torch.allclose(p, wanted) for p in small.parameters())
 
 
 def test_missing_values_do_not_count():
