@@ -12,7 +12,8 @@ pendulum itself: nothing plans better by this search.
 Everything is compared from the same starts. Three views of the pendulum can be given to the models: "state" shows sine
 and cosine of the angle and the velocity; "angle" hides the velocity; "film" shows pictures. Where the velocity is not
 shown it has to be inferred. The result is data/results/planning.json; the first RSSM that sees states goes into
-data/pretrained. A model takes half a minute on a CPU core, whatever it sees. What is in the file already is not
+data/pretrained. A model takes half a minute on a CPU core, or from pictures
+one to two. What is in the file already is not
 computed again.
 """
 
