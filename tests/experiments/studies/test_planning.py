@@ -33,7 +33,6 @@ TINY = PlanningProtocol(
 )  # fmt: skip
 
 SIZES = {"state": 4, "angle": 3, "film": 65}
-FILMED = []
 
 
 def seeded(seed=0):
@@ -204,7 +203,7 @@ def test_what_is_kept_is_whole():
     """Three seeds of all that the page shows, by the protocol that stands in the code, and the model of the first."""
     records = ResultFile(resource_path("results", "planning.json"), KEY).records
     shown = {(r["name"], r["view"], r["seed"]) for r in records}
-    wanted = [(name, "state") for name in NAMES] + [(name, "angle") for name in MODELS] + FILMED
+    wanted = [(name, "state") for name in NAMES] + [(name, view) for name in MODELS for view in ("angle", "film")]
     assert shown == {(*one, seed) for one in wanted for seed in range(3)}
     protocol = PlanningProtocol()
     for record in records:
