@@ -47,6 +47,7 @@ __all__ = [
     "SETS",
     "MusicProtocol",
     "Player",
+    "Trial",
     "key_chains",
     "key_frequencies",
     "main",
@@ -153,6 +154,20 @@ REFERENCES: dict[str, Callable[[SequenceDataset, SequenceDataset], float]] = {
 """Predictors without a network, by name."""
 
 
+class Trial(NamedTuple):
+    """How a model is tested.
+
+    Attributes:
+        samples: Number of samples of the importance-weighted bound.
+        particles: Number of particles of the particle bound.
+        batch_size: Pieces that are tested at once; None takes what the bounds take.
+    """
+
+    samples: int
+    particles: int
+    batch_size: int | None = None
+
+
 @dataclass(frozen=True)
 class MusicProtocol:
     """How the models are trained and tested.
@@ -163,8 +178,7 @@ class MusicProtocol:
         batch_size: Sequences of a step.
         warm_up: In which share of the epochs the weight of the KL terms rises, from 0.05 to one.
         patience: Epochs without a better validation bound.
-        samples: Number of samples of the importance-weighted bound.
-        particles: Number of particles of the particle bound.
+        tests: What a model is tested with, by set: large sets make do with fewer samples and particles.
     """
 
     sequence_length: tuple[tuple[str, int | None], ...] = (
@@ -173,17 +187,25 @@ class MusicProtocol:
         ("musedata", 100),
         ("piano-midi", 100),
     )
-    epochs: tuple[tuple[str, int], ...] = (("jsb", 80), ("nottingham", 40), ("musedata", 30), ("piano-midi", 60))
+    epochs: tuple[tuple[str, int], ...] = (("jsb", 80), ("nottingham", 20), ("musedata", 12), ("piano-midi", 36))
     batch_size: int = 16
     warm_up: float = 0.375
     patience: int = 15
-    samples: int = 100
-    particles: int = 100
+    tests: tuple[tuple[str, Trial], ...] = (
+        ("jsb", Trial(100, 100)),
+        ("nottingham", Trial(10, 30, 16)),
+        ("musedata", Trial(10, 30, 16)),
+        ("piano-midi", Trial(10, 30, 16)),
+    )
 
     def load(self, name: str) -> Splits:
         """A set: training sequences, and whole pieces to validate with and to test on."""
-        whole = load_polyphonic(name)
-        return whole._replace(train=load_polyphonic(name, sequence_length=dict(self.sequence_length)[name]).train)
+        whole, frames = load_polyphonic(name), dict(self.sequence_length)[name]
+        if frames is None:
+            return whole
+        # Pieces of like length are validated together: among thousands of frames the most would be padding.
+        validation = whole.validation.select(whole.validation.lengths.argsort(stable=True).tolist())
+        return Splits(load_polyphonic(name, sequence_length=frames).train, validation, whole.test)
 
     def config(
         self, name: str, seed: int, *, weighs: bool, start_at_mean: bool = True, slow: bool = False
@@ -203,17 +225,21 @@ class MusicProtocol:
         )
 
 
-def particle_bound(model: DVAE, data: SequenceDataset, num_particles: int, *, seed: int = 0) -> float:
+def particle_bound(
+    model: DVAE, data: SequenceDataset, num_particles: int, *, batch_size: int | None = None, seed: int = 0
+) -> float:
     """The particle bound of whole sequences, in nats per frame over all frames of the data.
 
     Arguments:
         model: A model with a proposal per frame.
         data: The sequences.
         num_particles: Number of particles.
+        batch_size: Sequences that are evaluated at once; None takes so many that their particles have about 64,000
+            states.
         seed: Seed of the particles.
     """
     generator, total = Generator().manual_seed(seed), 0.0
-    size = max(1, 64_000 // (num_particles * int(data.lengths.max())))
+    size = batch_size or max(1, 64_000 // (num_particles * int(data.lengths.max())))
     for part in data.lengths.argsort().split(size):  # of similar length, so that little is padding
         batch = data.batch(part.tolist())
         bound = particle(model, batch.x, lengths=batch.lengths, num_particles=num_particles, generator=generator)
@@ -273,20 +299,20 @@ def _reference(key: Record, data: Splits) -> list[Record]:
 
 
 @torch.no_grad()
-def _scores(model: DVAE, test: SequenceDataset, protocol: MusicProtocol, seed: int) -> Record:
+def _scores(model: DVAE, data: SequenceDataset, test: Trial, seed: int) -> Record:
     if not model.spec.latents:  # its bound is the likelihood itself
-        return {"vlb": rounded(bounds_per_frame(model, test, seed=seed).vlb)}
-    bounds = bounds_per_frame(model, test, protocol.samples, seed=seed)
+        return {"vlb": rounded(bounds_per_frame(model, data, batch_size=test.batch_size, seed=seed).vlb)}
+    bounds = bounds_per_frame(model, data, test.samples, batch_size=test.batch_size, seed=seed)
     record = {
         "vlb": rounded(bounds.vlb),
-        "iw": rounded(bounds.importance_weighted[protocol.samples]),
-        "samples": protocol.samples,
+        "iw": rounded(bounds.importance_weighted[test.samples]),
+        "samples": test.samples,
         "kl": rounded(bounds.kl),
         "active": active_dimensions(bounds.kl_per_dim["z"]),
     }
     if model.has_proposal and model.is_causal:
-        record["smc"] = rounded(particle_bound(model, test, protocol.particles, seed=seed))
-        record["particles"] = protocol.particles
+        record["smc"] = rounded(particle_bound(model, data, test.particles, batch_size=test.batch_size, seed=seed))
+        record["particles"] = test.particles
     return record
 
 
@@ -305,7 +331,7 @@ def _tested(key: Record, data: Splits, runs: Path, protocol: MusicProtocol) -> l
             "best_epoch": result.best_epoch,
             "epochs": len(result.history),
             "validation": rounded(result.best_value),
-            **_scores(model.eval(), data.test, protocol, seed),
+            **_scores(model.eval(), data.test, dict(protocol.tests)[name], seed),
             "seconds": round(sum(float(epoch["seconds"]) for epoch in result.history), 1),
             "data": data_facts(train=data.train, validation=data.validation, test=data.test),
         }

@@ -15,6 +15,7 @@ from dvae_lib.experiments.studies.polyphonic import (
     PUBLISHED,
     SETS,
     MusicProtocol,
+    Trial,
     key_chains,
     key_frequencies,
     particle_bound,
@@ -28,8 +29,7 @@ ONE_EPOCH = replace(
     MusicProtocol(),
     epochs=tuple((name, 1) for name in SETS),
     batch_size=3,
-    samples=2,
-    particles=3,
+    tests=(("jsb", Trial(2, 3)),),
 )
 
 
