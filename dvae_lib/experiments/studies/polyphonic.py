@@ -19,11 +19,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Generator, Tensor
 
+from dvae_lib.data.music.chorales import load_chorales
 from dvae_lib.data.music.polyphonic import load_polyphonic
 from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.data.splits import Splits
@@ -40,6 +41,7 @@ from dvae_lib.training import Objective, TrainingConfig, vlb_terms
 from dvae_lib.training.schedules import Schedule
 
 __all__ = [
+    "GRIDS",
     "KEY",
     "PIECES",
     "PUBLISHED",
@@ -56,7 +58,10 @@ __all__ = [
 ]
 
 KEY = ("set", "model", "seed")
+Value = TypeVar("Value")
 SETS = ("jsb", "nottingham", "musedata", "piano-midi")
+GRIDS = {"chorales-quarters": 1, "chorales-eighths": 2, "chorales-sixteenths": 4}
+"""Chorales whose scores are at hand, so that the grid is ours to choose, by their frames in a quarter note."""
 
 SHARED: dict[str, Any] = {"x_dim": 88, "z_dim": 32, "observation": "bernoulli"}
 LAYERS: dict[str, Any] = {"feature_x": (), "feature_z": (), "h_dim": 200, "decoder": (200,)}
@@ -173,20 +178,16 @@ class MusicProtocol:
     """How the models are trained and tested.
 
     Attributes:
-        sequence_length: Frames of a training sequence, by set; None keeps pieces whole.
-        epochs: At most, by set: large sets need fewer passes.
+        sequence_length: Frames of a training sequence, by set; all others keep pieces whole.
+        epochs: At most, by set: large sets need fewer passes. All others have as many as `jsb`.
         batch_size: Sequences of a step.
         warm_up: In which share of the epochs the weight of the KL terms rises, from 0.05 to one.
         patience: Epochs without a better validation bound.
-        tests: What a model is tested with, by set: large sets make do with fewer samples and particles.
+        tests: What a model is tested with, by set: large sets make do with fewer samples and particles. All others
+            are tested as `jsb` is.
     """
 
-    sequence_length: tuple[tuple[str, int | None], ...] = (
-        ("jsb", None),
-        ("nottingham", 100),
-        ("musedata", 100),
-        ("piano-midi", 100),
-    )
+    sequence_length: tuple[tuple[str, int], ...] = (("nottingham", 100), ("musedata", 100), ("piano-midi", 100))
     epochs: tuple[tuple[str, int], ...] = (("jsb", 80), ("nottingham", 20), ("musedata", 12), ("piano-midi", 36))
     batch_size: int = 16
     warm_up: float = 0.375
@@ -200,29 +201,33 @@ class MusicProtocol:
 
     def load(self, name: str) -> Splits:
         """A set: training sequences, and whole pieces to validate with and to test on."""
-        whole, frames = load_polyphonic(name), dict(self.sequence_length)[name]
+        if name in GRIDS:
+            return load_chorales(steps_per_quarter=GRIDS[name])
+        whole, frames = load_polyphonic(name), dict(self.sequence_length).get(name)
         if frames is None:
             return whole
         # Pieces of like length are validated together: among thousands of frames the most would be padding.
         validation = whole.validation.select(whole.validation.lengths.argsort(stable=True).tolist())
         return Splits(load_polyphonic(name, sequence_length=frames).train, validation, whole.test)
 
-    def config(
-        self, name: str, seed: int, *, weighs: bool, start_at_mean: bool = True, slow: bool = False
-    ) -> TrainingConfig:
-        """The training on a set; `weighs` says whether the objective has a weight of KL terms."""
-        times = 3 if slow else 1
-        epochs = times * dict(self.epochs)[name]
+    def config(self, name: str, player: Player, seed: int, *, weighs: bool) -> TrainingConfig:
+        """The training of a model on a set; `weighs` says whether the objective has a weight of KL terms."""
+        times = 3 if player.slow else 1
+        epochs = times * _of(name, self.epochs)
         return TrainingConfig(
             learning_rate=falling(2e-3, epochs, 1e-4),
             batch_size=self.batch_size,
             max_epochs=epochs,
             patience=times * self.patience,
             gradient_clip=5.0,
-            start_at_mean=start_at_mean,
+            start_at_mean=player.start_at_mean,
             schedules={"beta": Schedule(((0, 0.05), (max(1, round(self.warm_up * epochs)), 1.0)))} if weighs else {},
             seed=seed,
         )
+
+    def trial(self, name: str) -> Trial:
+        """The test on a set."""
+        return _of(name, self.tests)
 
 
 def particle_bound(
@@ -258,7 +263,7 @@ def tasks(
     """The trainings and their tests, set by set.
 
     Arguments:
-        sets: Some of `SETS`.
+        sets: Some of `SETS` and `GRIDS`.
         models: Some of `PIECES`.
         seeds: Seeds of initial weights and trainings.
         runs: Folder of the trainings' states; what was interrupted goes on from there.
@@ -275,6 +280,11 @@ def tasks(
             for model in models:
                 key = {"set": name, "model": model, "seed": seed}
                 yield Task([key], partial(_tested, key, data, Path(runs), settings))
+
+
+def _of(name: str, by_set: Sequence[tuple[str, Value]]) -> Value:
+    known = dict(by_set)
+    return known[name] if name in known else known["jsb"]
 
 
 def _pieces(data: SequenceDataset) -> Iterator[Tensor]:
@@ -321,7 +331,7 @@ def _tested(key: Record, data: Splits, runs: Path, protocol: MusicProtocol) -> l
     player = PIECES[str(key["model"])]
     model = starting_model(seed, player.build)
     weighs = player.objective is vlb_terms and bool(model.spec.latents)
-    config = protocol.config(name, seed, weighs=weighs, start_at_mean=player.start_at_mean, slow=player.slow)
+    config = protocol.config(name, player, seed, weighs=weighs)
     folder = runs / f"polyphonic-{name}-{key['model']}-seed-{seed}"
     result = train(model, data.train, data.validation, config, folder, objective=player.objective)
     return [
@@ -331,7 +341,7 @@ def _tested(key: Record, data: Splits, runs: Path, protocol: MusicProtocol) -> l
             "best_epoch": result.best_epoch,
             "epochs": len(result.history),
             "validation": rounded(result.best_value),
-            **_scores(model.eval(), data.test, dict(protocol.tests)[name], seed),
+            **_scores(model.eval(), data.test, protocol.trial(name), seed),
             "seconds": round(sum(float(epoch["seconds"]) for epoch in result.history), 1),
             "data": data_facts(train=data.train, validation=data.validation, test=data.test),
         }
@@ -341,7 +351,7 @@ def _tested(key: Record, data: Splits, runs: Path, protocol: MusicProtocol) -> l
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     options = parser(__doc__)
-    options.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    options.add_argument("--sets", nargs="+", choices=(*SETS, *GRIDS), default=list(SETS))
     options.add_argument("--models", nargs="+", choices=list(PIECES), default=list(PIECES))
     options.add_argument("--seeds", type=int, nargs="+", default=[0])
     options.add_argument("--runs", type=Path, default=RUNS, help="where interrupted trainings are kept")
