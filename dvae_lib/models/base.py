@@ -69,7 +69,8 @@ class DVAE(Imputing):
       `_generate` on all frames so far, which is right, and slow for long sequences.
 
     All else follows. The vectors of a latent variable ``a`` have the size `a_dim`. A class that writes a public method
-    itself is taken at its word: it is called for its hook everywhere.
+    itself is taken at its word: it is called for its hook everywhere. A class that writes the generation of its parent
+    anew, and no steps, does not keep its parent's: they follow from what it writes.
 
     Arguments:
         x_dim: Size F of the observed vectors.
