@@ -3,12 +3,16 @@
 With them a page works where no other server can be reached. They come from npm and are compared with the checksums
 below. Without npm or a network, those of an earlier build serve; where there are none, the pages load the scripts from
 the usual public server instead.
+
+MathJax's own bundle holds a menu, a reader of MathML and more, which every page would fetch and few readers open. The
+pages take one script of the parts that they need: fewer bytes by a third, and less work for each formula.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import shutil
 import subprocess
 import tarfile
@@ -25,16 +29,43 @@ PACKAGES = (
         "3.2.2",
         "Bt+SSVU8eBG27zChVewOicYs7Xsdt40qm4+UpHyX7k0/O9NliPc+x77k1/FEsPsjKPZGJvtRZM1vO+geW0OhGw==",
         "package/es5",
-        ("tex-mml-chtml.js", "output/chtml/", "input/tex/extensions/", "a11y/", "sre/", "ui/"),
+        (
+            "startup.js",
+            "core.js",
+            "input/tex.js",
+            "input/tex/extensions/",
+            "output/chtml.js",
+            "output/chtml/fonts/",
+            "a11y/assistive-mml.js",
+        ),
         "mathjax",
     ),
 )
 STAMP = VENDOR / "complete.txt"
+BUNDLE = "book.js"
+# In MathJax's own bundle each formula has a menu: up to 500 a page, not one of them a stop for who goes on by the tab
+# key. What scrolls is: see reading.js.
+WITH_MENU = {"mathjax3_config": {"options": {"menuOptions": {"settings": {"inTabOrder": False}}}}}
+# What the bundle is made of, in its order, and the names under which MathJax would look for it. The first part waits
+# for the end of the script before it begins.
+PARTS = {
+    "startup.js": ("loader", "startup"),
+    "core.js": ("core",),
+    "input/tex.js": (
+        "input/tex", "input/tex-base",
+        *(f"[tex]/{name}" for name in ("ams", "newcommand", "noundefined", "require", "autoload", "configmacros")),
+    ),
+    "input/tex/extensions/boldsymbol.js": ("[tex]/boldsymbol",),
+    "output/chtml.js": ("output/chtml",),
+    "output/chtml/fonts/tex.js": ("output/chtml/fonts/tex.js",),
+    "a11y/assistive-mml.js": ("a11y/assistive-mml",),
+}  # fmt: skip
 
 
 def stamp() -> str:
     """What a complete folder of scripts says of itself."""
-    return "".join(f"{name}@{version} {checksum}\n" for name, version, checksum, *_ in PACKAGES)
+    packages = "".join(f"{name}@{version} {checksum}\n" for name, version, checksum, *_ in PACKAGES)
+    return f"{packages}{BUNDLE}: {' '.join(PARTS)}\n"
 
 
 def fetch() -> bool:
@@ -54,6 +85,8 @@ def fetch() -> bool:
             if found != checksum:
                 raise SystemExit(f"{name}@{version}: SHA-512 is {found}, expected {checksum}. Nothing was installed.")
             unpack(archive, inside, wanted, made / destination)
+            if name == "mathjax":
+                bundle(made / destination)
         (made / STAMP.name).write_text(stamp())
         shutil.rmtree(VENDOR, ignore_errors=True)
         # The stamp, which says that the folder is whole, comes last.
@@ -100,8 +133,20 @@ def unpack(archive: Path, inside: str, wanted: tuple[str, ...], destination: Pat
                 target.write_bytes(content.read())
 
 
+def bundle(folder: Path) -> None:
+    """Make one script of MathJax's parts."""
+    names = json.dumps([name for part in PARTS.values() for name in part], separators=(",", ":"))
+    texts = [(folder / part).read_text(encoding="utf-8") for part in PARTS]
+    texts.insert(1, f"MathJax.loader.preLoad(...{names});")
+    (folder / BUNDLE).write_text("\n".join(texts) + "\n", encoding="utf-8")
+    for part in PARTS:
+        (folder / part).unlink()
+
+
 def sphinx_settings() -> dict[str, Any]:
-    """Settings that make the pages use these scripts; none where the scripts are not there."""
+    """Settings that make the pages use these scripts; where they are not there, those for MathJax's own bundle."""
     if not fetch():
-        return {}
-    return {"mathjax_path": "vendor/mathjax/tex-mml-chtml.js"}
+        return WITH_MENU
+    if not (VENDOR / "mathjax" / BUNDLE).is_file():  # an earlier build's
+        return {"mathjax_path": "vendor/mathjax/tex-mml-chtml.js", **WITH_MENU}
+    return {"mathjax_path": f"vendor/mathjax/{BUNDLE}"}

@@ -296,7 +296,7 @@ def test_without_npm_or_network_the_pages_use_what_there_is(tmp_path, monkeypatc
     monkeypatch.setattr(vendor, "STAMP", stamp)
     monkeypatch.setattr(vendor.shutil, "which", lambda name: npm)
     monkeypatch.setattr(vendor, "download", lambda package, folder: None)
-    assert vendor.sphinx_settings() == {}
+    assert vendor.sphinx_settings() == vendor.WITH_MENU
     reason = "npm could not fetch mathjax" if npm else "npm is not installed"
     printed = capsys.readouterr().out
     assert reason in printed
@@ -332,3 +332,26 @@ def test_scripts_are_there_whole_or_not_at_all(tmp_path, monkeypatch):
     assert vendor.STAMP.read_text() == vendor.stamp()
     found = [path.relative_to(tmp_path / "vendor/x").as_posix() for path in (tmp_path / "vendor/x").rglob("*.*")]
     assert sorted(found) == ["a11y/speech.js", "core.js"]
+
+
+def test_one_script_holds_the_parts_of_mathjax(tmp_path):
+    for part in vendor.PARTS:
+        path = tmp_path / part
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"// {part}")
+    (tmp_path / "input/tex/extensions/cancel.js").write_text("// stays a file")
+    vendor.bundle(tmp_path)
+    first, names, *rest = (tmp_path / vendor.BUNDLE).read_text().splitlines()
+    assert [first, *rest] == [f"// {part}" for part in vendor.PARTS]
+    assert names.startswith('MathJax.loader.preLoad(...["loader","startup","core","input/tex",')
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.js")}
+    assert left == {vendor.BUNDLE, "input/tex/extensions/cancel.js"}
+
+
+def test_scripts_of_an_earlier_build_are_named_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(vendor, "VENDOR", tmp_path)
+    monkeypatch.setattr(vendor, "fetch", lambda: True)
+    assert vendor.sphinx_settings() == {"mathjax_path": "vendor/mathjax/tex-mml-chtml.js", **vendor.WITH_MENU}
+    (tmp_path / "mathjax").mkdir()
+    (tmp_path / "mathjax" / vendor.BUNDLE).touch()
+    assert vendor.sphinx_settings() == {"mathjax_path": "vendor/mathjax/book.js"}
