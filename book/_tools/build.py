@@ -93,6 +93,7 @@ def build_pages(output: Path, cache: Path) -> int:
 def publish(made: Path, place: Path) -> None:
     """Put a copy of a complete site in place, made light; what was there stays until then."""
     import lighten
+    import notebooks_zip
     import previews
 
     new, old = place.with_name(place.name + ".new"), place.with_name(place.name + ".old")
@@ -102,6 +103,7 @@ def publish(made: Path, place: Path) -> None:
         shutil.copytree(made, new)
         lighten.lighten(new)  # the copy: Sphinx compares the pages that it has made with what they are made of
         previews.write(new)
+        notebooks_zip.write(new, ROOT)
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise

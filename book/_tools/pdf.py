@@ -31,7 +31,8 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 LEFT_OUT = ("book/api", "book/generated/")
 PATIENCE = 300_000  # milliseconds for one page
 # Chapters are printed one after the other: each goes on where the one before has ended.
-NUMBERED = "html {{ counter-reset: page {before}; }}"  # the number itself is put at the foot by print.css
+# The number itself is put at the foot by print.css, and the address where something sounds or moves.
+NUMBERED = 'html {{ counter-reset: page {before}; --place: "at {place}"; }}'
 TITLE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>
 @page {{ size: A4; margin: 25mm 22mm; }} body {{ font: 11pt/1.5 Georgia, serif; color: #111; }}
 h1 {{ font-size: 30pt; line-height: 1.15; margin: 55mm 0 8mm; }} .end {{ break-after: page; }}
@@ -80,8 +81,8 @@ def contents_page(book: list[Chapter], config: dict[str, Any]) -> str:
     )
 
 
-def print_chapter(page: Page, address: str, chapter: Chapter, before: int) -> None:
-    """Print one page of the site; its numbers go on after those before."""
+def print_chapter(page: Page, address: str, chapter: Chapter, before: int, published: str) -> None:
+    """Print one page of the site, which readers find below an address; its numbers go on after those before."""
     import pypdf
 
     page.goto(f"{address}/{chapter.name}.html", wait_until="load")
@@ -90,7 +91,7 @@ def print_chapter(page: Page, address: str, chapter: Chapter, before: int) -> No
         image.loading = "eager";
         return image.decode().catch(() => null);
     }))""")
-    page.add_style_tag(content=NUMBERED.format(before=before))
+    page.add_style_tag(content=NUMBERED.format(before=before, place=f"{published}{chapter.name}.html"))
     chapter.title = page.evaluate("""() => {
         const title = document.querySelector("h1").cloneNode(true);
         title.querySelectorAll(".headerlink").forEach(link => link.remove());
@@ -175,7 +176,7 @@ def make(html: Path, output: Path, names: list[str] | None = None) -> int:
         page.set_default_timeout(PATIENCE)
         count = 0
         for chapter in book:
-            print_chapter(page, address, chapter, before=count)
+            print_chapter(page, address, chapter, before=count, published=config["html"]["baseurl"])
             count += chapter.length
             print(f"  {chapter.name}: {chapter.length} pages", flush=True)
         # On the site's address, so that its links are those of the site.

@@ -11,7 +11,8 @@ pypdf = pytest.importorskip("pypdf")
 CHROMIUM = shutil.which("chromium")
 STYLE = (Path(pdf.__file__).resolve().parents[1] / "_static/print.css").read_text(encoding="utf-8")
 PAGE = """<!doctype html><html lang="en"><style>.part {{ break-after: page }} {style}</style>
-<h1>{title}<a class="headerlink" href="#x">#</a></h1><p class="part"><a href="{link}">link</a></p><p>end</p></html>"""
+<h1>{title}<a class="headerlink" href="#x">#</a></h1><p class="part"><a href="{link}">link</a></p><p>end</p>
+<div class="sounds"></div><div class="bound-explorer"></div></html>"""
 LINKS = {"intro": "book/05_b.html#eq-5-2", "book/05_b": "../intro.html", "book/06_c": "../book/api.html"}
 TOC = {
     "root": "intro",
@@ -62,7 +63,9 @@ def test_three_pages_become_one_document(tmp_path, monkeypatch):
         path.write_text(PAGE.format(title=name.rpartition("/")[2], link=link, style=STYLE))
     root.mkdir()
     (root / "_toc.yml").write_text(pdf.yaml.safe_dump(TOC))
-    (root / "_config.yml").write_text("{title: Book, author: A, repository: {url: 'https://example.org'}}")
+    (root / "_config.yml").write_text(
+        "{title: Book, author: A, repository: {url: 'https://example.org'}, html: {baseurl: 'https://example.org/b/'}}"
+    )
     monkeypatch.setattr(pdf, "ROOT", root)
     assert pdf.make(site, tmp_path / "book.pdf", ["intro", "05_b", "06_c"]) == 2 + 3 * 2
 
@@ -70,6 +73,10 @@ def test_three_pages_become_one_document(tmp_path, monkeypatch):
     texts = [page.extract_text() for page in document.pages]
     assert "Contents" in texts[1]
     assert [number in text.split() for number, text in zip("123456", texts[2:], strict=True)] == [True] * 6
+    # where something sounds or moves stands its address
+    place = "at https://example.org/b/book/05_b.html"
+    assert f"to be heard {place}" in " ".join(texts[5].split())
+    assert f"To be moved {place}." in " ".join(texts[5].split())
     outline = [(item.title, document.get_destination_page_number(item)) for item in flat(document.outline)]
     assert outline == [("intro", 2), ("The models", 4), ("05_b", 4), ("06_c", 6)]
     # a link to a page leads to it; one to a page that is not in the document is none
