@@ -125,7 +125,7 @@ pages: $(STAMP)
 		|| book/_tools/apt.sh "the tests of the published pages" chromium
 	@BOOK_HTML=$(CURDIR)/_build/test/html $(PYTEST) -q -n $(JOBS) tests/book/test_pages.py tests/book/test_search.py tests/book/test_links.py \
 		tests/book/test_complete.py tests/book/test_weight.py tests/book/test_previews.py tests/book/test_glossary.py \
-		tests/book/test_errata_table.py tests/book/test_formulas.py tests/book/test_notebooks_zip.py
+		tests/book/test_errata_table.py tests/book/test_formulas.py tests/book/test_axe.py tests/book/test_notebooks_zip.py
 	@echo "Screenshots: $(CURDIR)/_build/test/screenshots"
 
 complete: $(STAMP) ## whether the book of `make book` has every page, figure and table
