@@ -10,7 +10,6 @@ PAGES = (
     "book/intro.html",
     "book/02_variational_autoencoders.html",
     "book/04b_d_separation.html",
-    "book/10_recurrent_variational_autoencoders.html",
     "book/13c_human_motion.html",
     "book/B_speech_architectures.html",
     "book/solutions/02_variational_autoencoders.html",
@@ -19,7 +18,7 @@ PAGES = (
     "book/glossary.html",
     "book/errata.html",
     "book/bibliography.html",
-    "book/generated/dvae_lib.models.html",
+    "book/generated/dvae_lib.objectives.html",
     "genindex.html",
     "search.html",
 )
