@@ -25,8 +25,15 @@
   function keepPlace() {
     const how = performance.getEntriesByType("navigation")[0];
     if (moved || !location.hash || (how && how.type !== "navigate")) return;
-    const place = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    const place = document.querySelector(":target");
     if (place) place.scrollIntoView({ behavior: "instant" });
+  }
+
+  // One that fails, since what it needs did not arrive, keeps no other from being typeset.
+  async function typeset(formulas) {
+    try { await MathJax.typesetPromise(formulas); } catch {
+      for (const formula of formulas || []) await MathJax.typesetPromise([formula]).catch(() => {});
+    }
   }
 
   window.bookFormulas = async function () {
@@ -36,7 +43,7 @@
     let first = 0;
     for (let near = take(AHEAD * innerHeight, 0); near.length; near = take(0, 0)) {
       first += near.length;
-      await MathJax.typesetPromise(near);
+      await typeset(near);
       keepPlace();
     }
     performance.mark("formulas in view", { detail: first });
@@ -44,15 +51,15 @@
     await Promise.race([document.fonts.ready, new Promise((done) => setTimeout(done, PATIENCE))]);
     while (waiting.length) {
       await new Promise((done) => setTimeout(done));
-      await MathJax.typesetPromise(take(0, PORTION));
+      await typeset(take(0, PORTION));
     }
-    await MathJax.typesetPromise();  // what a notebook's output says in TeX
+    await typeset();  // what a notebook's output says in TeX
     keepPlace();
     performance.mark("all formulas");
   };
   addEventListener("beforeprint", () => {
     const rest = waiting;
     waiting = [];
-    if (rest.length) try { MathJax.typeset(rest); } catch { waiting = rest; }
+    rest.forEach((formula) => { try { MathJax.typeset([formula]); } catch { waiting.push(formula); } });
   });
 })();

@@ -69,8 +69,11 @@ class DVAE(Imputing):
       `_generate` on all frames so far, which is right, and slow for long sequences.
 
     All else follows. The vectors of a latent variable ``a`` have the size `a_dim`. A class that writes a public method
-    itself is taken at its word: it is called for its hook everywhere. A class that writes the generation of its parent
-    anew, and no steps, does not keep its parent's: they follow from what it writes.
+    itself is taken at its word: it is called for its hook everywhere.
+
+    A class that writes the generation of another model anew inherits that model's steps, which then say something else:
+    it writes them, too, or, with an inference of its own, lets them follow by
+    ``_initial_state, _step = DVAE._initial_state, DVAE._step``. `dvae_lib.testing.check_model` finds what disagrees.
 
     Arguments:
         x_dim: Size F of the observed vectors.

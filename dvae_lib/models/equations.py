@@ -20,8 +20,6 @@ __all__ = ["Equations"]
 
 HOOKS = {"inference": "_infer", "generation": "_generate", "step": "_step", "initial_state": "_initial_state"}
 """The public methods that a class may write itself, and the hooks that they then stand for."""
-STEPS = ("_initial_state", "_step", "_filter_initial_state", "_filter_step")
-"""The hooks that say frame by frame what `_generate` says of whole sequences."""
 
 
 class Undeclared:
@@ -62,18 +60,12 @@ class Equations(Pretrained):
     """The public methods of `DVAE` that a class may write itself."""
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Let a public method that a class writes itself stand for its hook, and no parent's step for its equations."""
+        """Let a public method that a class writes itself stand for its hook."""
         super().__init_subclass__(**options)
         for door, hook in HOOKS.items() if cls.doors else ():  # of `DVAE` itself there are none yet
             if door in vars(cls) and hook not in vars(cls):
                 setattr(cls, hook, getattr(generating, f"{door}_of_its_own"))
             elif hook in vars(cls) and door not in vars(cls):
-                setattr(cls, door, cls.doors[door])
-        if "_generate" in vars(cls) and not vars(cls).keys() & set(STEPS) and cls.doors:
-            # The parent's steps are those of the parent's equations: let them follow from the new ones.
-            for hook in STEPS:
-                setattr(cls, hook, vars(Equations)[hook])
-            for door in ("step", "initial_state"):
                 setattr(cls, door, cls.doors[door])
 
     # ---------------------------------------------------------------- what a model writes
@@ -204,13 +196,10 @@ class Equations(Pretrained):
     def has_proposal(self) -> bool:
         """Whether the inference model runs frame by frame, beside the generator: `context` and `propose`.
 
-        Not where a class writes `_infer` anew and leaves its parent's proposals, nor where it writes `_generate` anew
-        and leaves its parent's: they read what the parent's steps hand on.
+        Not where a class writes `_infer` anew and leaves its parent's proposals.
         """
         newest = next(c for c in type(self).__mro__ if vars(c).keys() & {"_infer", "_context", "_propose"})
-        steps = next(c for c in type(self).__mro__ if "_step" in vars(c))
-        stale = steps is not Equations and vars(steps)["_step"] is Equations._step and not issubclass(newest, steps)
-        runs = self.is_causal and not self.infers_backwards and not stale
+        runs = self.is_causal and not self.infers_backwards
         return newest is not Equations and bool(vars(newest).keys() & {"_context", "_propose"}) and runs
 
     def latent_dim(self, name: str) -> int:

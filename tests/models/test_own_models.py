@@ -19,7 +19,6 @@ from dvae_lib.distributions import (
     support_of,
 )
 from dvae_lib.graphs import DependencySpec
-from dvae_lib.models import VRNN
 from dvae_lib.models.base import DVAE, Context, Inferred
 from dvae_lib.networks import GaussianHead, ObservationHead, Recurrence
 from dvae_lib.objectives import Generated, importance_weighted, particle, vlb
@@ -273,38 +272,3 @@ def test_a_value_inside_the_support():
     for low, high in ((2.0, 3.0), (-3.0, -2.0), (2.0, 2.5), (-math.inf, -1.0), (5.0, math.inf)):
         support = Support(low, high)
         assert support.holds(support.inside, support.inside)
-
-
-def moved(model, x, latents, u=None, lengths=None):
-    """What a VRNN generates, three units higher."""
-    generated = VRNN._generate(model, x, latents, u, lengths, {})
-    law = generated.observation
-    return Generated(generated.prior, DiagonalGaussian(law.mean + 3.0, law.logvar))
-
-
-class MovedInPublic(VRNN):
-    def generation(self, x, latents, u=None, *, lengths=None):
-        return moved(self, x, latents, u, lengths)
-
-
-class MovedInside(VRNN):
-    def _generate(self, x, latents, u, lengths, states):
-        return moved(self, x, latents, u, lengths)
-
-
-@pytest.mark.parametrize("cls", [MovedInPublic, MovedInside])
-def test_a_generation_written_anew_does_not_keep_the_parents_steps(cls):
-    """Neither steps nor particles are those of the parent, which generates something else."""
-    torch.manual_seed(0)
-    model, x = cls(3, 2, h_dim=4), torch.randn(5, 3, 3, generator=seeded()) + 3
-    latents = {name: latent.sample for name, latent in model.inference(x, generator=seeded()).items()}
-    whole = model.generation(x, latents)
-    state, before = model.initial_state(5), torch.zeros(5, 3)
-    for t in range(3):
-        out = model.step(state, before, z_t=latents["z"][:, t])
-        torch.testing.assert_close(out.observation.mean, whole.observation.mean[:, t])
-        state, before = out.state, x[:, t]
-    assert not model.has_proposal
-    by_particles = model.smc_bound(x, num_particles=300, generator=seeded())
-    by_weights = model.importance_weighted_bound(x, num_samples=300, generator=seeded())
-    assert ((by_particles - by_weights).abs() < 2).all()  # the parent's are 27 to 50 nats away
