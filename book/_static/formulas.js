@@ -60,6 +60,8 @@
   addEventListener("beforeprint", () => {
     const rest = waiting;
     waiting = [];
-    rest.forEach((formula) => { try { MathJax.typeset([formula]); } catch { waiting.push(formula); } });
+    try { MathJax.typeset(rest); } catch {
+      rest.forEach((formula) => { try { MathJax.typeset([formula]); } catch { waiting.push(formula); } });
+    }
   });
 })();

@@ -9,9 +9,9 @@ importance-weighted bound and, where a particle filter can run, the particle bou
 the part counting the same. Beside them stand two references in closed form (`REFERENCES`), and what the papers report
 (`PUBLISHED`).
 
-The result is data/results/polyphonic.json. On one CPU core a training takes one to three minutes on `jsb`, by particles
-seven, and up to an hour on the others; what was interrupted goes on with the same command, and several processes share
-the trainings.
+The result is data/results/polyphonic.json. On one CPU core a training with its test takes one to ten minutes on `jsb`,
+five to fifteen on the others, and by particles several times as long; what was interrupted goes on with the same
+command, and several processes share the trainings.
 """
 
 import sys
