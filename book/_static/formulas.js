@@ -9,6 +9,9 @@
   ["wheel", "touchstart", "pointerdown", "keydown"].forEach((kind) =>
     addEventListener(kind, () => { moved = true; }, { capture: true, passive: true }));
 
+  // A page that glides to the place that its address names would glide to where that place has been.
+  if (location.hash) document.documentElement.style.scrollBehavior = "auto";
+
   // How many pixels a formula is away from what is seen; one in a closed box is not seen anywhere.
   function distance(formula) {
     const box = formula.getBoundingClientRect();
@@ -56,6 +59,7 @@
     await typeset();  // what a notebook's output says in TeX
     keepPlace();
     performance.mark("all formulas");
+    document.documentElement.style.scrollBehavior = "";
   };
   addEventListener("beforeprint", () => {
     const rest = waiting;
