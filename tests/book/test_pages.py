@@ -70,7 +70,7 @@ class Visit:
         self.own = urlsplit(address).netloc
         self.page = context.new_page()
         self.page.on("request", self.asked)
-        self.page.on("requestfailed", lambda request: self.problems.append(f"request failed: {request.url[:200]}"))
+        self.page.on("requestfailed", self.broke_off)
         self.page.on("response", self.answered)
         self.page.on("pageerror", lambda error: self.problems.append(f"script error: {error}"))
         self.page.on("console", lambda line: line.type == "error" and self.problems.append(f"console: {line.text}"))
@@ -89,6 +89,11 @@ class Visit:
         url = urlsplit(request.url)
         if url.scheme.startswith("http") and url.netloc != self.own:
             self.problems.append(f"asks another server: {request.url}")
+
+    def broke_off(self, request):
+        # A browser that has read enough of a sound ends the request itself; what is not there has a status of its own.
+        if (request.resource_type, request.failure) != ("media", "net::ERR_ABORTED"):
+            self.problems.append(f"request failed ({request.failure}): {request.url[:200]}")
 
     def answered(self, response):
         if response.status >= 400:
