@@ -7,8 +7,10 @@ The training that the others differ from is that of `speech_long`, without overl
 about 1,800 steps; all see that number of batches, whatever their data. Names are those of the configurations
 (`CONFIGURATIONS`). The bounds are in nats per frame, of the epoch that is best on the validation speakers and of the
 last, and that of the training part in the last epoch; so a model that is overfitted can be told from one that is
-unfinished. The test speakers are not looked at. What was interrupted goes on with the same command. The result is
-data/results/speech-ablation.json; a training takes half a minute (VAE) to four minutes (DSAE) on an idle CPU core.
+unfinished. Three configurations differ in how many recordings they train with (`AMOUNTS`); they are judged on every
+recording alone, too, of the same parts of the training part, and of the validation part. The test speakers are not
+looked at. What was interrupted goes on with the same command. The result is data/results/speech-ablation.json; a
+training takes one minute (VAE) to five (SRNN) on an idle CPU core.
 """
 
 import math
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from dvae_lib.data.sequences import SequenceDataset
+from dvae_lib.evaluation import bounds_per_frame
 from dvae_lib.experiments.corpora import ExperimentData, data_facts, evenly
 from dvae_lib.experiments.protocol import Protocol, Run
 from dvae_lib.experiments.records import Record
@@ -27,12 +30,13 @@ from dvae_lib.experiments.results import ResultFile, Task
 from dvae_lib.experiments.studies.command import RESULTS, RUNS, completed, parser, select
 from dvae_lib.experiments.studies.speech_long import FIRST, WIDE, long_data, long_protocol, to_the_floor
 from dvae_lib.experiments.trainings import Interrupted, print_epoch, starting_model
+from dvae_lib.models import DVAE
 from dvae_lib.objectives import free_bits
 from dvae_lib.training import TrainingConfig, fit
 from dvae_lib.training.objective import vlb_terms
 from dvae_lib.training.schedules import Number, Schedule
 
-__all__ = ["CONFIGURATIONS", "KEY", "Configuration", "ablation_task", "main", "table"]
+__all__ = ["AMOUNTS", "CONFIGURATIONS", "KEY", "Configuration", "ablation_task", "by_amount", "main", "table"]
 
 KEY = ("model", "configuration", "seed")
 STEPS = 1840
@@ -87,6 +91,9 @@ CONFIGURATIONS: dict[str, Configuration] = {
 }
 """By name, in the order in which they are trained."""
 
+AMOUNTS = ("quarter", "half", "base")
+"""Those that differ in how many recordings they train with."""
+
 
 @cache
 def _loaded(hop: int | None) -> ExperimentData:
@@ -101,6 +108,23 @@ def some_of(data: SequenceDataset, fraction: float) -> SequenceDataset:
     kept = {recordings[i] for i in evenly(len(recordings), max(1, math.floor(fraction * len(recordings))))}
     indices = [i for i, name in enumerate(data.names) if _recording(name) in kept]
     return SequenceDataset([data[i] for i in indices], names=[data.names[i] for i in indices])
+
+
+def by_amount(data: SequenceDataset) -> dict[str, SequenceDataset]:
+    """The training sequences of a quarter and of half of the recordings, and those that are in neither."""
+    parts = {name: some_of(data, CONFIGURATIONS[name].fraction) for name in AMOUNTS[:-1]}
+    taken = {name for part in parts.values() for name in part.names}
+    rest = [i for i, name in enumerate(data.names) if name not in taken]
+    return {**parts, "neither": SequenceDataset([data[i] for i in rest], names=[data.names[i] for i in rest])}
+
+
+def by_recording(model: DVAE, data: SequenceDataset) -> list[float]:
+    """The bound of each recording, in the order in which they come, in nats per frame."""
+    rows: dict[str, list[int]] = {}
+    for i, name in enumerate(data.names):
+        rows.setdefault(_recording(name), []).append(i)
+    parts = (SequenceDataset([data[i] for i in own]) for own in rows.values())
+    return [round(bounds_per_frame(model, part).vlb, 2) for part in parts]
 
 
 def _recording(name: str) -> str:
@@ -154,8 +178,12 @@ def ablation_task(
         result = fit(network, train, speech.validation, config, progress=False, **options)
         if result.stopped == "interrupted":
             raise Interrupted(f"interrupted and saved in {folder}; the same command goes on")
+        outcome = {"about": chosen.about, **_outcome(result.history)}
+        if name in AMOUNTS:
+            parts = {**by_amount(speech.train), "validation": speech.validation}
+            outcome["recordings"] = {part: by_recording(network, some) for part, some in parts.items()}
         facts = data_facts(train=train, validation=speech.validation)
-        return [{**key, "about": chosen.about, **_outcome(result.history), "data": facts}]
+        return [{**key, **outcome, "data": facts}]
 
     return Task([key], compute)
 

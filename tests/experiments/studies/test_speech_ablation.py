@@ -5,13 +5,23 @@ from dataclasses import replace
 import pytest
 
 from dvae_lib.data.sequences import SequenceDataset
+from dvae_lib.evaluation import bounds_per_frame
 from dvae_lib.experiments import corpora, trainings
 from dvae_lib.experiments.results import ResultFile, complete
 from dvae_lib.experiments.studies import speech_ablation
-from dvae_lib.experiments.studies.speech_ablation import CONFIGURATIONS, KEY, ablation_task, some_of, table, training_of
+from dvae_lib.experiments.studies.speech_ablation import (
+    AMOUNTS,
+    CONFIGURATIONS,
+    KEY,
+    ablation_task,
+    by_amount,
+    some_of,
+    table,
+    training_of,
+)
 from dvae_lib.experiments.studies.speech_long import long_protocol
 from dvae_lib.experiments.trainings import Interrupted
-from dvae_lib.models import build_model
+from dvae_lib.models import DVAE, build_model
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +104,23 @@ def test_a_fraction_is_of_recordings_not_of_frames(data):
     assert kept < recordings
     whole = [name for name in data.train.names if name.rpartition("[")[0] in kept]
     assert list(some_of(data.train, 0.5).names) == whole
+
+
+def test_what_differs_in_the_amount_of_data_is_judged_on_the_same_recordings(data, tmp_path):
+    parts = by_amount(data.train)
+    quarter, half, neither = ({name.rpartition("[")[0] for name in part.names} for part in parts.values())
+    assert not neither & (quarter | half)
+    assert quarter | half | neither == {name.rpartition("[")[0] for name in data.train.names}
+    _, new = run(data, tmp_path, *AMOUNTS, "power")
+    assert [set(r.get("recordings", ())) for r in new] == [{*parts, "validation"}] * 3 + [set()]
+    for record in new[:3]:
+        kept = DVAE.from_pretrained(tmp_path / "runs" / f"vae-{record['configuration']}-seed-3" / "best")
+        for name, part in parts.items():
+            alone = {}
+            for i, sequence in enumerate(part.names):
+                alone.setdefault(sequence.rpartition("[")[0], []).append(part[i])
+            expected = [bounds_per_frame(kept, SequenceDataset(own)).vlb for own in alone.values()]
+            assert record["recordings"][name] == pytest.approx(expected, abs=0.01)
 
 
 def test_the_command_knows_its_names(tmp_path, capsys):
