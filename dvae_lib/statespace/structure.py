@@ -48,7 +48,8 @@ class BestInference(NamedTuple):
     r"""The best linear-Gaussian q of a structure, :math:`q(z_n \mid \cdot) = \mathcal{N}(A_n z + B_n x, v_n)`.
 
     Attributes:
-        coupling: Nats lost by drawing entries independently of each other, the first part of Eq. (4.n).
+        coupling: Nats lost by coupling entries otherwise than the posterior does, the first part of Eq. (4.n): not at
+            all, or more strongly, where earlier entries stand in for data that are not seen.
         unseen: Nats lost by the data that are not seen.
         latent_weights: A, `(N, N)`, strictly lower triangular.
         data_weights: B, `(N, D)`.

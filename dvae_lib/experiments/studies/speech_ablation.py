@@ -67,7 +67,9 @@ class Configuration:
 
 CONFIGURATIONS: dict[str, Configuration] = {
     "base": Configuration("that of speech_long, short, without overlap"),
-    "power": Configuration("networks read powers, as in Appendix B", {"inputs": "power", "start_at_mean": False}),
+    "power": Configuration(
+        "networks read powers, output starts anywhere, as in Appendix B", {"inputs": "power", "start_at_mean": False}
+    ),
     "power-started": Configuration("networks read powers; output starts at the mean log-power", {"inputs": "power"}),
     "not-started": Configuration("output starts anywhere", {"start_at_mean": False}),
     "no-warm-up": Configuration("KL terms count in full from the first step", {"schedules": {}}),
