@@ -8,10 +8,12 @@
   function enlarge(image) {
     const dialog = document.createElement("dialog"), close = document.createElement("button"), box = document.createElement("div");
     const copy = image.cloneNode(), room = document.documentElement.clientWidth * 0.95;
+    // A figure whose panels a phone shows below each other opens as it was drawn.
+    const own = image.closest("picture") ? Number(image.getAttribute("width")) : image.naturalWidth;
     copy.removeAttribute("id");
     copy.loading = "eager";
     // On a large screen as large as fits, on a small one as large as it was drawn.
-    copy.style.width = Math.max(image.naturalWidth, Math.min(room, 1.5 * image.naturalWidth)) + "px";
+    copy.style.width = Math.max(own, Math.min(room, 1.5 * own)) + "px";
     copy.style.height = "auto";
     dialog.className = "enlarged";
     dialog.setAttribute("aria-label", "Figure, enlarged");
@@ -39,8 +41,9 @@
       button.type = "button";
       button.textContent = "\u2922";
       button.setAttribute("aria-label", "Enlarge the figure");
-      image.replaceWith(frame);
-      box.append(image);
+      const shown = image.closest("picture") || image;
+      shown.replaceWith(frame);
+      box.append(shown);
       frame.append(box, button);
       // A picture that waits for its reader has no size before it is there.
       const open = () => image.decode().then(() => enlarge(image));

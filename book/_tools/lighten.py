@@ -2,8 +2,8 @@
 
 Sounds and moving pictures become files (`media.py`), the icons a small style sheet (`icons.py`), pixels take fewer
 bytes (`rasters.py`). Pictures below the first screen are fetched when a reader comes near, and keep their room until
-then. No script stops a page from being shown. Jupyter Book's thebe, which would run cells by a script from another
-server, is off, and so are its remains.
+then; on a phone the panels of a figure stand below each other (`stack.py`). No script stops a page from being shown.
+Jupyter Book's thebe, which would run cells by a script from another server, is off, and so are its remains.
 """
 
 from __future__ import annotations
@@ -19,20 +19,26 @@ from urllib.parse import unquote, urlsplit
 import icons
 import media
 import rasters
+import stack
 from PIL import Image
 
 SCRIPT = re.compile(r"<script\b([^>]*)>(.*?)</script>[ \t]*\n?", re.DOTALL)
 LINK = re.compile(r"<link\b[^>]*>[ \t]*\n?")
 ARTICLE = re.compile(r'<article class="bd-article".*</article>', re.DOTALL)
-SCRIPT_OR_IMAGE = re.compile(r"<script\b[^>]*>.*?</script>|<img\b[^>]*>", re.DOTALL)
+SCRIPT_OR_IMAGE = re.compile(r"<(script|picture)\b[^>]*>.*?</\1>|<img\b[^>]*>", re.DOTALL)
 ELEMENT = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.DOTALL)
 THEBE = re.compile(r"\s*(?:const THEBE_JS_URL\b|kernelName = )")
 FIRST_SCREEN = 1_500  # characters of text
 POINT = 4 / 3  # CSS pixels
 LEGIBLE = 7  # CSS pixels that letters in a figure have at least, on a phone
+PHONE = 358  # CSS pixels that a figure has there
+NARROW = "screen and (max-width: 600px)"  # as in `reading.css`; paper takes the figure as it was drawn
+CAPTION = '<div class="figure-caption'
+SIDES = re.compile(r"\b(?:left|right|middle|centre)\b", re.IGNORECASE)
 # matplotlib draws letters as outlines of 100 points, scaled: `scale(0.095 -0.095)` is text of 9.5 points.
 LETTERS = re.compile(r"\bscale\((0\.\d+) -\1\)")
 SIZE = re.compile(r' width="(\d+)"')
+NEEDS = re.compile(r"--legible: (\d+)px")
 REMAINS = ("vendor/fontawesome", "sphinx-thebe.css", "sphinx-thebe.js")
 
 
@@ -49,7 +55,7 @@ def lighten(site: Path) -> None:
         html = SCRIPT.sub(lambda found: "" if is_thebe(found) else found[0], html)
         if has_icons:
             html = LINK.sub(lambda found, root=root: link(found[0], site, root), html)
-        html = ARTICLE.sub(lambda found, page=page: pictures(found[0], page), html)
+        html = ARTICLE.sub(lambda found, page=page: with_notes(pictures(found[0], page)), html)
         page.write_text(html, encoding="utf-8")
     for name in REMAINS:
         path = site / "_static" / name
@@ -109,7 +115,7 @@ def pictures(article: str, page: Path) -> str:
 
     def changed(found: re.Match[str]) -> str:
         nonlocal seen, at
-        if found[0].startswith("<script"):
+        if found[1]:  # a script, or a picture that has all this
             return found[0]
         if seen < FIRST_SCREEN:
             seen += len(ELEMENT.sub("", article[at : found.start()]).strip())
@@ -124,9 +130,42 @@ def pictures(article: str, page: Path) -> str:
         if " style=" not in found[0]:
             added += legible(path)
         image = found[0].replace(path.name, rasters.webp_beside(path).name) if "_images/" in source[1] else found[0]
-        return image.replace("<img", f"<img{added}", 1)
+        return on_phones(image.replace("<img", f"<img{added}", 1), source[1], path)
 
     return SCRIPT_OR_IMAGE.sub(changed, article)
+
+
+def on_phones(image: str, source: str, path: Path) -> str:
+    """An image with its panels below each other for a phone, if that makes it legible and it is not by itself."""
+    found = NEEDS.search(image)
+    if found is None or int(found[1]) <= PHONE or "_images/" not in source:
+        return image
+    narrow = path.with_name(f"{path.stem}-stacked.svg")
+    if not narrow.is_file():
+        drawing = stack.stacked(path.read_text(encoding="utf-8"))
+        if drawing is None:
+            return image
+        narrow.write_text(drawing, encoding="utf-8")
+    needs = NEEDS.search(legible(narrow))
+    if needs is None or int(needs[1]) > PHONE:
+        narrow.unlink()
+        return image
+    image = image.replace("--legible:", f"--stacked: {needs[1]}px; --legible:", 1)
+    address = source.replace(path.name, narrow.name)
+    return f'<picture><source media="{NARROW}" srcset="{address}"{size(narrow)}>{image}</picture>'
+
+
+def with_notes(article: str) -> str:
+    """The captions of such figures that speak of left and right are marked, for a note that phones show."""
+    parts = article.split(CAPTION)
+    for position in range(1, len(parts)):
+        caption = parts[position].partition("\n</div>")[0]
+        # A caption ends with its own element; what follows belongs to the next one.
+        before = parts[position - 1].partition("\n</div>")[2] if position > 1 else parts[0]
+        says = SIDES.search(ELEMENT.sub("", f"<{caption}"))
+        if says and "<picture>" in before and not caption.startswith(" of-columns"):
+            parts[position] = f" of-columns{parts[position]}"
+    return CAPTION.join(parts)
 
 
 def legible(path: Path) -> str:

@@ -36,8 +36,13 @@ def figures_have_legible_letters(visit):
     if visit.view != "phone":
         return
     shown = visit.page.evaluate("""() => [...document.querySelectorAll(".bd-article .cell_output img[src*='.svg']")]
-        .map(image => ({file: decodeURIComponent(new URL(image.src).pathname),
-                        shown: image.getBoundingClientRect().width, drawn: Number(image.getAttribute("width"))}))
+        .map(image => {
+            const other = image.parentElement.querySelector("source");
+            const stacked = other && matchMedia(other.media).matches;
+            const source = stacked ? new URL(other.srcset, document.baseURI).href : image.src;
+            return {file: decodeURIComponent(new URL(source).pathname), shown: image.getBoundingClientRect().width,
+                    drawn: Number((stacked ? other : image).getAttribute("width"))};
+        })
         .filter(image => image.shown && image.drawn)""")
     small = {}
     for image in shown:

@@ -17,7 +17,7 @@ class Anchors(HTMLParser):
         self.ids |= {value for name in ("id", "name") if (value := given.get(name))}
         if tag == "a" and given.get("href"):
             self.links.append(given["href"])
-        for name in ("src", "href"):
+        for name in ("src", "srcset", "href"):
             if tag in ("img", "script", "link", "source", "audio") and given.get(name):
                 self.links.append(given[name])
 
