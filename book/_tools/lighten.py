@@ -31,7 +31,7 @@ THEBE = re.compile(r"\s*(?:const THEBE_JS_URL\b|kernelName = )")
 FIRST_SCREEN = 1_500  # characters of text
 POINT = 4 / 3  # CSS pixels
 LEGIBLE = 7  # CSS pixels that letters in a figure have at least, on a phone
-PHONE = 358  # CSS pixels that a figure has there
+PHONE = 334  # CSS pixels that a figure has on one of 390
 NARROW = "screen and (max-width: 600px)"  # as in `reading.css`; paper takes the figure as it was drawn
 CAPTION = '<div class="figure-caption'
 SIDES = re.compile(r"\b(?:left|right|middle|centre)\b", re.IGNORECASE)

@@ -228,6 +228,8 @@ def borrow_labels(part: Part, column: Block, others: list[Part], sizes: Sizes) -
     if part.frame is None or labels_of(part.group, sizes):
         return
     own = marks_of(part, sizes)
+    if not part.has_pixels and not ticks_of(part.group, "y"):
+        return  # bars, say, whose vertical axis means nothing
     for other in reversed(others):
         if other.frame is None or other.is_bar or not beside(other.frame, part.frame):
             continue

@@ -61,6 +61,38 @@ def figures_have_legible_letters(visit):
     assert hidden == 0
 
 
+# Each figure that has a second drawing for phones, put into the page as it is shown there, to be measured: which of its
+# axes stand beside others, colour bars and second scales aside, and the size of the letters at their ticks.
+STACKED = """async () => Promise.all([...document.querySelectorAll(".bd-article picture > img")].map(async image => {
+    image.loading = "eager";
+    await image.decode();
+    const box = document.createElement("div");
+    box.style.cssText = `position: absolute; width: ${image.getBoundingClientRect().width}px`;
+    box.innerHTML = (await (await fetch(image.currentSrc)).text()).replace(/^<\\?xml.*?\\?>/, "");
+    const drawing = box.querySelector("svg");
+    drawing.style.cssText = "display: block; width: 100%; height: auto";
+    document.body.append(box);
+    const axes = [...box.querySelectorAll("g[id^=axes_]")].map(group => {
+        const frame = (group.querySelector("g[id^=patch_]") || group).getBoundingClientRect();
+        return frame.width < 0.15 * frame.height ? null : frame;
+    }).filter(frame => frame);
+    const beside = axes.filter(a => axes.some(b => a.right < b.left && a.top < b.bottom && b.top < a.bottom)).length;
+    const letters = [...box.querySelectorAll("g:is([id^=xtick_], [id^=ytick_]) > g[id^=text_] > g[transform*=scale]")]
+        .map(text => { const {c, d} = text.getScreenCTM(); return 100 * Math.hypot(c, d); });
+    box.remove();
+    return {file: image.currentSrc.split("/").pop(), axes: axes.length, beside, letters: Math.min(...letters)};
+}))"""
+
+
+def panels_stand_below_each_other(visit):
+    """Figures that came apart (`stack.py`): on a phone no panel stands beside another, tick labels have 7 pixels."""
+    if visit.view != "phone":
+        return
+    shown = visit.page.evaluate(STACKED)
+    assert [found for found in shown if not found["file"].endswith("-stacked.svg")] == []
+    assert [found for found in shown if found["axes"] < 2 or found["beside"] or not found["letters"] >= 7] == []
+
+
 def the_keyboard_stops_at_what_scrolls(visit):
     stops = visit.page.evaluate("""() => {
         const scrolls = e => e.checkVisibility() && e.scrollWidth > e.clientWidth + 1 &&
@@ -129,6 +161,7 @@ CHECKS = (
     code_in_tables_is_in_one_piece,
     figures_open_at_their_own_size,
     figures_have_legible_letters,
+    panels_stand_below_each_other,
     the_keyboard_stops_at_what_scrolls,
     buttons_show_without_a_mouse,
     folded_code_has_a_switch,

@@ -16,6 +16,7 @@ import pytest
 import rasters
 import soundfile
 from fontTools.ttLib import TTFont
+from matplotlib.figure import Figure
 from PIL import Image
 
 from dvae_lib.plotting import show_audio
@@ -221,6 +222,52 @@ def test_progress_bars_go_and_other_widgets_stay(tmp_path, with_slider):
     before = path.stat().st_mtime_ns
     progress_bars.remove_all(tmp_path)
     assert path.stat().st_mtime_ns == before
+
+
+@pytest.fixture
+def two_panels(tmp_path):
+    """A page that shows a figure of two panels, with its caption."""
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    for axis in figure.subplots(1, 2):
+        axis.plot([1, 2, 3])
+    (tmp_path / "_images").mkdir()
+    (tmp_path / "book").mkdir()
+    figure.savefig(tmp_path / "_images/a.svg", metadata={"Date": None})
+    article = (
+        '<article class="bd-article"><img alt="Curves." src="../_images/a.svg" />\n'
+        '<div class="figure-caption docutils" id="fig-1">\n<p>Left: one. Right: another.</p>\n</div>\n'
+        '<div class="figure-caption docutils" id="tab-1">\n<p>Left out.</p>\n</div></article>'
+    )
+    (tmp_path / "book/page.html").write_text(f"<html><head></head><body>{article}</body></html>")
+    return tmp_path
+
+
+def test_a_phone_gets_a_figure_with_its_panels_below_each_other(two_panels):
+    lighten.lighten(two_panels)
+    page = (two_panels / "book/page.html").read_text()
+    (picture,) = re.findall(r"<picture>.*?</picture>", page)
+    source, image = re.fullmatch(r"<picture>(<source [^>]*>)(<img [^>]*>)</picture>", picture).groups()
+    assert 'media="screen and (max-width: 600px)"' in source
+    assert 'srcset="../_images/a-stacked.svg"' in source
+    stacked = two_panels / "_images/a-stacked.svg"
+    assert lighten.size(stacked) in source
+    assert 'alt="Curves." src="../_images/a.svg"' in image
+    assert lighten.size(two_panels / "_images/a.svg") in image
+    assert f"--stacked: {lighten.NEEDS.search(lighten.legible(stacked))[1]}px; --legible: " in image
+    assert re.findall(r'class="figure-caption([^"]*)" id="(\w+)', page) == [
+        (" of-columns docutils", "fig"),
+        (" docutils", "tab"),
+    ]
+    lighten.lighten(two_panels)
+    assert (two_panels / "book/page.html").read_text() == page
+
+
+@pytest.mark.parametrize("why", ["legible as it is", "no more legible"])
+def test_a_figure_stays_as_it_is_for_a_phone(two_panels, monkeypatch, why):
+    monkeypatch.setattr(lighten, "PHONE", 900 if why == "legible as it is" else 10)
+    lighten.lighten(two_panels)
+    assert "<picture>" not in (two_panels / "book/page.html").read_text()
+    assert [path.name for path in (two_panels / "_images").iterdir()] == ["a.svg"]
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,17 @@ CHECKS = (
 )
 
 
+def test_a_phone_shows_panels_below_each_other(contexts, address):
+    """`reading_checks.py` measures such figures on all pages; here there are some."""
+    visit = Visit(contexts["phone"], address, "book/02_variational_autoencoders.html", "phone")
+    reading_checks.panels_stand_below_each_other(visit)
+    assert visit.page.locator(".bd-article picture").count() > 1
+    visit.page.set_viewport_size({"width": 1280, "height": 900})
+    wide = "image => !image.currentSrc.includes('-stacked') && !!image.currentSrc"
+    assert all(image.evaluate(wide) for image in visit.page.locator(".bd-article picture > img").all())
+    visit.page.close()
+
+
 def test_the_index_is_no_wider_than_a_phone(contexts, address):
     visit = Visit(contexts["phone"], address, "genindex.html", "phone")
     nothing_is_cut_off(visit)

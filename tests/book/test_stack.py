@@ -12,7 +12,7 @@ import stack
 from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch
 
-from dvae_lib.plotting.style import _STYLE
+from dvae_lib.plotting import use_style
 
 
 def drawn(figure) -> str:
@@ -24,7 +24,8 @@ def drawn(figure) -> str:
 @pytest.fixture
 def panels():
     """A function that makes a row of panels in the book's style."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context():
+        use_style()
 
         def make(rows=1, columns=2, **options):
             figure = Figure(figsize=(4.5 * columns, 3 * rows))
@@ -95,6 +96,14 @@ def test_a_panel_on_a_shared_axis_gets_its_labels(panels):
 def test_labels_for_other_ticks_are_not_passed_on(panels):
     figure, axes = panels()
     axes[1].set_yticks([0, 5], labels=[])
+    assert stack.stacked(drawn(figure)) is None
+
+
+def test_a_panel_whose_vertical_axis_means_nothing_gets_no_labels(panels):
+    figure, axes = panels()
+    axes[1].set_yticks([])
+    assert '<use xlink:href="#text_' not in stack.stacked(drawn(figure))
+    axes[1].imshow(np.random.default_rng(0).random((20, 30)))
     assert stack.stacked(drawn(figure)) is None
 
 
