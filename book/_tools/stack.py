@@ -171,6 +171,8 @@ def come_apart(figure: Element, sizes: Sizes) -> tuple[str, list[Block], list[Bl
     panels = union([part.ink for part in axes])
     above = [part for part in parts if part.kind in ("text", "legend") and part.ink.bottom <= panels.top]
     below = [part for part in parts if part.kind == "legend" and part.ink.top >= panels.bottom]
+    if max(len([part for part in above if part.kind == kind]) for kind in ("text", "legend")) > 1 or len(below) > 1:
+        raise UnclearError("titles that may be for one panel each")
     columns = columns_of([part for part in parts if part not in above + below])
     for position, column in enumerate(columns):
         for part in column.parts:
@@ -216,7 +218,14 @@ def has_dots(group: Element) -> bool:
 
 def ticks_of(group: Element, axis: str) -> list[Element]:
     """The ticks of axes: of the vertical axis for ``"y"``, of both for nothing."""
-    return [tick for tick in group.iter() if re.match(rf"{axis or '[xy]'}tick_", tick.get("id", ""))]
+    return [
+        tick for child in axes_of(group) for tick in child if re.match(f"{axis or '[xy]'}tick_", tick.get("id", ""))
+    ]
+
+
+def axes_of(group: Element) -> list[Element]:
+    """The horizontal and the vertical axis, as groups; not those of smaller axes that are drawn inside."""
+    return [child for child in group if child.get("id", "").startswith("matplotlib.axis_")]
 
 
 def borrow_labels(part: Part, column: Block, others: list[Part], sizes: Sizes) -> None:
@@ -255,7 +264,7 @@ def labels_of(group: Element, sizes: Sizes) -> list[tuple[Element, Box]]:
     They are in the axis' group: each tick's own group holds its text, and what is written beside comes after them.
     """
     found: list[tuple[Element, Box]] = []
-    for axis in group.iter():
+    for axis in axes_of(group):
         ticks = [child for child in axis if child.get("id", "").startswith("ytick_")]
         texts = [text for tick in ticks for text in tick if is_text(text)]
         if any(sizes.ink(text) for text in texts):

@@ -93,6 +93,14 @@ def test_a_panel_on_a_shared_axis_gets_its_labels(panels):
     assert len(copies) > 3  # and the name of the axis
 
 
+def test_axes_inside_axes_are_theirs(panels):
+    figure, axes = panels(sharey=True)
+    axes[1].inset_axes([0.6, 0.6, 0.3, 0.3]).plot([1, 2])
+    narrow = stack.stacked(drawn(figure))
+    assert len(re.findall(r'<use xlink:href="#text_', narrow)) > 3
+    assert places(narrow)["axes_2"].top > places(narrow)["axes_1"].bottom
+
+
 def test_labels_for_other_ticks_are_not_passed_on(panels):
     figure, axes = panels()
     axes[1].set_yticks([0, 5], labels=[])
@@ -157,6 +165,11 @@ def long_title(figure, axes):
     axes[0].set_title("A title that is a whole sentence and reaches over the panel on the right")
 
 
+def headings(figure, axes):
+    figure.text(0.3, 1.1, "a")
+    figure.text(0.7, 1.1, "b")
+
+
 def one_panel(figure, axes):
     axes[1].remove()
 
@@ -170,6 +183,7 @@ TOGETHER = {
     "a title that reaches over its neighbour": long_title,
     "a label for all": lambda figure, axes: figure.supylabel("nats, all of them"),
     "a label below all": lambda figure, axes: figure.supxlabel("steps of both"),
+    "headings of the figure's for single panels": headings,
     "a legend between panels": lambda figure, axes: figure.legend(axes[0].lines, ["curve"], loc="center"),
     "one panel": one_panel,
     "a drawing without axes": graph,
