@@ -33,7 +33,8 @@
   function offerEnlarging() {
     document.querySelectorAll(".bd-article :is(.cell_output, figure) img").forEach((image) => {
       const toItself = image.closest("a.image-reference");  // Sphinx's, round a picture of a given size
-      if (toItself) toItself.replaceWith(image);
+      const shown = image.closest("picture") || image;
+      if (toItself) toItself.replaceWith(shown);
       if (image.closest(".jupyter-widgets, a, .enlargeable")) return;
       const frame = document.createElement("span"), button = document.createElement("button"), box = document.createElement("span");
       frame.className = "enlargeable";
@@ -41,7 +42,6 @@
       button.type = "button";
       button.textContent = "\u2922";
       button.setAttribute("aria-label", "Enlarge the figure");
-      const shown = image.closest("picture") || image;
       shown.replaceWith(frame);
       box.append(shown);
       frame.append(box, button);
