@@ -81,6 +81,7 @@ class Box:
 class Part:
     """A group of the figure: one of its axes, or what belongs to the figure as a whole."""
 
+    number: int  # later parts are drawn over earlier ones
     group: Element
     ink: Box
     frame: Box | None = None  # of axes: the rectangle in which they draw
@@ -157,12 +158,12 @@ def come_apart(figure: Element, sizes: Sizes) -> tuple[str, list[Block], list[Bl
         UnclearError: if something belongs to no column, or to one of several.
     """
     background, parts = "", []
-    for group in figure:
+    for number, group in enumerate(figure):
         ink = sizes.ink(group)
         if not background and group.get("id") == "patch_1":
             background = group[0].get("style", "")
         elif ink is not None:
-            parts.append(Part(group, ink, sizes.frame(group)))
+            parts.append(Part(number, group, ink, sizes.frame(group)))
     axes = [part for part in parts if part.kind == "axes"]
     if len(axes) < 2 or not background:
         raise UnclearError("one panel")
@@ -254,7 +255,7 @@ def borrow_labels(part: Part, column: Block, others: list[Part], sizes: Sizes) -
 
 
 def beside(one: Box, other: Box) -> bool:
-    """Whether two frames have the same height at the same place."""
+    """Whether two frames begin and end at the same height."""
     return abs(one.top - other.top) < 0.1 and abs(one.bottom - other.bottom) < 0.1
 
 
@@ -301,14 +302,14 @@ def written(
     )
     for block, x, y in placed:
         group = ElementTree.SubElement(figure, f"{SVG}g", {"transform": f"translate({x:.6g} {y:.6g})"})
-        group.extend(part.group for part in block.parts)
+        group.extend(part.group for part in sorted(block.parts, key=lambda part: part.number))
         for label, way in block.copies:
             ElementTree.SubElement(group, f"{SVG}use", {LINK: f"#{label.get('id')}", "x": f"{way:.6g}"})
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(new, encoding="unicode") + "\n"
 
 
 class Sizes:
-    """How far the elements of a drawing reach, before they are cut off by the frame of their axes and after it."""
+    """How far the elements of a drawing reach, within the frames that cut them off."""
 
     def __init__(self, root: Element):
         self.named = {name: element for element in root.iter() if (name := element.get("id")) is not None}
@@ -316,8 +317,8 @@ class Sizes:
 
     def frame(self, group: Element) -> Box | None:
         """The rectangle in which axes draw: matplotlib fills it first."""
-        first = group[0] if len(group) else None
-        return self.ink(first) if first is not None and first.get("id", "").startswith("patch_") else None
+        filled = axes_of(group) and group[0].get("id", "").startswith("patch_")
+        return self.ink(group[0]) if filled else None
 
     def ink(self, element: Element, matrix: Matrix = AS_IT_IS) -> Box | None:
         """How far an element reaches; control points of curves count, too. None where it draws nothing.
@@ -380,7 +381,7 @@ def moved(points: np.ndarray, matrix: Matrix) -> Box | None:
     points = points[np.isfinite(points).all(axis=1)]
     if not len(points):
         return None
-    # The four corners of what they span do for lines along the axes, as all rotated text has.
+    # Of the box around them: for what is turned by other angles than right ones that is too much, never too little.
     (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
     a, b, c, d, e, f = matrix
     xs = [a * x + c * y + e for x in (left, right) for y in (top, bottom)]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import stack
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import ConnectionPatch
 
 from dvae_lib.plotting import use_style
@@ -203,6 +204,13 @@ def test_two_scales_of_one_panel_stay_together(panels):
     found = places(stack.stacked(drawn(figure)))
     assert found["axes_1"].top == pytest.approx(found["axes_3"].top, abs=20)
     assert found["axes_3"].bottom < found["axes_2"].top
+
+
+def test_what_is_drawn_over_a_panel_stays_over_it(panels):
+    figure, _ = panels()
+    figure.add_artist(Line2D([0.0, 0.2], [0.5, 0.5], gid="over"))
+    narrow = stack.stacked(drawn(figure))
+    assert narrow.index('id="axes_1"') < narrow.index('id="over"') < narrow.index('id="axes_2"')
 
 
 def test_panels_below_each_other_stay(panels):
