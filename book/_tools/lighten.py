@@ -32,6 +32,7 @@ FIRST_SCREEN = 1_500  # characters of text
 POINT = 4 / 3  # CSS pixels
 LEGIBLE = 7  # CSS pixels that letters in a figure have at least, on a phone
 PHONE = 334  # CSS pixels that a figure has on one of 390
+WORTH = 0.7  # of the width that a figure needs there: what it may need with its panels below each other
 NARROW = "screen and (max-width: 600px)"  # as in `reading.css`; paper takes the figure as it was drawn
 CAPTION = '<div class="figure-caption'
 SIDES = re.compile(r"\b(?:left|right|middle|centre)\b", re.IGNORECASE)
@@ -136,7 +137,7 @@ def pictures(article: str, page: Path) -> str:
 
 
 def on_phones(image: str, source: str, path: Path) -> str:
-    """An image with its panels below each other for a phone, if that makes it legible and it is not by itself."""
+    """An image with its panels below each other for a phone, if it is not legible there by itself and becomes so."""
     found = NEEDS.search(image)
     if found is None or int(found[1]) <= PHONE or "_images/" not in source:
         return image
@@ -147,7 +148,7 @@ def on_phones(image: str, source: str, path: Path) -> str:
             return image
         narrow.write_text(drawing, encoding="utf-8")
     needs = NEEDS.search(legible(narrow))
-    if needs is None or int(needs[1]) > PHONE:
+    if needs is None or int(needs[1]) > WORTH * int(found[1]):
         narrow.unlink()
         return image
     image = image.replace("--legible:", f"--stacked: {needs[1]}px; --legible:", 1)

@@ -25,7 +25,7 @@ COMMAND = re.compile(r"[MLQCzZ]")
 GAP = 3.0  # points between panels without which nothing comes apart
 MARGIN = 6.0  # points around what is drawn
 BETWEEN = 12.0  # points from one panel to the next, below it
-TALLEST = 1270.0  # points: two screens of a phone
+TALLEST = 1400.0  # points: a little more than two screens of a phone
 BAR = 0.15  # a colour bar's width, in heights, is less
 TITLE = 1.25  # what stands above or below all panels is no wider than this many panels
 
@@ -167,7 +167,7 @@ def come_apart(figure: Element, sizes: Sizes) -> tuple[str, list[Block], list[Bl
     axes = [part for part in parts if part.kind == "axes"]
     if len(axes) < 2 or not background:
         raise UnclearError("one panel")
-    if any(not part.has_pixels and not ticks_of(part.group, "") for part in axes):
+    if not all(axes_of(part.group) for part in axes):
         raise UnclearError("a graph, or another drawing without axes")
     panels = union([part.ink for part in axes])
     above = [part for part in parts if part.kind in ("text", "legend") and part.ink.bottom <= panels.top]
@@ -217,11 +217,9 @@ def has_dots(group: Element) -> bool:
     return any(element.get("id", "").startswith("PathCollection") for element in group.iter())
 
 
-def ticks_of(group: Element, axis: str) -> list[Element]:
-    """The ticks of axes: of the vertical axis for ``"y"``, of both for nothing."""
-    return [
-        tick for child in axes_of(group) for tick in child if re.match(f"{axis or '[xy]'}tick_", tick.get("id", ""))
-    ]
+def vertical_ticks(group: Element) -> list[Element]:
+    """The ticks of axes' vertical axis, with their labels."""
+    return [tick for axis in axes_of(group) for tick in axis if tick.get("id", "").startswith("ytick_")]
 
 
 def axes_of(group: Element) -> list[Element]:
@@ -238,7 +236,7 @@ def borrow_labels(part: Part, column: Block, others: list[Part], sizes: Sizes) -
     if part.frame is None or labels_of(part.group, sizes):
         return
     own = marks_of(part, sizes)
-    if not part.has_pixels and not ticks_of(part.group, "y"):
+    if not part.has_pixels and not vertical_ticks(part.group):
         return  # bars, say, whose vertical axis means nothing
     for other in reversed(others):
         if other.frame is None or other.is_bar or not beside(other.frame, part.frame):
@@ -282,7 +280,7 @@ def is_text(element: Element) -> bool:
 def marks_of(part: Part, sizes: Sizes) -> list[tuple[float, float]]:
     """Where the marks of axes' vertical axis stand, from their left edge and the figure's top."""
     assert part.frame is not None
-    uses = [use for tick in ticks_of(part.group, "y") for use in tick.iter(f"{SVG}use") if use.get("y") is not None]
+    uses = [use for tick in vertical_ticks(part.group) for use in tick.iter(f"{SVG}use") if use.get("y") is not None]
     found = [(float(use.get("x", 0)) - part.frame.left, float(use.get("y", 0))) for use in uses]
     return sorted((round(x, 1), round(y, 1)) for x, y in found)
 

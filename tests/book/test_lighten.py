@@ -264,7 +264,7 @@ def test_a_phone_gets_a_figure_with_its_panels_below_each_other(two_panels):
 
 @pytest.mark.parametrize("why", ["legible as it is", "no more legible"])
 def test_a_figure_stays_as_it_is_for_a_phone(two_panels, monkeypatch, why):
-    monkeypatch.setattr(lighten, "PHONE", 900 if why == "legible as it is" else 10)
+    monkeypatch.setattr(lighten, *(("PHONE", 900) if why == "legible as it is" else ("WORTH", 0.1)))
     lighten.lighten(two_panels)
     assert "<picture>" not in (two_panels / "book/page.html").read_text()
     assert [path.name for path in (two_panels / "_images").iterdir()] == ["a.svg"]
