@@ -176,9 +176,11 @@ def come_apart(figure: Element, sizes: Sizes) -> tuple[str, list[Block], list[Bl
         raise UnclearError("titles that may be for one panel each")
     columns = columns_of([part for part in parts if part not in above + below])
     for position, column in enumerate(columns):
+        others = [part for other in columns[:position] for part in other.parts]
         for part in column.parts:
             if part.kind == "axes" and not part.is_bar:
-                borrow_labels(part, column, [p for other in columns[:position] for p in other.parts], sizes)
+                check_row(part, column, others, sizes)
+                borrow_labels(part, column, others, sizes)
     return background, [Block(above)] if above else [], columns, [Block(below)] if below else []
 
 
@@ -227,6 +229,36 @@ def axes_of(group: Element) -> list[Element]:
     return [child for child in group if child.get("id", "").startswith("matplotlib.axis_")]
 
 
+def check_row(part: Part, column: Block, others: list[Part], sizes: Sizes) -> None:
+    """Among several rows, a panel must say itself what its neighbours on the left say of their row.
+
+    Raises:
+        UnclearError: if one of those has a title, or a name on its vertical axis, and this one has none.
+    """
+    rows = [other for other in column.parts if other.frame is not None and not other.is_bar]
+    if part.frame is None or all(beside(other.frame, part.frame) for other in rows):
+        return
+    own = [other for other in rows if beside(other.frame, part.frame)]
+    left = [other for other in others if beside(other.frame, part.frame) and not other.is_bar]
+    if any(has_title(other, sizes) for other in left) and not any(has_title(other, sizes) for other in own):
+        raise UnclearError("a title that may be for its row")
+    numbered = any(labels_of(other.group, sizes) for other in own)
+    if numbered and any(names_of(other.group) for other in left) and not any(names_of(other.group) for other in own):
+        raise UnclearError("a name that may be for its row")
+
+
+def has_title(part: Part, sizes: Sizes) -> bool:
+    """Whether something is written above axes."""
+    inks = [sizes.ink(child) for child in part.group if is_text(child)]
+    return part.frame is not None and any(ink is not None and ink.bottom < part.frame.top + 1 for ink in inks)
+
+
+def names_of(group: Element) -> list[Element]:
+    """What is written beside the vertical axis of axes, apart from the labels of its ticks."""
+    vertical = [axis for axis in axes_of(group) if any(child.get("id", "").startswith("ytick_") for child in axis)]
+    return [child for axis in vertical for child in axis if is_text(child)]
+
+
 def borrow_labels(part: Part, column: Block, others: list[Part], sizes: Sizes) -> None:
     """Give axes without labels on their vertical axis those of the axes that they share it with.
 
@@ -239,21 +271,23 @@ def borrow_labels(part: Part, column: Block, others: list[Part], sizes: Sizes) -
     if not part.has_pixels and not vertical_ticks(part.group):
         return  # bars, say, whose vertical axis means nothing
     for other in reversed(others):
-        if other.frame is None or other.is_bar or not beside(other.frame, part.frame):
+        if other.is_bar or not beside(other.frame, part.frame):
             continue
         labels = labels_of(other.group, sizes)
         if labels and (not own or marks_of(other, sizes) != own):
             raise UnclearError("labels that may be for the panels beside, too")
         for label, ink in labels:
-            way = part.frame.left - other.frame.left
+            way = part.frame.left - other.frame.left if other.frame is not None else 0.0
             column.copies.append((label, way))
             column.borrowed.append(ink.right_by(way))
         if labels:
             return
 
 
-def beside(one: Box, other: Box) -> bool:
-    """Whether two frames begin and end at the same height."""
+def beside(one: Box | None, other: Box | None) -> bool:
+    """Whether there are two frames that begin and end at the same height."""
+    if one is None or other is None:
+        return False
     return abs(one.top - other.top) < 0.1 and abs(one.bottom - other.bottom) < 0.1
 
 

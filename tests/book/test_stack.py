@@ -158,6 +158,21 @@ def test_a_grid_comes_apart_by_columns(panels):
     assert upper_left.bottom < lower_left.top < lower_left.bottom < upper_right.top < lower_right.top
 
 
+@pytest.mark.parametrize("what", ["title", "ylabel"])
+def test_rows_that_only_their_first_panel_names_stay(panels, what):
+    figure, axes = panels(rows=2)
+    axes[0, 0].set(ylabel="")
+    for axis in axes.flat:
+        axis.set_title("")
+    assert stack.stacked(drawn(figure)) is not None
+    for axis, name in zip(axes[:, 0], ("voiced", "hiss"), strict=True):
+        axis.set(**{what: name})
+    assert stack.stacked(drawn(figure)) is None
+    for axis, name in zip(axes[:, 1], ("voiced", "hiss"), strict=True):
+        axis.set(**{what: name})
+    assert stack.stacked(drawn(figure)) is not None
+
+
 def arrow(figure, axes):
     figure.add_artist(ConnectionPatch((3, 2), (1, 1), "data", "data", axesA=axes[0], axesB=axes[1], arrowstyle="->"))
 
