@@ -230,4 +230,4 @@ def records_steps(*values: Tensor) -> bool:
     # Within a transform of torch.func a tensor does not show what the outer transforms ask of it.
     if torch._C._are_functorch_transforms_active():
         return True
-    return any(forward_ad.unpack_dual(value).tangent is not None for value in values)
+    return forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(value).tangent is not None for value in values)

@@ -17,12 +17,14 @@ from torch import Tensor
 from dvae_lib.scans import Method, affine_recursion, check_method, is_differentiated
 from dvae_lib.statespace.model import (
     LinearGaussianSSM,
+    broadcast,
     check_input,
     covariance_factor,
     draw,
     holds,
     in_double,
     state_offsets,
+    surely_finite,
 )
 from dvae_lib.statespace.recursions import (
     beside,
@@ -34,7 +36,8 @@ from dvae_lib.statespace.recursions import (
     riccati_with_gradient,
     triangular_factor,
 )
-from dvae_lib.statespace.series import Series, as_mask, as_series
+from dvae_lib.statespace.series import Series, as_mask, as_series, columns, time_first, without_missing
+from dvae_lib.statespace.steady import smooth_steady
 
 __all__ = [
     "FilterResult",
@@ -167,7 +170,9 @@ def kalman_smoother(
     Returns:
         Smoothed means, covariances, and the cross-covariances of neighbouring states.
     """
-    return filter_and_smooth(ssm, x, u, mask=mask, method=method)[1]
+    problem = _Problem.of(ssm, x, u, mask, method)
+    found = _smooth_steady(problem) if method == "parallel" else None
+    return _smooth(problem, _filter(problem)[1]) if found is None else found
 
 
 def filter_and_smooth(
@@ -330,28 +335,31 @@ class _Problem:
                 observed, masks = flat[0], torch.Size()
         inputs = torch.Size() if u is None else u.shape[:-2]
         try:
-            series = torch.broadcast_shapes(ssm.batch_shape, x.shape[:-2], masks, inputs)
+            series = broadcast(ssm.batch_shape, x.shape[:-2], masks, inputs)
         except RuntimeError:
             raise ValueError(
                 f"The batch dimensions of the model {tuple(ssm.batch_shape)}, of x {tuple(x.shape[:-2])} and of u "
                 f"{tuple(inputs)} do not broadcast"
             ) from None
-        batch = torch.broadcast_shapes(ssm.covariance_batch_shape, masks, (1,) * len(series))
+        batch = broadcast(ssm.covariance_batch_shape, masks, torch.Size((1,) * len(series)))
 
         def matrices(name: str, first: int = 0) -> Tensor:
             value = ssm.stepwise(name)
             value = value[..., first:, :, :] if ssm.per_step(name) else value
-            return _flatten(value, batch)
+            return time_first(value, batch)
 
         C, R = matrices("C"), matrices("Sigma")
         if observed is not None:
-            C, R = _without_missing(C, R, _flatten(observed, batch, event=1))
-        P_1 = _flatten(ssm.Lambda_1.unsqueeze(-3), batch)[0].expand(batch.numel(), -1, -1)
+            same = observed[..., :1, :]
+            same = same if bool((same == observed).all()) else observed
+            C, R = without_missing(C, R, time_first(same, batch, event=1))
+        P_1 = time_first(ssm.Lambda_1.unsqueeze(-3), batch)[0].expand(batch.numel(), -1, -1)
         y = x if ssm.n is None else x - ssm.stepwise("n")
         if observed is not None and ssm.n is not None:
             y = torch.where(observed, y, 0)
         by_column = batch.numel() == 1
-        offsets = state_offsets(ssm, u, T)
+        moved = ssm.B is not None or ssm.m is not None
+        offsets = state_offsets(ssm, u, T if moved else 1)
         counted = torch.full((), T * ssm.x_dim) if observed is None else observed.sum(dim=(-2, -1))
         return cls(
             A=matrices("A", 1),
@@ -359,9 +367,9 @@ class _Problem:
             Q=matrices("Lambda", 1),
             R=R,
             P_1=P_1,
-            mu_1=_columns(offsets[..., :1, :], series, by_column),
-            offsets=None if ssm.B is None and ssm.m is None else _columns(offsets[..., 1:, :], series, by_column),
-            y=_columns(y, series, by_column),
+            mu_1=columns(offsets[..., :1, :], series, by_column),
+            offsets=columns(offsets[..., 1:, :], series, by_column) if moved else None,
+            y=columns(y, series, by_column),
             num_observed=counted.to(x).expand(series),
             batch=batch,
             series=series,
@@ -409,8 +417,8 @@ def _data(
 
 def observed_components(x: Tensor, mask: Tensor | None) -> Tensor | None:
     """True where observed, `(*batch, T, x_dim)`, or None where everything is."""
-    missing = torch.isnan(x)
-    observed = None if not holds(missing.any()) else ~missing
+    missing = None if surely_finite(x) else torch.isnan(x)
+    observed = None if missing is None or not holds(missing.any()) else ~missing
     if mask is None:
         return observed
     by_component = mask if mask.ndim == x.ndim else mask.unsqueeze(-1)
@@ -439,30 +447,9 @@ def _check_data(ssm: LinearGaussianSSM, x: Tensor) -> None:
 
 
 def _check_finite(x: Tensor) -> None:
-    if not bool(torch.isfinite(x).all()):
+    if not surely_finite(x) and not bool(torch.isfinite(x).all()):
         where = tuple((~torch.isfinite(x)).nonzero()[0].tolist())
         raise ValueError(f"x must be finite, or NaN where missing; got {x[where].item()} at index {where}")
-
-
-def _without_missing(C: Tensor, R: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
-    """A missing component becomes one that observes nothing, with unit noise and the value zero."""
-    both = observed.unsqueeze(-1) & observed.unsqueeze(-2)
-    return torch.where(observed.unsqueeze(-1), C, 0), torch.where(both, R, 0) + torch.diag_embed((~observed).to(R))
-
-
-def _flatten(value: Tensor, batch: torch.Size, event: int = 2) -> Tensor:
-    """From `(*batch, T, ...)` to `(T, N or 1, ...)`."""
-    own = value.shape[: -event - 1]
-    if own.numel() > 1:
-        value = value.expand(*batch, *value.shape[-event - 1 :])
-    return value.reshape(value.shape[: -event - 1].numel(), *value.shape[-event - 1 :]).transpose(0, 1)
-
-
-def _columns(value: Tensor, series: torch.Size, by_column: bool) -> Tensor:
-    """From `(*series, T, n)` to `(T, 1, n, series)` or `(T, series, n, 1)`."""
-    value = value.expand(*series, *value.shape[-2:]).reshape(series.numel(), *value.shape[-2:])
-    value = value.permute(1, 2, 0).unsqueeze(1) if by_column else value.transpose(0, 1).unsqueeze(-1)
-    return value.contiguous()
 
 
 def _last_stands(value: Tensor, num_steps: int) -> Tensor:
@@ -600,6 +587,24 @@ def _where_the_state_was_vague(
     backward = affine_recursion(G.flip(0), source.flip(0), problem.method).flip(0)[:end]
     at = problem.for_series(vague[:end, :, None, None], end)
     return torch.cat([mean[:end] + torch.where(at, backward - mean[:end].detach(), 0), mean[end:]])
+
+
+def _smooth_steady(problem: _Problem) -> SmootherResult | None:
+    """By the gains of the steady state, where one model of constant matrices serves all series."""
+    matrices, T = (problem.A, problem.C, problem.Q, problem.R), problem.num_steps
+    means = (problem.mu_1, problem.y, *(() if problem.offsets is None else (problem.offsets,)))
+    if problem.batch.numel() > 1 or any(len(value) > 1 for value in matrices) or T == 1:
+        return None
+    if is_differentiated(*means, *matrices, problem.P_1):
+        return None
+    A, C, Q, R = (value[0, 0] for value in matrices)
+    mu_1, y, *offsets = (value[:, 0].permute(2, 0, 1) for value in means)
+    found = smooth_steady(A, C, Q, R, problem.P_1[0], mu_1[:, 0], y, *offsets)
+    if found is None:
+        return None
+    mean, *covariances = (value.to(problem.dtype) for value in found)
+    series = problem.series
+    return SmootherResult(mean.reshape(*series, T, -1), *(value.expand(*series, -1, -1, -1) for value in covariances))
 
 
 def _error_transition(A: Tensor, K: Tensor, C: Tensor) -> Tensor:

@@ -124,13 +124,13 @@ class LinearGaussianSSM:
     @property
     def batch_shape(self) -> torch.Size:
         """The batch dimensions of the model, before those of the data."""
-        return torch.Size(torch.broadcast_shapes(*(self._batch_of(name, value) for name, value in self.parameters())))
+        return broadcast(*(self._batch_of(name, value) for name, value in self.parameters()))
 
     @property
     def covariance_batch_shape(self) -> torch.Size:
         """The batch dimensions of what the covariances depend on: means, offsets and inputs leave them alone."""
         names = ("A", "C", "Lambda", "Sigma", "Lambda_1")
-        return torch.Size(torch.broadcast_shapes(*(self._batch_of(name, getattr(self, name)) for name in names)))
+        return broadcast(*(self._batch_of(name, getattr(self, name)) for name in names))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -329,11 +329,23 @@ def holds(condition: Tensor) -> bool:
         ) from None
 
 
+def surely_finite(x: Tensor) -> bool:
+    """Whether the sum of x is finite, which takes one pass: then all of x is. Large numbers may exceed it in sum."""
+    return holds(torch.isfinite(x.detach().sum()))
+
+
+def broadcast(*shapes: torch.Size) -> torch.Size:
+    """`torch.broadcast_shapes`, which takes longer than the rest of the checks where all shapes are the same."""
+    return shapes[0] if len(set(shapes)) == 1 else torch.Size(torch.broadcast_shapes(*shapes))
+
+
 def state_offsets(ssm: LinearGaussianSSM, u: Tensor | None, num_steps: int) -> Tensor:
     """What moves the state from outside: mu_1 + B_1 u_1, then B_t u_t + m_t, `(*batch, T, z_dim)`."""
+    first = ssm.mu_1.unsqueeze(-2)
+    if num_steps == 1 and u is None:
+        return first
     later = ssm.mu_1.new_zeros(1, ssm.z_dim) if ssm.m is None else ssm.stepwise("m")
     later = later[..., 1:, :] if ssm.per_step("m") else later.expand(*later.shape[:-2], num_steps - 1, ssm.z_dim)
-    first = ssm.mu_1.unsqueeze(-2)
     batch = torch.broadcast_shapes(first.shape[:-2], later.shape[:-2])
     offsets = torch.cat([first.expand(*batch, 1, -1), later.expand(*batch, num_steps - 1, -1)], dim=-2)
     return offsets if u is None else offsets + (ssm.stepwise("B") @ u.unsqueeze(-1)).squeeze(-1)

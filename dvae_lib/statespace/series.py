@@ -88,3 +88,27 @@ def _padded(parts: list[Tensor], name: str, padding: float) -> Tensor:
     longest = max(part.shape[0] for part in parts)
     rows = [torch.nn.functional.pad(part, (0, 0, 0, longest - part.shape[0]), value=padding) for part in parts]
     return torch.stack(rows)
+
+
+# ---- time first, all series in one dimension ------------------------------------------------------------------------
+
+
+def without_missing(C: Tensor, R: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+    """A missing component becomes one that observes nothing, with unit noise and the value zero."""
+    both = observed.unsqueeze(-1) & observed.unsqueeze(-2)
+    return torch.where(observed.unsqueeze(-1), C, 0), torch.where(both, R, 0) + torch.diag_embed((~observed).to(R))
+
+
+def time_first(value: Tensor, batch: torch.Size, event: int = 2) -> Tensor:
+    """From `(*batch, T, ...)` to `(T, N or 1, ...)`."""
+    own = value.shape[: -event - 1]
+    if own.numel() > 1:
+        value = value.expand(*batch, *value.shape[-event - 1 :])
+    return value.reshape(value.shape[: -event - 1].numel(), *value.shape[-event - 1 :]).transpose(0, 1)
+
+
+def columns(value: Tensor, series: torch.Size, by_column: bool) -> Tensor:
+    """From `(*series, T, n)` to `(T, 1, n, series)` or `(T, series, n, 1)`."""
+    value = value.expand(*series, *value.shape[-2:]).reshape(series.numel(), *value.shape[-2:])
+    value = value.permute(1, 2, 0).unsqueeze(1) if by_column else value.transpose(0, 1).unsqueeze(-1)
+    return value.contiguous()
