@@ -18,6 +18,7 @@ from dvae_lib.scans import Method, affine_recursion, check_method, is_differenti
 from dvae_lib.statespace.model import (
     LinearGaussianSSM,
     broadcast,
+    check_finite,
     check_input,
     covariance_factor,
     draw,
@@ -165,7 +166,8 @@ def kalman_smoother(
 ) -> SmootherResult:
     """The Kalman smoother (Rauch, Tung and Striebel, 1965): inference of each state from the whole sequence.
 
-    Arguments and errors are those of `kalman_filter`.
+    Arguments and errors are those of `kalman_filter`. Where one model of constant matrices serves all series, the same
+    is observed at each step and no derivative is asked for, "parallel" works with the gains of the steady state.
 
     Returns:
         Smoothed means, covariances, and the cross-covariances of neighbouring states.
@@ -327,7 +329,7 @@ class _Problem:
         check_input(ssm, u, T)
         observed = observed_components(x, mask)
         x = x if observed is None else torch.where(observed, x, 0)
-        _check_finite(x)
+        check_finite(x)
         masks = torch.Size() if observed is None else observed.shape[:-2]
         if observed is not None and masks.numel() > 1:
             flat = observed.reshape(masks.numel(), *observed.shape[-2:])
@@ -444,12 +446,6 @@ def _check_data(ssm: LinearGaussianSSM, x: Tensor) -> None:
             "x has no frames (T = 0), so there is no state to infer. The prior of the first state is "
             "ssm.mu_1, ssm.Lambda_1; for a series of which nothing is observed, pass frames of NaN"
         )
-
-
-def _check_finite(x: Tensor) -> None:
-    if not surely_finite(x) and not bool(torch.isfinite(x).all()):
-        where = tuple((~torch.isfinite(x)).nonzero()[0].tolist())
-        raise ValueError(f"x must be finite, or NaN where missing; got {x[where].item()} at index {where}")
 
 
 def _last_stands(value: Tensor, num_steps: int) -> Tensor:
@@ -591,20 +587,19 @@ def _where_the_state_was_vague(
 
 def _smooth_steady(problem: _Problem) -> SmootherResult | None:
     """By the gains of the steady state, where one model of constant matrices serves all series."""
-    matrices, T = (problem.A, problem.C, problem.Q, problem.R), problem.num_steps
+    matrices = (problem.A, problem.C, problem.Q, problem.R)
     means = (problem.mu_1, problem.y, *(() if problem.offsets is None else (problem.offsets,)))
-    if problem.batch.numel() > 1 or any(len(value) > 1 for value in matrices) or T == 1:
-        return None
-    if is_differentiated(*means, *matrices, problem.P_1):
+    constant = problem.batch.numel() == 1 and all(len(value) == 1 for value in matrices)
+    if not constant or is_differentiated(*means, *matrices, problem.P_1):
         return None
     A, C, Q, R = (value[0, 0] for value in matrices)
     mu_1, y, *offsets = (value[:, 0].permute(2, 0, 1) for value in means)
     found = smooth_steady(A, C, Q, R, problem.P_1[0], mu_1[:, 0], y, *offsets)
     if found is None:
         return None
-    mean, *covariances = (value.to(problem.dtype) for value in found)
+    mean, *rest = (value.to(problem.dtype) for value in found)
     series = problem.series
-    return SmootherResult(mean.reshape(*series, T, -1), *(value.expand(*series, -1, -1, -1) for value in covariances))
+    return SmootherResult(mean.view(*series, *mean.shape[1:]), *(value.expand(*series, -1, -1, -1) for value in rest))
 
 
 def _error_transition(A: Tensor, K: Tensor, C: Tensor) -> Tensor:

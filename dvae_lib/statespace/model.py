@@ -334,6 +334,13 @@ def surely_finite(x: Tensor) -> bool:
     return holds(torch.isfinite(x.detach().sum()))
 
 
+def check_finite(x: Tensor) -> None:
+    """Refuses observations that are infinite, or NaN where they should not be missing."""
+    if not surely_finite(x) and not bool(torch.isfinite(x).all()):
+        where = tuple((~torch.isfinite(x)).nonzero()[0].tolist())
+        raise ValueError(f"x must be finite, or NaN where missing; got {x[where].item()} at index {where}")
+
+
 def broadcast(*shapes: torch.Size) -> torch.Size:
     """`torch.broadcast_shapes`, which takes longer than the rest of the checks where all shapes are the same."""
     return shapes[0] if len(set(shapes)) == 1 else torch.Size(torch.broadcast_shapes(*shapes))
