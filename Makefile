@@ -83,6 +83,7 @@ test-fast: $(STAMP) ## for every commit: lint, types, layers, the quick unit tes
 lint: $(STAMP)
 	@echo "== Lint and format"
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff check --isolated --select F,E9 book  # notebooks: names that nobody reads, or nobody has given
 	@$(BIN)/ruff format --check .
 
 types: $(STAMP)
