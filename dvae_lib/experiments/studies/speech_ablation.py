@@ -108,8 +108,7 @@ def some_of(data: SequenceDataset, fraction: float) -> SequenceDataset:
         return data
     recordings = list(dict.fromkeys(_recording(name) for name in data.names))
     kept = {recordings[i] for i in evenly(len(recordings), max(1, math.floor(fraction * len(recordings))))}
-    indices = [i for i, name in enumerate(data.names) if _recording(name) in kept]
-    return SequenceDataset([data[i] for i in indices], names=[data.names[i] for i in indices])
+    return data.select([i for i, name in enumerate(data.names) if _recording(name) in kept])
 
 
 def by_amount(data: SequenceDataset) -> dict[str, SequenceDataset]:
@@ -117,7 +116,7 @@ def by_amount(data: SequenceDataset) -> dict[str, SequenceDataset]:
     parts = {name: some_of(data, CONFIGURATIONS[name].fraction) for name in AMOUNTS[:-1]}
     taken = {name for part in parts.values() for name in part.names}
     rest = [i for i, name in enumerate(data.names) if name not in taken]
-    return {**parts, "neither": SequenceDataset([data[i] for i in rest], names=[data.names[i] for i in rest])}
+    return {**parts, "neither": data.select(rest)}
 
 
 def by_recording(model: DVAE, data: SequenceDataset) -> list[float]:
@@ -125,8 +124,7 @@ def by_recording(model: DVAE, data: SequenceDataset) -> list[float]:
     rows: dict[str, list[int]] = {}
     for i, name in enumerate(data.names):
         rows.setdefault(_recording(name), []).append(i)
-    parts = (SequenceDataset([data[i] for i in own]) for own in rows.values())
-    return [round(bounds_per_frame(model, part).vlb, 2) for part in parts]
+    return [round(bounds_per_frame(model, data.select(own)).vlb, 2) for own in rows.values()]
 
 
 def _recording(name: str) -> str:
