@@ -1,5 +1,6 @@
-// A page has up to 500 formulas. Those that a reader sees are typeset first, and the others in portions, the nearest
-// ones next, so that neither the text nor a finger waits for the end of a chapter. On paper all of them are. MathJax
+// For formulas that the build has not typeset (book/_tools/typeset.py): all of up to 500, where it had no node. Those
+// that a reader sees are typeset first, and the others in portions, the nearest ones next, so that neither the text nor
+// a finger waits for the end of a chapter. On paper all of them are. MathJax
 // begins here: `_config.yml` gives it `bookFormulas` as what it does when the page is there. Its promise
 // (MathJax.startup.promise) holds when the last formula stands.
 (function () {
@@ -40,7 +41,8 @@
   }
 
   window.bookFormulas = async function () {
-    waiting = [...document.querySelectorAll(".math")].filter((formula) => !formula.parentElement.closest(".math"));
+    waiting = [...document.querySelectorAll(".math:not(:has(mjx-container))")]
+      .filter((formula) => !formula.parentElement.closest(".math"));
     keepPlace();
     // Typeset, a formula is smaller than its TeX: others come into view.
     let first = 0;

@@ -55,9 +55,10 @@
     box.style.fontSize = "";
     box.style.visibility = "hidden";
     box.hidden = false;
-    // A page without formulas has nothing that typesets them.
-    if (window.MathJax && window.MathJax.typesetPromise) await window.MathJax.typesetPromise([box]).catch(() => {});
-    else box.querySelectorAll(".math").forEach(formula => formula.replaceWith("\u2026"));
+    // Where the build has not typeset them, the page may have nothing that does.
+    const raw = [...box.querySelectorAll(".math:not(:has(mjx-container))")];
+    if (raw.length && window.MathJax && window.MathJax.typesetPromise) await window.MathJax.typesetPromise(raw).catch(() => {});
+    else raw.forEach(formula => formula.replaceWith("\u2026"));
     await Promise.all([...box.querySelectorAll("img")].map(image => image.decode().catch(() => image.remove())));
     if (link !== next) return;
     place();

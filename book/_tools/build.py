@@ -95,6 +95,7 @@ def publish(made: Path, place: Path) -> None:
     import lighten
     import notebooks_zip
     import previews
+    import typeset
 
     new, old = place.with_name(place.name + ".new"), place.with_name(place.name + ".old")
     for rest in (new, old):
@@ -103,6 +104,7 @@ def publish(made: Path, place: Path) -> None:
         shutil.copytree(made, new)
         lighten.lighten(new)  # the copy: Sphinx compares the pages that it has made with what they are made of
         previews.write(new)
+        typeset.typeset(new, kept=made.parent / "formulas.json")  # after all that reads TeX
         notebooks_zip.write(new, ROOT)
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)

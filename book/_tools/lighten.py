@@ -47,9 +47,7 @@ def lighten(site: Path) -> None:
     """Do all of it to the pages of a site, in place. A second time changes nothing."""
     has_icons = icons.make_sheet(site)
     rasters.shrink_drawings(site / "_images")
-    for page in sorted(site.rglob("*.html")):
-        if "_static" in page.relative_to(site).parts:
-            continue
+    for page in pages(site):
         root = "../" * (len(page.relative_to(site).parts) - 1)
         html = media.move_out(page.read_text(encoding="utf-8"), site, root)
         html = in_head(html, lambda head, root=root: without_blocking(head, site, root))
@@ -64,6 +62,11 @@ def lighten(site: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def pages(site: Path) -> list[Path]:
+    """The pages of a site."""
+    return sorted(page for page in site.rglob("*.html") if "_static" not in page.relative_to(site).parts)
 
 
 def in_head(html: str, change: Callable[[str], str]) -> str:

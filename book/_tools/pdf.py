@@ -87,6 +87,7 @@ def print_chapter(page: Page, address: str, chapter: Chapter, before: int, publi
 
     page.goto(f"{address}/{chapter.name}.html", wait_until="load")
     page.evaluate("window.MathJax && MathJax.startup ? MathJax.startup.promise.then(() => null) : null")
+    page.evaluate("document.fonts.ready.then(() => null)")
     page.evaluate("""() => Promise.all([...document.images].map(image => {
         image.loading = "eager";
         return image.decode().catch(() => null);

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 FOLDER = "_static/previews"
@@ -40,8 +41,24 @@ def write(site: Path) -> None:
         found = {anchor: at_home(html, name) for anchor, html in shown.items()}
         file = site / FOLDER / f"{name.as_posix()}.js"
         file.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
-        file.write_text(f'bookPreviews["{name.as_posix()}"]={text};\n', encoding="utf-8")
+        file.write_text(script(f'bookPreviews["{name.as_posix()}"]', found), encoding="utf-8")
+
+
+def script(name: str, found: dict[str, str]) -> str:
+    """A file's text: what one page has to show, given a name."""
+    return f"{name}={json.dumps(found, ensure_ascii=False, separators=(',', ':'))};\n"
+
+
+def change(file: Path, changed: Callable[[str], str]) -> None:
+    """Change the HTML of each preview in a file."""
+    name, found = read(file)
+    file.write_text(script(name, {anchor: changed(html) for anchor, html in found.items()}), encoding="utf-8")
+
+
+def read(file: Path) -> tuple[str, dict[str, str]]:
+    """What `write` has put into a file: its name, and HTML by anchor."""
+    name, _, text = file.read_text(encoding="utf-8").partition("=")
+    return name, json.loads(text.removesuffix(";\n"))
 
 
 def previews(html: str) -> dict[str, str]:

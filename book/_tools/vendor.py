@@ -1,4 +1,4 @@
-"""Put the scripts that the pages need into `book/_static/vendor`: those that typeset mathematics.
+"""Put the scripts that typeset mathematics into `book/_static/vendor`, for the build and for pages that need them.
 
 With them a page works where no other server can be reached. They come from npm and are compared with the checksums
 below. Without npm or a network, those of an earlier build serve; where there are none, the pages load the scripts from
@@ -37,11 +37,13 @@ PACKAGES = (
             "output/chtml.js",
             "output/chtml/fonts/",
             "a11y/assistive-mml.js",
+            "adaptors/liteDOM.js",
         ),
         "mathjax",
     ),
 )
 STAMP = VENDOR / "complete.txt"
+ADAPTOR = "adaptors/liteDOM.js"  # what MathJax takes for a page where there is no browser: see typeset.py
 BUNDLE = "book.js"
 # In MathJax's own bundle each formula has a menu: up to 500 a page, not one of them a stop for who goes on by the tab
 # key. What scrolls is: see reading.js.
@@ -65,7 +67,7 @@ PARTS = {
 def stamp() -> str:
     """What a complete folder of scripts says of itself."""
     packages = "".join(f"{name}@{version} {checksum}\n" for name, version, checksum, *_ in PACKAGES)
-    return f"{packages}{BUNDLE}: {' '.join(PARTS)}\n"
+    return f"{packages}{BUNDLE}: {' '.join(PARTS)}\n{ADAPTOR}\n"
 
 
 def fetch() -> bool:

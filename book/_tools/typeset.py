@@ -1,0 +1,142 @@
+"""Typeset the formulas of a built site, so that its pages show them without a script.
+
+A page has up to 500 formulas: in a browser the last one of a long chapter stands seconds after the first, on a slow
+phone, and without scripts none. Here one process of node (`typeset.cjs`) runs MathJax on each formula of the site
+once, and the pages take what MathJax would have made in the browser, with one style sheet, `_static/formulas.css`.
+Such a page loads no MathJax.
+
+What cannot be typeset here is left to the browser, and its page keeps MathJax and `_static/formulas.js`: a formula
+with an error, a page whose formulas depend on each other, TeX that is no formula of Sphinx, such as in a notebook's
+output in HTML. Where there is no node, or MathJax comes from a public server, that is true of all pages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import lighten
+import previews
+import vendor
+
+SCRIPT = Path(__file__).with_suffix(".cjs")
+SHEET = "_static/formulas.css"
+MATHJAX = "_static/vendor/mathjax"
+FORMULA = re.compile(
+    r'(?P<start><(?P<tag>span|div)\b[^>]*\bclass="(?:[^"]*\s)?math(?:\s[^"]*)?"[^>]*>\s*)'
+    r"\\(?:\((?P<inline>[^<]*?)\\\)|\[(?P<display>[^<]*?)\\\])(?P<end>\s*</(?P=tag)>)"
+)
+# Commands that give a meaning to other formulas of a page, or take one from them: such a page needs MathJax as a whole.
+CONNECTED = re.compile(r"\\(?:label|(?:eq)?ref|(?:re)?newcommand|newenvironment|[gex]?def|let|DeclareMathOperator)\b")
+SETTINGS = re.compile(r"window\.MathJax = (\{.*\})")
+TEX = re.compile(r"\\\(.*?\\\)|\\\[.*?\\\]|\$\$.*?\$\$|\\begin\{", re.DOTALL)
+UNSEEN = re.compile(r"<(script|style|pre|code|textarea|noscript)\b.*?</\1>|<[^>]*>", re.DOTALL)
+# MathJax measures how high an x is beside a formula, and scales its own, of 0.442 em, to it. An `ex` is that height:
+# what it writes at every formula stands here once, and holds for each reader's font.
+STYLE = '\nmjx-container[jax="CHTML"] { font-size: calc(1ex / 0.442); }\n'
+
+Formula = tuple[str, bool]  # TeX, and whether it is displayed
+
+
+def typeset(site: Path, kept: Path) -> None:
+    """Do it to the pages and previews of a site, in place.
+
+    Arguments:
+        kept: Where the formulas are kept for the next build: as long as none has changed, it takes them from there.
+    """
+    if shutil.which("node") is None or not (site / MATHJAX / vendor.ADAPTOR).is_file():
+        print("Without node and MathJax from npm, formulas are typeset by the browser.")
+        return
+    pages = {page: page.read_text(encoding="utf-8") for page in lighten.pages(site)}
+    shown = sorted((site / previews.FOLDER).rglob("*.js"))
+    texts = [*pages.values(), *(text for file in shown for text in previews.read(file)[1].values())]
+    known, css = in_node(
+        site / MATHJAX,
+        {
+            "config": next((json.loads(found[1]) for text in texts if (found := SETTINGS.search(text))), {}),
+            "fonts": f"{MATHJAX.removeprefix('_static/')}/output/chtml/fonts/woff-v2",
+            "formulas": sorted({formula for text in texts for formula in formulas(text)}),
+        },
+        kept,
+    )
+    (site / SHEET).write_text(css + STYLE, encoding="utf-8")
+    version = hashlib.sha256((site / SHEET).read_bytes()).hexdigest()[:8]
+    for page, text in pages.items():
+        root = "../" * (len(page.relative_to(site).parts) - 1)
+        link = f'<link href="{root}{SHEET}?v={version}" rel="stylesheet" />\n'
+        done = with_formulas(text, known)
+        for tex in left_over(done):
+            print(f"{page.relative_to(site)}: left to the browser: {tex}")
+        page.write_text(finished(done, link), encoding="utf-8")
+    for file in shown:
+        previews.change(file, lambda text: with_formulas(text, known))
+
+
+def formula(found: re.Match[str]) -> Formula:
+    """What a match of FORMULA holds."""
+    return html.unescape(found["inline"] or found["display"] or ""), found["inline"] is None
+
+
+def formulas(text: str) -> set[Formula]:
+    """The formulas of a page; none where one depends on another."""
+    found = {formula(one) for one in FORMULA.finditer(text)}
+    return set() if any(CONNECTED.search(tex) for tex, _ in found) else found
+
+
+def in_node(mathjax: Path, request: dict[str, Any], kept: Path) -> tuple[dict[Formula, str], str]:
+    """The HTML of formulas, of those that have one, and their style sheet."""
+    scripts = [*sorted(mathjax.rglob("*.js")), SCRIPT]
+    made_of = hashlib.sha256(b"".join(path.read_bytes() for path in scripts) + json.dumps(request).encode()).hexdigest()
+    answer = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+    if answer.get("made_of") != made_of:
+        print(f"Typesetting {len(request['formulas'])} formulas ...", flush=True)
+        command = ["node", str(SCRIPT), str(mathjax)]
+        made = subprocess.run(command, input=json.dumps(request), capture_output=True, encoding="utf-8", check=False)
+        if made.returncode:
+            raise SystemExit(f"Formulas could not be typeset:\n{made.stderr}")
+        answer = {"made_of": made_of, **json.loads(made.stdout)}
+        kept.write_text(json.dumps(answer), encoding="utf-8")
+    known = {}
+    for one, made_html in zip(request["formulas"], answer["formulas"], strict=True):
+        if isinstance(made_html, str):
+            known[tuple(one)] = made_html
+        else:
+            print(f"MathJax on {one[0].strip()}: {made_html['left']}")
+    return known, answer["css"]
+
+
+def with_formulas(text: str, known: dict[Formula, str]) -> str:
+    """HTML with those formulas typeset that are known."""
+
+    def changed(found: re.Match[str]) -> str:
+        made = known.get(formula(found))
+        return found[0] if made is None else found["start"] + made + found["end"]
+
+    return FORMULA.sub(changed, text) if formulas(text) else text
+
+
+def left_over(page: str) -> list[str]:
+    """TeX that MathJax may find in a page's text."""
+    return TEX.findall(UNSEEN.sub("", page.partition("</head>")[2]))
+
+
+def finished(page: str, link: str) -> str:
+    """A page that names the style sheet, and MathJax only where there is something left for it to do."""
+
+    def scripts(head: str) -> str:
+        keeps = left_over(page)
+        return lighten.SCRIPT.sub(lambda found: found[0] if keeps or not typesets(found) else "", head) + link
+
+    return lighten.in_head(page, scripts)
+
+
+def typesets(script: re.Match[str]) -> bool:
+    """Whether a script is MathJax, tells it something, or says when it does what."""
+    attributes, body = script.groups()
+    return "vendor/mathjax/" in attributes or "_static/formulas.js" in attributes or "MathJax" in body
