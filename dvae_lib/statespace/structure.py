@@ -114,7 +114,7 @@ def visible(spec: DependencySpec, num_steps: int, z_dim: int = 1, x_dim: int = 1
     """
     references = spec.compact_references("inference").get("z_t")
     if references is None:
-        raise ValueError("Expected a spec whose inference block draws z_t; it draws " + ", ".join(spec.latents) + "")
+        raise ValueError("Expected a spec whose inference block draws z_t; it draws " + ", ".join(spec.latents))
     seen = {name: torch.zeros(num_steps, num_steps, dtype=torch.bool) for name in "zx"}
     for reference in references:
         if reference.name in seen:
