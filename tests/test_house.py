@@ -142,18 +142,13 @@ def test_repository_carries_no_large_files():
     assert [path for path in tracked_files() if path.stat().st_size > 10_000_000] == []
 
 
-LONGER_FOR_A_REASON = {
-    "statespace/kalman.py": "filter and smoother, sequential and parallel: halves that are read side by side",
-}
-
-
 def test_files_are_rooms_not_halls():
-    """A file of the library holds one idea, in at most 600 lines, but for a stated reason."""
+    """A file of the library holds one idea, in at most 600 lines."""
     lines = {
         path.relative_to(ROOT / "dvae_lib").as_posix(): len(path.read_text(encoding="utf-8").splitlines())
         for path in (ROOT / "dvae_lib").rglob("*.py")
     }
-    assert {name for name, count in lines.items() if count > 600} == set(LONGER_FOR_A_REASON)
+    assert {name for name, count in lines.items() if count > 600} == set()
 
 
 def test_no_class_has_the_name_of_another():

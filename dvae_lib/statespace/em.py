@@ -8,10 +8,11 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from dvae_lib.scans import Method
+from dvae_lib.statespace.choice import Choice
 from dvae_lib.statespace.em_given import COVARIANCES, Prior, Restrictions
-from dvae_lib.statespace.kalman import SmootherResult, filter_and_smooth, observed_components
+from dvae_lib.statespace.kalman import SmootherResult, likelihood_and_smoother
 from dvae_lib.statespace.model import LinearGaussianSSM, in_double
+from dvae_lib.statespace.problem import observed_components
 from dvae_lib.statespace.recursions import symmetric
 from dvae_lib.statespace.series import Series, as_mask, as_series
 
@@ -54,7 +55,7 @@ def fit_em(
     min_variance: float | None = None,
     num_iterations: int = 100,
     tolerance: float = 1e-6,
-    method: Method = "sequential",
+    method: Choice = "auto",
 ) -> EMResult:
     """Fits a model by expectation-maximisation; the log-likelihood never falls.
 
@@ -147,13 +148,13 @@ def fit_em(
         for _ in range(num_iterations + 1):
             try:
                 candidate = ssm if smoothed is None else improve(ssm, smoothed)
-                filtered, posterior = filter_and_smooth(candidate, x, u, mask=mask, method=method)
+                likelihood, posterior = likelihood_and_smoother(candidate, x, u, mask=mask, method=method)
             except (ValueError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
                 if not values:
                     raise
                 converged, reason = False, f"{_SINGULAR} ({error})"
                 break
-            value, belief = float(filtered.log_likelihood.sum()), given.log_prior(candidate)
+            value, belief = float(likelihood.sum()), given.log_prior(candidate)
             gain = value - values[-1] + belief - beliefs[-1] if values else torch.inf
             if not gain >= 0:
                 converged, reason = _after_a_fall(gain, values[-1] + beliefs[-1], tolerance)
@@ -298,9 +299,9 @@ class _Regression(NamedTuple):
                 residual, w = residual - residual.mean(0), w - w.mean(0)
             change = torch.zeros_like(W[0])
             if bool(slopes.any()):
-                cross = (_outer(residual, w) + self.yw - W @ self.ww)[..., slopes].sum(0)
-                moments = (_outer(w, w) + self.ww)[:, slopes][..., slopes].sum(0)
-                change[:, slopes] = torch.linalg.solve(moments, cross.mT).mT
+                _, yw, ww = self._covariances(W)
+                cross, moments = residual.mT @ w + (yw - W @ ww).sum(0), w.mT @ w + ww.sum(0)
+                change[:, slopes] = torch.linalg.solve(moments[slopes][:, slopes], cross[:, slopes].mT).mT
             W = W + change
             if constant:
                 W[..., -1] = W[..., -1] + self._residual(W).mean(0)
@@ -338,9 +339,14 @@ class _Regression(NamedTuple):
 
     def spread(self, W: Tensor) -> Tensor:
         """The mean covariance of the residual that W leaves, `(p, p)`."""
-        residual = self._residual(W)
-        spread = self.yy - W @ self.yw.mT - self.yw @ W.mT + W @ self.ww @ W.mT
-        return symmetric((_outer(residual, residual) + spread).mean(0))
+        residual, (yy, yw, ww) = self._residual(W), self._covariances(W)
+        spread = (yy - W @ yw.mT - yw @ W.mT + W @ ww @ W.mT).sum(0)
+        return symmetric(residual.mT @ residual + spread) / len(self.y)
+
+    def _covariances(self, W: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """yy, yw and ww, added up where one W serves all frames."""
+        parts = self.yy, self.yw, self.ww
+        return parts if len(W) > 1 else tuple(part.sum(0, keepdim=True) for part in parts)  # type: ignore[return-value]
 
     def _residual(self, W: Tensor) -> Tensor:
         return self.y - (W @ self.w.unsqueeze(-1)).squeeze(-1)

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dvae_lib.resources import widget
-from dvae_lib.statespace.kalman import filter_and_smooth
+from dvae_lib.statespace.kalman import kalman_filter, kalman_smoother
 from dvae_lib.statespace.model import LinearGaussianSSM
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ def explorer_data(
     series = x.double().unsqueeze(-1)
     cases = []
     for q, r in itertools.product(process_variances, observation_variances):
-        filtered, smoothed = filter_and_smooth(local_level(q, r, variance=100.0), series)
+        ssm = local_level(q, r, variance=100.0)
+        filtered, smoothed = kalman_filter(ssm, series), kalman_smoother(ssm, series)
         predicted = filtered.predicted_covariance[:, 0, 0]
         gain = torch.where(x.isnan(), torch.nan, predicted / (predicted + r))
         columns = {

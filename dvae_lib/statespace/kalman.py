@@ -7,26 +7,25 @@ results are rounded to the dtype of the model.
 """
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dvae_lib.scans import Method, affine_recursion, check_method, is_differentiated
+from dvae_lib.scans import affine_recursion
+from dvae_lib.statespace.choice import LEAST_STEADY_STEPS, Choice
 from dvae_lib.statespace.model import (
     LinearGaussianSSM,
     broadcast,
-    check_finite,
     check_input,
     covariance_factor,
     draw,
     holds,
     in_double,
     state_offsets,
-    surely_finite,
 )
+from dvae_lib.statespace.problem import Problem, check_data, last_stands, observed_components, read_data
 from dvae_lib.statespace.recursions import (
     beside,
     condition,
@@ -37,8 +36,9 @@ from dvae_lib.statespace.recursions import (
     riccati_with_gradient,
     triangular_factor,
 )
-from dvae_lib.statespace.series import Series, as_mask, as_series, columns, time_first, without_missing
+from dvae_lib.statespace.series import Series
 from dvae_lib.statespace.steady import smooth_steady
+from dvae_lib.statespace.steady_filter import FilterPlan, SteadyFiltered, filter_plan
 
 __all__ = [
     "FilterResult",
@@ -121,7 +121,7 @@ def kalman_filter(
     u: Series | None = None,
     *,
     mask: Series | None = None,
-    method: Method = "sequential",
+    method: Choice = "auto",
 ) -> FilterResult:
     """The Kalman filter: causal inference of the states, Eqs. (3.18) and (3.19), and the likelihood.
 
@@ -133,9 +133,10 @@ def kalman_filter(
         u: The input, `(*batch, T, u_dim)`, where the model has B.
         mask: True where observed, by frame `(*batch, T)` or by component `(*batch, T, x_dim)`. A frame may be
             missing wholly or in part; where nothing is observed, the answer is the prior.
-        method: "sequential" runs one step after the other; "parallel" is the associative scan of Särkkä and
-            García-Fernández (2021), O(log T) deep. Both give the same numbers up to rounding, and both work on
-            triangular factors, so that covariances stay positive semi-definite.
+        method: "auto" takes the fastest way, as `dvae_lib.statespace.choice` says. "sequential" runs one step after
+            the other; "parallel" is the associative scan of Särkkä and García-Fernández (2021), O(log T) deep. All
+            give the same numbers up to rounding; these two work on triangular factors, so that covariances stay
+            positive semi-definite.
 
     Returns:
         Filtered and predicted means and covariances, and the log-likelihood in nats per series.
@@ -152,8 +153,9 @@ def kalman_filter(
         >>> kalman_filter(walk, torch.tensor([[2.0]])).mean.round(decimals=3)
         tensor([[1.]])
     """
-    problem = _Problem.of(ssm, x, u, mask, method)
-    return _filter(problem)[0]
+    problem = Problem.of(ssm, x, u, mask, method)
+    found = _filter_steady(problem)
+    return _filter(problem)[0] if found is None else found
 
 
 def kalman_smoother(
@@ -162,33 +164,37 @@ def kalman_smoother(
     u: Series | None = None,
     *,
     mask: Series | None = None,
-    method: Method = "sequential",
+    method: Choice = "auto",
 ) -> SmootherResult:
     """The Kalman smoother (Rauch, Tung and Striebel, 1965): inference of each state from the whole sequence.
 
     Arguments and errors are those of `kalman_filter`. Where one model of constant matrices serves all series, the same
-    is observed at each step and no derivative is asked for, "parallel" works with the gains of the steady state.
+    is observed at each step and no derivative is asked for, "parallel", too, works with the gains of the steady state.
 
     Returns:
         Smoothed means, covariances, and the cross-covariances of neighbouring states.
     """
-    problem = _Problem.of(ssm, x, u, mask, method)
-    found = _smooth_steady(problem) if method == "parallel" else None
+    problem = Problem.of(ssm, x, u, mask, method)
+    found = _smooth_steady(problem)
     return _smooth(problem, _filter(problem)[1]) if found is None else found
 
 
-def filter_and_smooth(
+def likelihood_and_smoother(
     ssm: LinearGaussianSSM,
     x: Series,
     u: Series | None = None,
     *,
     mask: Series | None = None,
-    method: Method = "sequential",
-) -> tuple[FilterResult, SmootherResult]:
-    """Both results, for what needs both: the smoother contains a filter."""
-    problem = _Problem.of(ssm, x, u, mask, method)
-    filtered, moments = _filter(problem)
-    return filtered, _smooth(problem, moments)
+    method: Choice = "auto",
+) -> tuple[Float[Tensor, "*out"], SmootherResult]:
+    """The log-likelihood and the smoother, for what needs both: they share a filter."""
+    problem = Problem.of(ssm, x, u, mask, method)
+    smoothed, likelihood = _smooth_steady(problem), _likelihood_steady(problem)
+    if smoothed is None or likelihood is None:
+        filtered, moments = _filter(problem)
+        smoothed = _smooth(problem, moments) if smoothed is None else smoothed
+        likelihood = filtered.log_likelihood if likelihood is None else likelihood
+    return likelihood, smoothed
 
 
 def log_likelihood(
@@ -197,13 +203,15 @@ def log_likelihood(
     u: Series | None = None,
     *,
     mask: Series | None = None,
-    method: Method = "sequential",
+    method: Choice = "auto",
 ) -> Float[Tensor, "*out"]:
     """log p(x_{1:T} | u_{1:T}) of what is observed, in nats per series, `(*batch,)`; arguments as `kalman_filter`.
 
     It is the sum of the log-densities of the innovations, log p(x_t | x_{1:t-1}).
     """
-    return kalman_filter(ssm, x, u, mask=mask, method=method).log_likelihood
+    problem = Problem.of(ssm, x, u, mask, method)
+    found = _likelihood_steady(problem)
+    return _filter(problem)[0].log_likelihood if found is None else found
 
 
 def sample_posterior(
@@ -213,7 +221,7 @@ def sample_posterior(
     *,
     mask: Series | None = None,
     sample_shape: tuple[int, ...] = (),
-    method: Method = "sequential",
+    method: Choice = "auto",
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "*out time z_dim"]:
     """Draws state sequences from p(z_{1:T} | x_{1:T}), reparameterised.
@@ -238,8 +246,8 @@ def sample_posterior(
         TypeError: As `kalman_filter`.
         ValueError: As `kalman_filter`.
     """
-    dtype, ssm, (x, u, mask) = ssm.dtype, in_double(ssm), _data(ssm, x, u, mask)
-    _Problem.of(ssm, x, u, mask, method)  # refuses what does not fit before anything is drawn
+    dtype, ssm, (x, u, mask) = ssm.dtype, in_double(ssm), read_data(ssm, x, u, mask)
+    Problem.of(ssm, x, u, mask, method)  # refuses what does not fit before anything is drawn
     observed = observed_components(x, mask)
     batch = torch.broadcast_shapes(ssm.batch_shape, x.shape[:-2], () if u is None else u.shape[:-2])
     drawn = draw(ssm, x.shape[-2], u, (*sample_shape, *batch), generator, dtype)
@@ -258,7 +266,7 @@ def forecast(
     u: Series | None = None,
     *,
     mask: Series | None = None,
-    method: Method = "sequential",
+    method: Choice = "auto",
 ) -> Forecast:
     """Predicts the next `horizon` observations and states.
 
@@ -281,180 +289,44 @@ def forecast(
         raise ValueError(f"horizon must be at least 1, got {horizon}")
     if isinstance(x, list | tuple) and len({len(series) for series in x if getattr(series, "ndim", 0) == 2}) > 1:
         raise ValueError("The series end at different times, so they have no common horizon: forecast them one by one")
-    dtype, ssm, (x, u, mask) = ssm.dtype, in_double(ssm), _data(ssm, x, u, mask)
-    _check_data(ssm, x)
-    observed = observed_components(x, mask)
-    if observed is not None:
-        x = torch.where(observed, x, torch.nan)
-    future = x.new_full((*x.shape[:-2], horizon, x.shape[-1]), torch.nan)
-    result = kalman_filter(ssm, torch.cat([x, future], dim=-2), u, method=method)
-    mean, covariance = ssm.observation_moments(result.predicted_mean, result.predicted_covariance)
-    moments = (mean, covariance, result.predicted_mean, result.predicted_covariance)
-    ahead = (value.narrow(-2 - (i % 2), x.shape[-2], horizon) for i, value in enumerate(moments))
-    return Forecast(*(value.to(dtype) for value in ahead))
-
-
-# ---- the problem, time first -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """A model and data with time first and all batch dimensions in one.
-
-    Covariances have the batch dimension N of the model and the mask. Where N = 1, all series stand in the K columns
-    of one matrix; elsewhere K = 1 and there is one entry per series. Matrices that do not change have a time axis
-    of length 1.
-    """
-
-    A: Tensor  # (T - 1 or 1, N or 1, L, L), of steps 2..T
-    C: Tensor  # (T or 1, N or 1, D, L)
-    Q: Tensor  # (T - 1 or 1, N or 1, L, L)
-    R: Tensor  # (T or 1, N or 1, D, D)
-    P_1: Tensor  # (N, L, L)
-    mu_1: Tensor  # (1, N or series, L, K), with B_1 u_1
-    offsets: Tensor | None  # (T - 1, N or series, L, K), B_t u_t + m_t of steps 2..T; None where there are none
-    y: Tensor  # (T, N or series, D, K): x_t - n_t, zero where missing
-    num_observed: Tensor  # (*series): how many numbers are observed
-    batch: torch.Size  # of the covariances, padded with ones to the length of `series`
-    series: torch.Size  # of the data
-    method: Method
-    dtype: torch.dtype  # of the results; what is here is float64
-
-    @classmethod
-    def of(cls, ssm: LinearGaussianSSM, x: Series, u: Series | None, mask: Series | None, method: Method) -> "_Problem":
-        check_method(method)
-        dtype, ssm, (x, u, mask) = ssm.dtype, in_double(ssm), _data(ssm, x, u, mask)
-        _check_data(ssm, x)
-        T = x.shape[-2]
-        check_input(ssm, u, T)
+    dtype, ssm, (x, u, mask) = ssm.dtype, in_double(ssm), read_data(ssm, x, u, mask)
+    check_data(ssm, x)
+    T = x.shape[-2]
+    check_input(ssm, u, T + horizon)
+    if ssm.num_steps is None:
+        past = kalman_filter(ssm, x, None if u is None else u[..., :T, :], mask=mask, method=method)
+        state_mean, state_covariance = _ahead(ssm, past, horizon, None if u is None else u[..., T - 1 :, :])
+        mean, covariance = ssm.observation_moments(state_mean, state_covariance)
+    else:  # what lies ahead is missing
         observed = observed_components(x, mask)
-        x = x if observed is None else torch.where(observed, x, 0)
-        check_finite(x)
-        masks = torch.Size() if observed is None else observed.shape[:-2]
-        if observed is not None and masks.numel() > 1:
-            flat = observed.reshape(masks.numel(), *observed.shape[-2:])
-            if bool((flat == flat[0]).all()):  # one pattern for all series: one set of covariances
-                observed, masks = flat[0], torch.Size()
-        inputs = torch.Size() if u is None else u.shape[:-2]
-        try:
-            series = broadcast(ssm.batch_shape, x.shape[:-2], masks, inputs)
-        except RuntimeError:
-            raise ValueError(
-                f"The batch dimensions of the model {tuple(ssm.batch_shape)}, of x {tuple(x.shape[:-2])} and of u "
-                f"{tuple(inputs)} do not broadcast"
-            ) from None
-        batch = broadcast(ssm.covariance_batch_shape, masks, torch.Size((1,) * len(series)))
-
-        def matrices(name: str, first: int = 0) -> Tensor:
-            value = ssm.stepwise(name)
-            value = value[..., first:, :, :] if ssm.per_step(name) else value
-            return time_first(value, batch)
-
-        C, R = matrices("C"), matrices("Sigma")
-        if observed is not None:
-            same = observed[..., :1, :]
-            same = same if bool((same == observed).all()) else observed
-            C, R = without_missing(C, R, time_first(same, batch, event=1))
-        P_1 = time_first(ssm.Lambda_1.unsqueeze(-3), batch)[0].expand(batch.numel(), -1, -1)
-        y = x if ssm.n is None else x - ssm.stepwise("n")
-        if observed is not None and ssm.n is not None:
-            y = torch.where(observed, y, 0)
-        by_column = batch.numel() == 1
-        moved = ssm.B is not None or ssm.m is not None
-        offsets = state_offsets(ssm, u, T if moved else 1)
-        counted = torch.full((), T * ssm.x_dim) if observed is None else observed.sum(dim=(-2, -1))
-        return cls(
-            A=matrices("A", 1),
-            C=C,
-            Q=matrices("Lambda", 1),
-            R=R,
-            P_1=P_1,
-            mu_1=columns(offsets[..., :1, :], series, by_column),
-            offsets=columns(offsets[..., 1:, :], series, by_column) if moved else None,
-            y=columns(y, series, by_column),
-            num_observed=counted.to(x).expand(series),
-            batch=batch,
-            series=series,
-            method=method,
-            dtype=dtype,
+        x = x if observed is None else torch.where(observed, x, torch.nan)
+        future = x.new_full((*x.shape[:-2], horizon, x.shape[-1]), torch.nan)
+        result = kalman_filter(ssm, torch.cat([x, future], dim=-2), u, method=method)
+        mean, covariance = ssm.observation_moments(result.predicted_mean, result.predicted_covariance)
+        moments = (mean, covariance, result.predicted_mean, result.predicted_covariance)
+        mean, covariance, state_mean, state_covariance = (
+            value.narrow(-2 - (i % 2), T, horizon) for i, value in enumerate(moments)
         )
-
-    @property
-    def num_steps(self) -> int:
-        return self.y.shape[0]
-
-    def gradient_of_covariances(self) -> bool:
-        """Whether a derivative of the covariances is asked for."""
-        return is_differentiated(self.A, self.C, self.Q, self.R, self.P_1)
-
-    def for_series(self, value: Tensor, num_steps: int) -> Tensor:
-        """Spreads `(K, N or 1, a, b)` over all steps and, where there are several models, over all series."""
-        value = _last_stands(value, num_steps)
-        if self.batch.numel() == 1 or self.batch == self.series:
-            return value
-        event = value.shape[-2:]
-        value = value.expand(-1, self.batch.numel(), -1, -1).reshape(num_steps, *self.batch, *event)
-        return value.expand(-1, *self.series, -1, -1).reshape(num_steps, self.series.numel(), *event)
-
-    def means(self, value: Tensor) -> Tensor:
-        """Back from `(T, N or series, L, K)` to `(*series, T, L)`."""
-        value = value[:, 0].movedim(-1, 0) if self.batch.numel() == 1 else value[..., 0].transpose(0, 1)
-        value = value.to(self.dtype)
-        return value.reshape(*self.series, *value.shape[-2:])
-
-    def covariances(self, value: Tensor, num_steps: int) -> Tensor:
-        """Back from `(K, N, L, L)`, the last standing for all later ones, to `(*series, T, L, L)`."""
-        value = _last_stands(value.to(self.dtype), num_steps)
-        value = value.transpose(0, 1).reshape(*self.batch, num_steps, *value.shape[-2:])
-        return value.expand(*self.series, -1, -1, -1)
-
-
-def _data(
-    ssm: LinearGaussianSSM, x: Series, u: Series | None, mask: Series | None
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Observations and inputs in float64, and the mask."""
-    inputs = None if u is None else as_series(u, "u", ssm.dtype, ssm.device, padding=0.0)
-    return as_series(x, "x", ssm.dtype, ssm.device), inputs, (None if mask is None else as_mask(mask, ssm.device))
-
-
-def observed_components(x: Tensor, mask: Tensor | None) -> Tensor | None:
-    """True where observed, `(*batch, T, x_dim)`, or None where everything is."""
-    missing = None if surely_finite(x) else torch.isnan(x)
-    observed = None if missing is None or not holds(missing.any()) else ~missing
-    if mask is None:
-        return observed
-    by_component = mask if mask.ndim == x.ndim else mask.unsqueeze(-1)
-    fits = by_component.ndim == x.ndim and all(
-        own in (1, n) for own, n in zip(by_component.shape, x.shape, strict=True)
+    covariance, state_covariance = (
+        v.expand(*state_mean.shape[:-1], *v.shape[-2:]) for v in (covariance, state_covariance)
     )
-    if not fits:
-        raise ValueError(
-            f"mask must have shape {tuple(x.shape[:-1])}, by frame, or {tuple(x.shape)}, by component (or 1 where it "
-            f"is shared); got {tuple(mask.shape)}"
-        )
-    # A batch dimension of one stays one: what series share is worked out once.
-    by_component = by_component.expand(*by_component.shape[:-2], *x.shape[-2:])
-    return by_component if observed is None else by_component & observed
+    return Forecast(*(value.to(dtype) for value in (mean, covariance, state_mean, state_covariance)))
 
 
-def _check_data(ssm: LinearGaussianSSM, x: Tensor) -> None:
-    if x.ndim < 2 or x.shape[-1] != ssm.x_dim:
-        advice = " A scalar series becomes one by x[:, None]." if x.ndim == 1 and ssm.x_dim == 1 else ""
-        raise ValueError(f"x must have shape (*batch, T, {ssm.x_dim}), as C says; got {tuple(x.shape)}.{advice}")
-    if x.shape[-2] == 0:
-        raise ValueError(
-            "x has no frames (T = 0), so there is no state to infer. The prior of the first state is "
-            "ssm.mu_1, ssm.Lambda_1; for a series of which nothing is observed, pass frames of NaN"
-        )
-
-
-def _last_stands(value: Tensor, num_steps: int) -> Tensor:
-    """Repeats the last entry in time up to `num_steps`."""
-    if value.shape[0] >= num_steps:
-        return value[:num_steps]
-    if value.shape[0] == 1:
-        return value.expand(num_steps, *value.shape[1:])
-    return torch.cat([value, value[-1:].expand(num_steps - value.shape[0], *value.shape[1:])])
+def _ahead(ssm: LinearGaussianSSM, past: FilterResult, horizon: int, u: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Moments of the next states of a constant model; `u` starts with the input of the last step that was seen."""
+    mean, P = past.mean[..., -1, :], past.covariance[..., -1, :, :]
+    for i, stride in enumerate(P.stride()[:-2]):  # series that share it go on to do so
+        P = P.narrow(i, 0, 1) if stride == 0 and P.shape[i] > 0 else P
+    own = broadcast(P.shape[:-2], ssm.A.shape[:-2], ssm.Lambda.shape[:-2])
+    P, A, Q = (value.expand(*own, -1, -1).reshape(1, -1, *P.shape[-2:]) for value in (P, ssm.A, ssm.Lambda))
+    A, Q = (value.expand(horizon, -1, -1, -1) for value in (A, Q))
+    covariance = lyapunov_differentiable(A, torch.cat([P, Q]), "sequential")[1:]
+    covariance = covariance.transpose(0, 1).reshape(*own, horizon, *P.shape[-2:])
+    offsets = state_offsets(ssm, u, horizon + 1)[..., 1:, :]
+    steps = torch.cat([mean.unsqueeze(-2), offsets.expand(*mean.shape[:-1], -1, -1)], dim=-2)
+    moved = affine_recursion(ssm.A.expand(horizon, *ssm.A.shape), steps.movedim(-2, 0).unsqueeze(-1))
+    return moved[1:].squeeze(-1).movedim(0, -2), covariance
 
 
 # ---- filter ------------------------------------------------------------------------------------------------------
@@ -473,7 +345,7 @@ class _Moments(NamedTuple):
     innovation: Tensor  # whitened, (T, N or series, D, K)
 
 
-def _filter(problem: _Problem) -> tuple[FilterResult, _Moments]:
+def _filter(problem: Problem) -> tuple[FilterResult, _Moments]:
     """The predicted means follow an affine recursion; all else follows from them and the observations."""
     T = problem.num_steps
     factor, predicted, filtered, gain, whitening = _filter_covariances(problem)
@@ -501,7 +373,7 @@ def _filter(problem: _Problem) -> tuple[FilterResult, _Moments]:
     )
 
 
-def _filter_covariances(problem: _Problem) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _filter_covariances(problem: Problem) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Factors of the filtered covariances; predicted and filtered covariances; gains; whitenings."""
     T = problem.num_steps
     differentiated = problem.gradient_of_covariances()
@@ -510,17 +382,21 @@ def _filter_covariances(problem: _Problem) -> tuple[Tensor, Tensor, Tensor, Tens
         Q, R, U_1 = (covariance_factor(value.detach()) for value in (problem.Q, problem.R, problem.P_1))
         first = condition(U_1, C[0], R[0])[2]
         later = slice(1, None)
-        factor = riccati_factors(
-            first, A, C if len(C) == 1 else C[later], Q, R if len(R) == 1 else R[later], T, problem.method
-        )
-        factor = _last_stands(factor, T) if differentiated else factor
+        arguments = first, A, C if len(C) == 1 else C[later], Q, R if len(R) == 1 else R[later], T
+        try:
+            factor = riccati_factors(*arguments, problem.method)
+        except ValueError:  # the scan needs a noise in every direction of the observations
+            if problem.asked != "auto":
+                raise
+            factor = riccati_factors(*arguments, "sequential")
+        factor = last_stands(factor, T) if differentiated else factor
         U = torch.cat([U_1.unsqueeze(0), triangular_factor(beside(A @ factor[:-1], Q))])
         whitening, gain, _ = condition(U, C, R, singular=SINGULAR_INNOVATION)
         predicted, filtered = U @ U.mT, factor @ factor.mT
     if differentiated:
         N = problem.batch.numel()
-        A, Q = (_last_stands(value, T - 1).expand(-1, N, -1, -1) for value in (problem.A, problem.Q))
-        C, R = (_last_stands(value, T).expand(-1, N, -1, -1) for value in (problem.C, problem.R))
+        A, Q = (last_stands(value, T - 1).expand(-1, N, -1, -1) for value in (problem.A, problem.Q))
+        C, R = (last_stands(value, T).expand(-1, N, -1, -1) for value in (problem.C, problem.R))
         filtered, predicted, whitening, gain = riccati_with_gradient(
             A, C, Q, R, problem.P_1, filtered, whitening, gain, problem.method
         )
@@ -537,7 +413,7 @@ SINGULAR_INNOVATION = (
 # ---- smoother ----------------------------------------------------------------------------------------------------
 
 
-def _smooth(problem: _Problem, known: _Moments) -> SmootherResult:
+def _smooth(problem: Problem, known: _Moments) -> SmootherResult:
     """Means by the adjoint of the innovations, rho_t, which gathers what x_{t:T} says beyond the prediction of z_t.
 
     It needs no inverse of a predicted covariance (Bryson and Frazier, 1963; de Jong, 1989), so that means, and all
@@ -564,7 +440,7 @@ _VAGUE = 1e5
 
 
 def _where_the_state_was_vague(
-    problem: _Problem, known: _Moments, mean: Tensor, covariance: Tensor, gain: Tensor
+    problem: Problem, known: _Moments, mean: Tensor, covariance: Tensor, gain: Tensor
 ) -> Tensor:
     """The same means by the recursion of Rauch, Tung and Striebel, at the frames whose state the past hardly knew.
 
@@ -577,7 +453,7 @@ def _where_the_state_was_vague(
     if not holds(vague.any()):
         return mean
     end = min(int(vague.any(dim=-1).nonzero()[-1]) + 1, T - 1)
-    G = problem.for_series(_last_stands(gain, T - 1)[:end], end)
+    G = problem.for_series(last_stands(gain, T - 1)[:end], end)
     ahead, own = known.predicted_mean[1 : end + 1].detach(), known.mean[:end].detach()
     source = torch.cat([own - G @ ahead, mean[end : end + 1].detach()])
     backward = affine_recursion(G.flip(0), source.flip(0), problem.method).flip(0)[:end]
@@ -585,29 +461,12 @@ def _where_the_state_was_vague(
     return torch.cat([mean[:end] + torch.where(at, backward - mean[:end].detach(), 0), mean[end:]])
 
 
-def _smooth_steady(problem: _Problem) -> SmootherResult | None:
-    """By the gains of the steady state, where one model of constant matrices serves all series."""
-    matrices = (problem.A, problem.C, problem.Q, problem.R)
-    means = (problem.mu_1, problem.y, *(() if problem.offsets is None else (problem.offsets,)))
-    constant = problem.batch.numel() == 1 and all(len(value) == 1 for value in matrices)
-    if not constant or is_differentiated(*means, *matrices, problem.P_1):
-        return None
-    A, C, Q, R = (value[0, 0] for value in matrices)
-    mu_1, y, *offsets = (value[:, 0].permute(2, 0, 1) for value in means)
-    found = smooth_steady(A, C, Q, R, problem.P_1[0], mu_1[:, 0], y, *offsets)
-    if found is None:
-        return None
-    mean, *rest = (value.to(problem.dtype) for value in found)
-    series = problem.series
-    return SmootherResult(mean.view(*series, *mean.shape[1:]), *(value.expand(*series, -1, -1, -1) for value in rest))
-
-
 def _error_transition(A: Tensor, K: Tensor, C: Tensor) -> Tensor:
     """A_{t+1} (I - K_t C_t): how an error of the prediction of z_t reaches that of z_{t+1}."""
     return A - (A @ K[:-1]) @ C[:-1]
 
 
-def _smoother_covariances(problem: _Problem, known: _Moments) -> tuple[Tensor, Tensor, Tensor]:
+def _smoother_covariances(problem: Problem, known: _Moments) -> tuple[Tensor, Tensor, Tensor]:
     """Smoothed covariances and cross-covariances, and the gains between neighbours, which have no derivatives.
 
     Values come in square-root form, derivatives by the adjoint form.
@@ -620,18 +479,98 @@ def _smoother_covariances(problem: _Problem, known: _Moments) -> tuple[Tensor, T
         if K < T:
             end = lyapunov_factors_constant(U[-1], G[-1], noise[-1], T - K + 1, problem.method)
             start = lyapunov_factors(end[-1], G[:-1].flip(0), noise[:-1].flip(0), problem.method)
-            factor = torch.cat([start.flip(0), _last_stands(end, T - K + 1)[:-1].flip(0)])
+            factor = torch.cat([start.flip(0), last_stands(end, T - K + 1)[:-1].flip(0)])
         else:
             factor = lyapunov_factors(U[-1], G.flip(0), noise.flip(0), problem.method).flip(0)
         covariance = factor @ factor.mT
-        cross = covariance[1:] @ _last_stands(G, T - 1).mT
+        cross = covariance[1:] @ last_stands(G, T - 1).mT
     if not problem.gradient_of_covariances():
         return covariance, cross, G
-    A, C = _last_stands(problem.A, T - 1), problem.C
+    A, C = last_stands(problem.A, T - 1), problem.C
     evidence = known.whitening @ C
-    F, Q = _error_transition(A, known.gain, _last_stands(C, T)).mT.flip(0), (evidence.mT @ evidence).flip(0)
+    F, Q = _error_transition(A, known.gain, last_stands(C, T)).mT.flip(0), (evidence.mT @ evidence).flip(0)
     N = lyapunov_differentiable(F, Q, problem.method).flip(0)[1:]
     advanced = A @ known.filtered[:-1]
     adjoint = torch.cat([known.filtered[:-1] - advanced.mT @ N @ advanced, known.filtered[-1:]])
     adjoint_cross = advanced - known.predicted[1:] @ N @ advanced
     return covariance + (adjoint - adjoint.detach()), cross + (adjoint_cross - adjoint_cross.detach()), G
+
+
+# ---- by the gains of the steady state ----------------------------------------------------------------------------
+
+# A first state that is nearly known, or of which next to nothing is known, has after so many steps a covariance that
+# is within the reach of the steady one.
+_HEAD = LEAST_STEADY_STEPS // 2
+
+
+def _smooth_steady(problem: Problem) -> SmootherResult | None:
+    """None where another way is asked for, or the general recursions have to do it."""
+    if problem.asked == "sequential" or not problem.may_be_steady():
+        return None
+    found = smooth_steady(*problem.model(), problem.P_1[0], *problem.by_series())
+    if found is None:
+        return None
+    mean, *rest = (value.to(problem.dtype) for value in found)
+    series = problem.series
+    return SmootherResult(mean.view(*series, *mean.shape[1:]), *(value.expand(*series, -1, -1, -1) for value in rest))
+
+
+class _SteadyStart(NamedTuple):
+    """From where on a filter may have steady gains."""
+
+    plan: FilterPlan
+    head: SteadyFiltered | None  # of the steps before
+    arguments: tuple[Tensor, Tensor, Tensor, Tensor | None]  # P_1, mu_1, y and offsets of the others
+
+    def log_likelihood(self, problem: Problem, log_density: Tensor) -> Tensor:
+        """Of all steps, given that of the others but for its constant."""
+        num_observed = problem.num_observed * (self.arguments[2].shape[1] / problem.num_steps)
+        value = log_density.view(problem.series) - 0.5 * math.log(2 * math.pi) * num_observed
+        value = value if self.head is None else value + self.head.log_density.view(problem.series)
+        return value.to(problem.dtype)
+
+
+def _steady_start(problem: Problem) -> _SteadyStart | None:
+    """None where another way is asked for, or the general recursions have to do it."""
+    if problem.asked != "auto" or not problem.may_be_steady():
+        return None
+    plan = filter_plan(*problem.model(), problem.num_steps)
+    if plan is None:
+        return None
+    P_1, (mu_1, y, offsets) = problem.P_1[0], problem.by_series()
+    if plan.serves(P_1):
+        return _SteadyStart(plan, None, (P_1, mu_1, y, offsets))
+    result, moments = _filter(problem.head(_HEAD))
+    filtered, predicted = (last_stands(value, _HEAD)[:, 0] for value in (moments.filtered, moments.predicted))
+    mean, predicted_mean = (value[:, 0].permute(2, 0, 1) for value in (moments.mean, moments.predicted_mean))
+    A, _, Q, _ = problem.model()
+    P_1, mu_1 = A @ filtered[-1] @ A.mT + Q, mean[:, -1] @ A.mT
+    if not plan.serves(P_1):
+        return None
+    if offsets is not None:
+        mu_1, offsets = mu_1 + offsets[:, _HEAD - 1], offsets[:, _HEAD:]
+    head = SteadyFiltered(mean, filtered, predicted_mean, predicted, result.log_likelihood.flatten())
+    return _SteadyStart(plan, head, (P_1, mu_1, y[:, _HEAD:], offsets))
+
+
+def _filter_steady(problem: Problem) -> FilterResult | None:
+    start = _steady_start(problem)
+    if start is None:
+        return None
+    *moments, log_density = start.plan.filter(*start.arguments)
+    if start.head is not None:  # means have their time in the second dimension, covariances in the first
+        moments = [torch.cat(pair, dim=(i + 1) % 2) for i, pair in enumerate(zip(start.head[:4], moments, strict=True))]
+    mean, covariance, predicted_mean, predicted_covariance = (value.to(problem.dtype) for value in moments)
+    series = problem.series
+    return FilterResult(
+        mean.view(*series, *mean.shape[1:]),
+        covariance.expand(*series, -1, -1, -1),
+        predicted_mean.view(*series, *mean.shape[1:]),
+        predicted_covariance.expand(*series, -1, -1, -1),
+        start.log_likelihood(problem, log_density),
+    )
+
+
+def _likelihood_steady(problem: Problem) -> Tensor | None:
+    start = _steady_start(problem)
+    return None if start is None else start.log_likelihood(problem, start.plan.log_density(*start.arguments))

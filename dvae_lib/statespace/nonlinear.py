@@ -19,7 +19,6 @@ from dvae_lib.statespace.kalman import (
     SmootherResult,
     kalman_filter,
     kalman_smoother,
-    observed_components,
 )
 from dvae_lib.statespace.model import (
     LinearGaussianSSM,
@@ -29,6 +28,7 @@ from dvae_lib.statespace.model import (
     holds,
     in_double,
 )
+from dvae_lib.statespace.problem import observed_components
 from dvae_lib.statespace.recursions import symmetric
 from dvae_lib.statespace.series import Series, as_mask, as_series
 

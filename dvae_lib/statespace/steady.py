@@ -46,7 +46,7 @@ class SteadyMoments(NamedTuple):
     cross_covariance: Tensor
 
 
-class _Filter(NamedTuple):
+class SteadyFilter(NamedTuple):
     """The steady filter, in coordinates in which its predictions of states and of observations have covariance I."""
 
     L: Matrix  # (n, n): the state is L times its coordinates
@@ -56,10 +56,15 @@ class _Filter(NamedTuple):
     C: Matrix  # (D, n)
     F: Matrix  # A (I - C^T C), (n, n): how an error of one prediction reaches the next
     left: Matrix  # smoothed covariance of a state with many steps before and after it, (n, n)
-    first: Matrix  # covariance of the first state, (n, n)
+
+    def coordinates(self, covariance: Matrix) -> Matrix:
+        """A covariance of states in these coordinates."""
+        value = self.inverse @ covariance @ self.inverse.T
+        symmetric: Matrix = (value + value.T) / 2
+        return symmetric
 
 
-class _Memory(NamedTuple):
+class Memory(NamedTuple):
     """Powers of the closed loop F: m of them are worth having, F^m counts as nothing."""
 
     powers: Matrix  # F^0, ..., F^m side by side, (n, (m + 1) n)
@@ -86,7 +91,7 @@ def smooth_steady(
         The moments, or None where they cannot be had to all digits in this way.
     """
     T, n = y.shape[1], len(A)
-    block = _block_length(max(C.shape), T)
+    block = block_length(max(C.shape), T)
     try:
         with np.errstate(all="ignore"):  # what overflows fails a test
             plan = _plan(block, T, *(value.numpy(force=True) for value in (A, C, Q, R, P_1)))
@@ -98,15 +103,16 @@ def smooth_steady(
     slopes = (model.L @ model.left) @ memory.powers[:, :-n]  # of the smoothed means of steps 1, ..., m in delta
     covariance, cross = _covariances(model, seen, slopes, V, T)
     mean, rho = _means(model, memory, seen, block, y, offsets)
-    mu = _tensor(model.inverse, y) @ mu_1.mT
-    delta = mu + _tensor(V, y) @ (rho.mT - _tensor(N, y) @ mu)
-    delta = torch.cat([delta, _tensor(memory.powers[:, -n:], y) @ delta], dim=-1)  # for m steps, and the next m
-    moved = (_tensor(slopes, y).reshape(-1, n) @ delta).reshape(n, -1, 2, len(y)).permute(3, 2, 1, 0).flatten(1, 2)
+    mu = tensor_like(model.inverse, y) @ mu_1.mT
+    delta = mu + tensor_like(V, y) @ (rho.mT - tensor_like(N, y) @ mu)
+    delta = torch.cat([delta, tensor_like(memory.powers[:, -n:], y) @ delta], dim=-1)  # for m steps, and the next m
+    moved = (tensor_like(slopes, y).reshape(-1, n) @ delta).reshape(n, -1, 2, len(y)).permute(3, 2, 1, 0).flatten(1, 2)
     mean[:, : moved.shape[1]] += moved
     return SteadyMoments(mean, covariance.to(y.device), cross.to(y.device))
 
 
-def _tensor(value: Matrix, like: Tensor) -> Tensor:
+def tensor_like(value: Matrix, like: Tensor) -> Tensor:
+    """On the device of `like`."""
     return torch.from_numpy(np.ascontiguousarray(value)).to(like.device)
 
 
@@ -115,7 +121,7 @@ def _tensor(value: Matrix, like: Tensor) -> Tensor:
 
 def _plan(
     block: int, T: int, A: Matrix, C: Matrix, Q: Matrix, R: Matrix, P_1: Matrix
-) -> tuple[_Filter, _Memory, Matrix, Matrix, Matrix] | None:
+) -> tuple[SteadyFilter, Memory, Matrix, Matrix, Matrix] | None:
     """What the data are put into, or None where it would not give enough digits.
 
     Returns:
@@ -123,23 +129,27 @@ def _plan(
         first state; and the covariance of delta given them (where the first state has less than the steady
         covariance, delta takes some away, and this is negative).
     """
-    model = _steady_filter(T, A, C, Q, R, P_1)
-    if model is None or not np.linalg.eigvalsh([model.left, model.first]).min() > _SHARE:
+    model = steady_filter(T, A, C, Q, R)
+    if model is None:
         return None
-    memory = _memory(model.F, block, T // 2)
+    first = model.coordinates(P_1)
+    if not np.linalg.eigvalsh([model.left, first]).min() > _SHARE:
+        return None
+    memory = memory_of(model.F, block, T // 2)
     if memory is None:
         return None
     n, I = len(A), np.eye(len(A))
     seen = model.C @ memory.powers[:, :-n]
     rows = seen.reshape(-1, n)
     N = rows.T @ rows
-    V = np.linalg.solve(model.left + model.first @ N, model.first - I)
+    V = np.linalg.solve(model.left + first @ N, first - I)
     if not (np.abs(I - N - model.left).max() < _ERROR and np.abs(V).max() < 1 / _SHARE):
         return None
     return model, memory, seen, N, (V + V.T) / 2
 
 
-def _steady_filter(most: int, A: Matrix, C: Matrix, Q: Matrix, R: Matrix, P_1: Matrix) -> _Filter | None:
+def steady_filter(most: int, A: Matrix, C: Matrix, Q: Matrix, R: Matrix) -> SteadyFilter | None:
+    """The steady filter, or None where `most` steps do not reach it or it is not known to all digits."""
     found = _steady_covariances(A, C, Q, R, most)
     if found is None:
         return None
@@ -147,13 +157,13 @@ def _steady_filter(most: int, A: Matrix, C: Matrix, Q: Matrix, R: Matrix, P_1: M
     L = np.linalg.cholesky(P)
     inverse = np.linalg.inv(L)
     A, C = inverse @ A @ L, C @ L
-    Q, left, first = (inverse @ value @ inverse.T for value in (Q, left, P_1))
+    Q, left = (inverse @ value @ inverse.T for value in (Q, left))
     W = np.linalg.inv(np.linalg.cholesky(C @ C.T + R))
     C = W @ C
     F = A - (A @ C.T) @ C
     if not np.abs(F @ A.T + Q - np.eye(len(A))).max() < _ERROR:
         return None
-    return _Filter(L, inverse, W, A, C, F, (left + left.T) / 2, (first + first.T) / 2)
+    return SteadyFilter(L, inverse, W, A, C, F, (left + left.T) / 2)
 
 
 def _steady_covariances(A: Matrix, C: Matrix, Q: Matrix, R: Matrix, most: int) -> tuple[Matrix, Matrix] | None:
@@ -181,7 +191,8 @@ def _steady_covariances(A: Matrix, C: Matrix, Q: Matrix, R: Matrix, most: int) -
     return None
 
 
-def _memory(F: Matrix, least: int, most: int) -> _Memory | None:
+def memory_of(F: Matrix, least: int, most: int) -> Memory | None:
+    """The memory of a closed loop, at least `least` steps; None where it is longer than `most`."""
     n = len(F)
     powers, doublings = np.concatenate([np.eye(n), F], axis=1), [F, F @ F]
     while (m := powers.shape[1] // n) <= 2 * most:
@@ -189,13 +200,13 @@ def _memory(F: Matrix, least: int, most: int) -> _Memory | None:
         if m > least and np.square(last).sum() < _FORGOTTEN:
             sizes = np.square(powers).reshape(n, m, n).sum(axis=(0, 2))  # they only shrink
             m = max(int((sizes >= _FORGOTTEN).sum()), least)
-            return _Memory(powers[:, : (m + 1) * n], doublings) if m <= most else None
+            return Memory(powers[:, : (m + 1) * n], doublings) if m <= most else None
         powers = np.concatenate([powers, last @ powers], axis=1)
         doublings.append(last @ last)
     return None
 
 
-def _covariances(model: _Filter, seen: Matrix, slopes: Matrix, V: Matrix, T: int) -> tuple[Tensor, Tensor]:
+def _covariances(model: SteadyFilter, seen: Matrix, slopes: Matrix, V: Matrix, T: int) -> tuple[Tensor, Tensor]:
     """Of the states, `(T, n, n)`, and of neighbours, `(T - 1, n, n)`; each of the latter beside that of its state."""
     L, n = model.L, len(model.L)
     m = slopes.shape[1] // n
@@ -224,24 +235,20 @@ def _products(left: Matrix, right: Matrix) -> Tensor:
 # ---- means -----------------------------------------------------------------------------------------------------
 
 
-def _block_length(size: int, num_steps: int) -> int:
+def block_length(size: int, num_steps: int) -> int:
     """A power of two, such that the matrices of a block stay small and a series has many blocks."""
     return 1 << max(1, min(64 // size, num_steps // 16, 64).bit_length() - 1)
 
 
 def _means(
-    model: _Filter, memory: _Memory, seen: Matrix, b: int, y: Tensor, offsets: Tensor | None
+    model: SteadyFilter, memory: Memory, seen: Matrix, b: int, y: Tensor, offsets: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Smoothed means from a first state of mean 0 and covariance P, and the adjoint of that state, `(K, n)`.
 
     Empty steps in front fill the first block. They leave the state at 0 and their innovations too.
     """
-    (K, T, D), n, C, W = y.shape, len(model.F), model.C, model.W
-    into_state, into_innovation = (model.A @ C.T) @ W, W
-    if offsets is not None:
-        into_state = np.concatenate([into_state, model.inverse], axis=1)
-        into_innovation = np.concatenate([W, np.zeros((D, n))], axis=1)
-        y = torch.cat([y, torch.nn.functional.pad(offsets, (0, 0, 0, 1))], dim=-1)
+    (K, T, D), n = y.shape, len(model.F)
+    y = with_offsets(y, offsets)
     c = y.shape[-1]
     blocks = -(-T // b)
     empty = blocks * b - T
@@ -249,7 +256,49 @@ def _means(
     x[:, empty:] = y
     x = x.view(K * blocks, b * c)
 
-    # From the input of each step, and from the state at the start, to the state and the innovation of each step.
+    kernel, forward = forward_maps(model, memory, b, c)
+    # From the innovation of each step to the adjoints of those before.
+    by_lag = np.zeros((2 * b - 1, D, n))
+    by_lag[b - 1 :] = seen.reshape(D, -1, n)[:, :b].transpose(1, 0, 2)
+    backward = by_lag[_lags(b).T].transpose(0, 2, 1, 3).reshape(b * D, b * n)
+    adjoint = forward[..., n:].reshape(-1, b * D) @ backward
+    later = memory.powers[:, n : (b + 1) * n].reshape(n, b, n)[:, ::-1]  # from the adjoint of the next block
+    every = np.concatenate([forward[..., :n] + adjoint.reshape(-1, b, n), later])
+    every = (every.reshape(-1, n) @ model.L.T).reshape(-1, b * n)
+
+    # All blocks at once: the state where each starts, the adjoint where it ends, then the means within.
+    across = tensor_like(np.stack(memory.doublings[b.bit_length() - 1 :]), y)  # F^b, F^2b, ...
+    inputs = y.new_zeros(K * blocks, b * c + 2 * n)
+    inputs[:, : b * c] = x
+    state, rho = inputs.view(K, blocks, -1)[..., b * c :].split(n, dim=-1)
+    ends = x @ tensor_like(kernel[:, ::-1].transpose(1, 2, 0).reshape(b * c, n), y)
+    state[:, 1:] = carried(ends.view(K, blocks, n), across.mT)[:, :-1]
+    starts = (inputs[:, :-n] @ tensor_like(adjoint[:, :n], y)).view(K, blocks, n)
+    rho[:, :-1] = carried(starts.flip(1), across).flip(1)[:, 1:]
+    mean = (inputs @ tensor_like(every, y)).view(K, blocks * b, n)[:, empty:]
+    whole = np.concatenate([adjoint, later.reshape(n, -1)])[:, empty * n : (empty + 1) * n]
+    first = inputs.view(K, blocks, -1)[:, 0] @ tensor_like(whole, y)
+    return mean, first
+
+
+def with_offsets(y: Tensor, offsets: Tensor | None) -> Tensor:
+    """Observations `(K, T, D)` and beside them what is added to the next state, `(K, T, D + n)`."""
+    return y if offsets is None else torch.cat([y, torch.nn.functional.pad(offsets, (0, 0, 0, 1))], dim=-1)
+
+
+def forward_maps(model: SteadyFilter, memory: Memory, b: int, c: int) -> tuple[Matrix, Matrix]:
+    """How the steady filter goes through a block of b steps whose c inputs are those of `with_offsets`.
+
+    Returns:
+        From the input of the steps, the last first, to the state after the block, `(n, b, c)`; and from the input of
+        each step and the state at the start to the predicted state and the innovation of each step,
+        `(b c + n, b, n + D)`.
+    """
+    n, D, C, W = len(model.F), len(model.C), model.C, model.W
+    into_state, into_innovation = (model.A @ C.T) @ W, W
+    if c > D:
+        into_state = np.concatenate([into_state, model.inverse], axis=1)
+        into_innovation = np.concatenate([W, np.zeros((D, n))], axis=1)
     powers = memory.powers[:, : b * n]
     observe = np.concatenate([np.eye(n), -C])
     kernel = (powers.reshape(-1, n) @ into_state).reshape(n, b, c)
@@ -257,30 +306,7 @@ def _means(
     by_lag[b - 1, :, n:] = into_innovation.T
     by_lag[b:] = (observe @ kernel.reshape(n, -1)).reshape(-1, b, c).transpose(1, 2, 0)[:-1]
     free = (observe @ powers).reshape(-1, b, n).transpose(2, 1, 0)
-    lag = _lags(b)
-    forward = np.concatenate([by_lag[lag].transpose(0, 2, 1, 3).reshape(b * c, b, n + D), free])
-    # From the innovation of each step to the adjoints of those before.
-    by_lag = np.zeros((2 * b - 1, D, n))
-    by_lag[b - 1 :] = seen.reshape(D, -1, n)[:, :b].transpose(1, 0, 2)
-    backward = by_lag[lag.T].transpose(0, 2, 1, 3).reshape(b * D, b * n)
-    adjoint = forward[..., n:].reshape(-1, b * D) @ backward
-    later = memory.powers[:, n : (b + 1) * n].reshape(n, b, n)[:, ::-1]  # from the adjoint of the next block
-    every = np.concatenate([forward[..., :n] + adjoint.reshape(-1, b, n), later])
-    every = (every.reshape(-1, n) @ model.L.T).reshape(-1, b * n)
-
-    # All blocks at once: the state where each starts, the adjoint where it ends, then the means within.
-    across = _tensor(np.stack(memory.doublings[b.bit_length() - 1 :]), y)  # F^b, F^2b, ...
-    inputs = y.new_zeros(K * blocks, b * c + 2 * n)
-    inputs[:, : b * c] = x
-    state, rho = inputs.view(K, blocks, -1)[..., b * c :].split(n, dim=-1)
-    ends = x @ _tensor(kernel[:, ::-1].transpose(1, 2, 0).reshape(b * c, n), y)
-    state[:, 1:] = _carried(ends.view(K, blocks, n), across.mT)[:, :-1]
-    starts = (inputs[:, :-n] @ _tensor(adjoint[:, :n], y)).view(K, blocks, n)
-    rho[:, :-1] = _carried(starts.flip(1), across).flip(1)[:, 1:]
-    mean = (inputs @ _tensor(every, y)).view(K, blocks * b, n)[:, empty:]
-    whole = np.concatenate([adjoint, later.reshape(n, -1)])[:, empty * n : (empty + 1) * n]
-    first = inputs.view(K, blocks, -1)[:, 0] @ _tensor(whole, y)
-    return mean, first
+    return kernel, np.concatenate([by_lag[_lags(b)].transpose(0, 2, 1, 3).reshape(b * c, b, n + D), free])
 
 
 @functools.cache
@@ -289,7 +315,7 @@ def _lags(b: int) -> Matrix:
     return np.arange(b) - np.arange(b)[:, None] + b - 1
 
 
-def _carried(x: Tensor, powers: Tensor) -> Tensor:
+def carried(x: Tensor, powers: Tensor) -> Tensor:
     """The recursion a_j = a_{j-1} F + x_j along the second axis, with F, F^2, F^4, ... up to one that is nothing."""
     K, blocks, n = x.shape
     x = x.transpose(0, 1).reshape(-1, n)  # earlier steps are rows above, for products in two dimensions
