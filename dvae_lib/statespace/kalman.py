@@ -2,8 +2,9 @@
 
 Covariances do not depend on the data. They are worked out first, once for all series that share a model and a
 pattern of missing values, in square-root form. The means of all series then follow from affine recursions with
-the gains as matrices, and the likelihood from the whitened innovations. Everything is computed in float64, and the
-results are rounded to the dtype of the model.
+the gains as matrices, and the likelihood from the whitened innovations. Where matrices do not change, the gains of the
+steady state do without these recursions. Everything is computed in float64, and the results are rounded to the dtype of
+the model.
 """
 
 import math
@@ -133,10 +134,10 @@ def kalman_filter(
         u: The input, `(*batch, T, u_dim)`, where the model has B.
         mask: True where observed, by frame `(*batch, T)` or by component `(*batch, T, x_dim)`. A frame may be
             missing wholly or in part; where nothing is observed, the answer is the prior.
-        method: "auto" takes the fastest way, as `dvae_lib.statespace.choice` says. "sequential" runs one step after
-            the other; "parallel" is the associative scan of Särkkä and García-Fernández (2021), O(log T) deep. All
-            give the same numbers up to rounding; these two work on triangular factors, so that covariances stay
-            positive semi-definite.
+        method: "sequential" runs one step after the other; "parallel" is the associative scan of Särkkä and
+            García-Fernández (2021), O(log T) deep. Both work on triangular factors, so that covariances stay positive
+            semi-definite. "auto" takes the gains of the steady state where they give all digits, and else the faster
+            of the two (`dvae_lib.statespace.choice`). All give the same numbers up to rounding.
 
     Returns:
         Filtered and predicted means and covariances, and the log-likelihood in nats per series.

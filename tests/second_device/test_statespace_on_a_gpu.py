@@ -7,9 +7,14 @@ from dvae_lib.distributions import OBSERVATIONS
 from dvae_lib.statespace import (
     GaussianChain,
     HiddenMarkovModel,
+    LinearGaussianSSM,
+    fit_em,
+    forecast,
     hmm_filter,
     hmm_sample_posterior,
     hmm_smoother,
+    kalman_filter,
+    kalman_smoother,
     viterbi,
 )
 
@@ -62,6 +67,26 @@ def test_the_same_numbers(second, infer, method):
     for there, here in zip(infer(method, second), infer(method, torch.device("cpu")), strict=True):
         assert there.device.type == second.type
         torch.testing.assert_close(there.cpu(), here, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("as_a_user")
+@pytest.mark.parametrize("case", ["steady", "a vague start", "gaps"])
+def test_kalman_filters_that_choose_their_method(second, case):
+    A, one = torch.tensor([[0.8, 0.2], [-0.2, 0.7]]).double(), torch.eye(2).double()
+    ssm = LinearGaussianSSM(A, one[:1], 0.1 * one, one[:1, :1], mu_1=one[0], Lambda_1=one, m=0.1 * one[1])
+    ssm = ssm.replace(Lambda_1=1e9 * one) if case == "a vague start" else ssm
+    x = numbers(3, 200, 1).double()
+    x[0, 20:30] = torch.nan if case == "gaps" else 0.0
+
+    def all_of(device):
+        model, data = ssm.to(device), x.to(device)
+        fitted = fit_em(model, data, num_iterations=2)
+        found = kalman_filter(model, data), kalman_smoother(model, data), forecast(model, data, 5)
+        return *(value for result in found for value in result), *(value for _, value in fitted.ssm.parameters())
+
+    for there, here in zip(all_of(second), all_of(torch.device("cpu")), strict=True):
+        assert there.device.type == second.type
+        torch.testing.assert_close(there.cpu(), here, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.usefixtures("as_a_user")
