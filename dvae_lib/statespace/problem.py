@@ -120,7 +120,8 @@ class Problem:
         matrices = (self.A, self.C, self.Q, self.R)
         means = (self.mu_1, self.y, *(() if self.offsets is None else (self.offsets,)))
         constant = self.batch.numel() == 1 and all(len(value) == 1 for value in matrices)
-        return self.num_steps >= LEAST_STEADY_STEPS and constant and not is_differentiated(*means, *matrices, self.P_1)
+        long = self.num_steps >= LEAST_STEADY_STEPS and self.series.numel() > 0
+        return long and constant and not is_differentiated(*means, *matrices, self.P_1)
 
     def model(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """A, C, Q and R where there is one of each, `(n, n)` and so on."""

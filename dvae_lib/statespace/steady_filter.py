@@ -53,12 +53,11 @@ class SteadyFiltered(NamedTuple):
 
 
 class _Left(NamedTuple):
-    """What the observations leave of delta, and what the innovations say of it."""
+    """What the observations of the memory leave of delta, step by step."""
 
     before: Matrix  # V_0, ..., V_{m - 1}, (m, n, n)
     after: Matrix  # V_1, ..., V_m
     means: Tensor  # V_1 r_1, ..., V_m r_m, (m, n, K)
-    log_density: Tensor  # (K,)
 
 
 class FilterPlan(NamedTuple):
@@ -88,7 +87,8 @@ class FilterPlan(NamedTuple):
         kept = np.eye(n) - C.T @ C  # of a prediction's covariance, and of its error
         to_predicted, to_filtered = np.hstack([L, np.zeros((n, D))]), np.hstack([L, L @ C.T])
         innovation, *means = self._through(mu_1, y, offsets, np.eye(n + D)[n:], to_predicted, to_filtered)
-        left = self._left(P_1, innovation)
+        delta = self.model.coordinates(P_1.numpy(force=True)) - np.eye(n)
+        left = self._left(delta, innovation)
         far = tensor_like(self.powers[-1], y) @ left.means[-1]
         before = torch.cat([torch.zeros_like(left.means[:1]), left.means[:-1]])
         covariances = []
@@ -104,12 +104,13 @@ class FilterPlan(NamedTuple):
             steady = L @ share @ L.T
             values = tensor_like(np.concatenate([steady + slopes @ V @ slopes.swapaxes(1, 2), steady[None]]), y)
             covariances.append(last_stands((values + values.mT) / 2, T))
-        return SteadyFiltered(means[1], covariances[1], means[0], covariances[0], left.log_density)
+        return SteadyFiltered(means[1], covariances[1], means[0], covariances[0], self._density(delta, innovation))
 
     def log_density(self, P_1: Tensor, mu_1: Tensor, y: Tensor, offsets: Tensor | None = None) -> Tensor:
         """That of `filter` alone."""
         D, n = self.model.C.shape
-        return self._left(P_1, *self._through(mu_1, y, offsets, np.eye(n + D)[n:])).log_density
+        (innovation,) = self._through(mu_1, y, offsets, np.eye(n + D)[n:])
+        return self._density(self.model.coordinates(P_1.numpy(force=True)) - np.eye(n), innovation)
 
     def _through(self, mu_1: Tensor, y: Tensor, offsets: Tensor | None, *wanted: Matrix) -> list[Tensor]:
         """What matrices `(..., n + D)` make of predicted states and innovations, from a first state of covariance I.
@@ -131,20 +132,26 @@ class FilterPlan(NamedTuple):
         maps = [tensor_like((forward @ matrix.T).reshape(len(forward), -1), y) for matrix in wanted]
         return [(inputs @ to).view(K, blocks * b, -1)[:, :T] for to in maps]
 
-    def _left(self, P_1: Tensor, innovation: Tensor) -> _Left:
-        (_, T, _), m, I = innovation.shape, len(self.seen), np.eye(len(P_1))
-        delta = self.model.coordinates(P_1.numpy(force=True)) - I
+    def _left(self, delta: Matrix, innovation: Tensor) -> _Left:
         N = np.cumsum(self.seen.swapaxes(1, 2) @ self.seen, axis=0)
-        V = np.linalg.solve(I + delta @ N, np.broadcast_to(delta, N.shape))
+        V = np.linalg.solve(np.eye(len(delta)) + delta @ N, np.broadcast_to(delta, N.shape))
         V = (V + V.swapaxes(1, 2)) / 2
-        seen, e = tensor_like(self.seen.swapaxes(1, 2), innovation), innovation.permute(1, 2, 0)
-        r = (seen @ e[:m]).cumsum(0)
-        # The density has r of all steps. F^m counts as nothing where it is squared; here it is not.
-        last = r[-1] + tensor_like(self.powers[-1].T, r) @ (seen[: T - m] @ e[m : 2 * m]).sum(0)
-        V_r = tensor_like(V, r)
-        scale = T * np.linalg.slogdet(self.model.W)[1] - np.linalg.slogdet(I + delta @ N[-1])[1] / 2
-        squares = (last * (V_r[-1] @ last)).sum(0) - innovation.square().sum(dim=(1, 2))
-        return _Left(np.concatenate([delta[None], V[:-1]]), V, V_r @ r, scale + squares / 2)
+        e = innovation[:, : len(N)].permute(1, 2, 0)
+        r = (tensor_like(self.seen.swapaxes(1, 2), e) @ e).cumsum(0)
+        return _Left(np.concatenate([delta[None], V[:-1]]), V, tensor_like(V, r) @ r)
+
+    def _density(self, delta: Matrix, innovation: Tensor) -> Tensor:
+        T, m, I = innovation.shape[1], len(self.seen), np.eye(len(delta))
+        seen = self.seen.reshape(-1, len(I))
+        N = seen.T @ seen
+        V = np.linalg.solve(I + delta @ N, delta)
+        to_r = tensor_like(seen, innovation)
+        first, second = (innovation[:, i : i + m].flatten(1) for i in (0, m))
+        # F^m counts as nothing where it is squared; here it is not.
+        r = first @ to_r + second @ to_r[: second.shape[1]] @ tensor_like(self.powers[-1], innovation)
+        squares = ((r @ tensor_like((V + V.T) / 2, r)) * r).sum(1) - innovation.square().sum(dim=(1, 2))
+        logs = T * np.linalg.slogdet(self.model.W)[1] - np.linalg.slogdet(I + delta @ N)[1] / 2
+        return squares / 2 + float(logs)
 
 
 def filter_plan(A: Tensor, C: Tensor, Q: Tensor, R: Tensor, num_steps: int) -> FilterPlan | None:

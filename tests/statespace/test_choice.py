@@ -203,3 +203,12 @@ def test_where_the_scan_cannot_the_library_does_not_ask_for_it(taken):
     torch.testing.assert_close(log_likelihood(ssm, x), log_likelihood(ssm, x, method="sequential"), atol=0, rtol=1e-12)
     assert recursions.riccati_factors is not kalman.riccati_factors  # it was watched
     assert taken == ["sequential", "sequential"]
+
+
+def test_no_series_are_no_trouble():
+    ssm, x, _ = case("constant")
+    for method in ("auto", "sequential"):
+        assert kalman_filter(ssm, x[:0], method=method).covariance.shape == (0, 250, 2, 2)
+        assert kalman_smoother(ssm, x[:0], method=method).mean.shape == (0, 250, 2)
+        assert log_likelihood(ssm, x[:0], method=method).shape == (0,)
+        assert forecast(ssm, x[:0], 3, method=method).mean.shape == (0, 3, 2)
