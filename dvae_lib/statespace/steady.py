@@ -64,7 +64,7 @@ class SteadyFilter(NamedTuple):
         return symmetric
 
 
-class Memory(NamedTuple):
+class FilterMemory(NamedTuple):
     """Powers of the closed loop F: m of them are worth having, F^m counts as nothing."""
 
     powers: Matrix  # F^0, ..., F^m side by side, (n, (m + 1) n)
@@ -121,7 +121,7 @@ def tensor_like(value: Matrix, like: Tensor) -> Tensor:
 
 def _plan(
     block: int, T: int, A: Matrix, C: Matrix, Q: Matrix, R: Matrix, P_1: Matrix
-) -> tuple[SteadyFilter, Memory, Matrix, Matrix, Matrix] | None:
+) -> tuple[SteadyFilter, FilterMemory, Matrix, Matrix, Matrix] | None:
     """What the data are put into, or None where it would not give enough digits.
 
     Returns:
@@ -191,7 +191,7 @@ def _steady_covariances(A: Matrix, C: Matrix, Q: Matrix, R: Matrix, most: int) -
     return None
 
 
-def memory_of(F: Matrix, least: int, most: int) -> Memory | None:
+def memory_of(F: Matrix, least: int, most: int) -> FilterMemory | None:
     """The memory of a closed loop, at least `least` steps; None where it is longer than `most`."""
     n = len(F)
     powers, doublings = np.concatenate([np.eye(n), F], axis=1), [F, F @ F]
@@ -200,7 +200,7 @@ def memory_of(F: Matrix, least: int, most: int) -> Memory | None:
         if m > least and np.square(last).sum() < _FORGOTTEN:
             sizes = np.square(powers).reshape(n, m, n).sum(axis=(0, 2))  # they only shrink
             m = max(int((sizes >= _FORGOTTEN).sum()), least)
-            return Memory(powers[:, : (m + 1) * n], doublings) if m <= most else None
+            return FilterMemory(powers[:, : (m + 1) * n], doublings) if m <= most else None
         powers = np.concatenate([powers, last @ powers], axis=1)
         doublings.append(last @ last)
     return None
@@ -241,7 +241,7 @@ def block_length(size: int, num_steps: int) -> int:
 
 
 def _means(
-    model: SteadyFilter, memory: Memory, seen: Matrix, b: int, y: Tensor, offsets: Tensor | None
+    model: SteadyFilter, memory: FilterMemory, seen: Matrix, b: int, y: Tensor, offsets: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Smoothed means from a first state of mean 0 and covariance P, and the adjoint of that state, `(K, n)`.
 
@@ -286,7 +286,7 @@ def with_offsets(y: Tensor, offsets: Tensor | None) -> Tensor:
     return y if offsets is None else torch.cat([y, torch.nn.functional.pad(offsets, (0, 0, 0, 1))], dim=-1)
 
 
-def forward_maps(model: SteadyFilter, memory: Memory, b: int, c: int) -> tuple[Matrix, Matrix]:
+def forward_maps(model: SteadyFilter, memory: FilterMemory, b: int, c: int) -> tuple[Matrix, Matrix]:
     """How the steady filter goes through a block of b steps whose c inputs are those of `with_offsets`.
 
     Returns:

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from dvae_lib.statespace.problem import last_stands
 from dvae_lib.statespace.steady import (
+    FilterMemory,
     Matrix,
-    Memory,
     SteadyFilter,
     block_length,
     carried,
@@ -64,7 +64,7 @@ class FilterPlan(NamedTuple):
     """What depends neither on the data nor on the first state."""
 
     model: SteadyFilter
-    memory: Memory
+    memory: FilterMemory
     powers: Matrix  # F^0, ..., F^m, (m + 1, n, n)
     seen: Matrix  # C F^0, ..., C F^{m - 1}, (m, D, n)
     block: int
