@@ -15,7 +15,7 @@ import copy
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -57,12 +57,14 @@ class _Begun(Past):
         self.before[name] = torch.zeros_like(frames[:, -1])
         return super().shift(name, frames)
 
-    def run(self, name: str, recurrence: nn.Module, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def run(
+        self, name: str, recurrence: nn.Module, inputs: Tensor | Sequence[Tensor], lengths: Tensor | None = None
+    ) -> Tensor:
         states = super().run(name, recurrence, inputs, lengths)
         if name in self.carried:
             start = getattr(recurrence, "initial_state", None)
-            last = self.carried[name]
-            self.before[name] = tuple(map(torch.zeros_like, last)) if start is None else start(len(inputs))
+            last, frames = self.carried[name], inputs if isinstance(inputs, Tensor) else inputs[0]
+            self.before[name] = tuple(map(torch.zeros_like, last)) if start is None else start(len(frames))
         return states
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from dvae_lib.distributions import DiagonalGaussian, kl_divergence
 from dvae_lib.models import DVAE, build_model
+from dvae_lib.models.draws import Draws
 from dvae_lib.models.replay import replay_recursion
 
 MODELS = {
@@ -60,10 +61,10 @@ def flat(model: DVAE) -> Loss:
             if model.inference_model != "structured":
                 return library(model)(x)  # nothing recurs in this inference
             # The states that the posterior is made of serve the prior too, as they do in the loop.
-            latents, h = model._infer(x, None, None, {"z": z}, "sample", None)
+            latents, states = model._infer(x, None, None, Draws({"z": z}))
             q_v, v = latents["v"].posterior, latents["v"].sample
             q_z: DiagonalGaussian = latents["z"].posterior
-            generated = model._generated(h, q_z.rsample(), v)
+            generated = model._generate(x, {"z": q_z.rsample(), "v": v}, None, None, states)
             kl = kl_divergence(q_v, generated.prior["v"]).sum() + kl_divergence(q_z, generated.prior["z"]).sum()
         else:
             q_z = model.inference(x, latents={"z": z})["z"].posterior

@@ -12,8 +12,10 @@ from dvae_lib.networks import (
     Recurrence,
     append_input,
     reverse_time,
+    sample_with_state,
     shift,
 )
+from dvae_lib.networks.lstm import reads_data, sampled_lstm, samples_in_one
 
 KINDS = [("rnn", "tanh"), ("rnn", "relu"), ("gru", "tanh"), ("lstm", "tanh")]
 every_cell = pytest.mark.parametrize(("cell", "activation"), KINDS, ids=["-".join(kind) for kind in KINDS])
@@ -169,3 +171,139 @@ def test_beside():
     x, u = tensor(2, 3, 2), tensor(2, 3, 1)
     assert append_input(x, None) is x
     torch.testing.assert_close(append_input(x, u), torch.cat([x, u], -1))
+
+
+class TestData:
+    """Inputs that have no gradient are spared the product for it; what comes out is the same."""
+
+    @staticmethod
+    def network(cell, backward, parts=(300, 20), dtype=torch.float32):
+        torch.manual_seed(0)
+        network = Recurrence(sum(parts), 64, cell=cell, backward=backward).to(dtype)
+        x, v = torch.randn(3, 5, parts[0], dtype=dtype), torch.randn(3, 1, parts[1], dtype=dtype)
+        return network, x, v.requires_grad_()
+
+    @staticmethod
+    def results(network, states, v):
+        weight = torch.randn(states.shape, generator=torch.Generator().manual_seed(1)).to(states.dtype)
+        return states, *torch.autograd.grad((weight * states).sum(), [v, *network.parameters()])
+
+    @pytest.mark.parametrize("backward", [False, True])
+    @pytest.mark.parametrize("cell", ["lstm", "gru"])
+    @pytest.mark.parametrize("lengths", [None, torch.tensor([5, 2, 4])])
+    def test_parts_are_the_whole(self, cell, backward, lengths):
+        network, x, v = self.network(cell, backward)
+        ours = self.results(network, network((x, v), lengths), v)
+        whole = torch.cat([x, v.expand(-1, 5, -1)], -1)
+        double, wide = self.network(cell, backward, dtype=torch.float64)[0], whole.double()
+        double.load_state_dict(network.state_dict())
+        truth = self.results(double, double(wide, lengths), v)
+        for value, expected in zip(ours, truth, strict=True):
+            torch.testing.assert_close(value.double(), expected.double(), rtol=1e-4, atol=2e-5)
+
+    @pytest.mark.parametrize("backward", [False, True])
+    def test_one_part(self, backward):
+        network, x, _ = self.network("lstm", backward, parts=(300, 0))
+        assert reads_data(network.network, [x])
+        reference = network(x.clone().requires_grad_())  # torch's own, since the inputs have a gradient
+        weight = torch.randn(reference.shape)
+        ours, theirs = (
+            torch.autograd.grad((weight * states).sum(), list(network.parameters()))
+            for states in (network(x), reference)
+        )
+        torch.testing.assert_close(network(x), reference)
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=2e-5)
+
+    def test_nothing_is_computed_for_the_data(self):
+        network, x, v = self.network("lstm", True)
+        network((x, v)).sum().backward()
+        assert x.grad is None
+        assert v.grad is not None
+
+    def test_when(self):
+        network, x, v = self.network("lstm", False)
+        assert reads_data(network.network, [x, v])
+        assert not reads_data(network.network, [x.clone().requires_grad_(), v])
+        assert not reads_data(network.network, [x[..., :200], v])
+        assert not reads_data(Recurrence(300, 8).network, [x])
+        assert not reads_data(Recurrence(300, 64, cell="gru").network, [x])
+        assert not reads_data(network.double().network, [x.double(), v.double()])
+        with torch.no_grad():
+            assert not reads_data(network.float().network, [x, v])
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not reads_data(network.network, [x, v])
+
+    @pytest.mark.parametrize("sizes", [[7], [7, 6], []])
+    def test_layers(self, sizes):
+        mlp, h = MLP(8, sizes).double(), tensor(2, 3, 5).requires_grad_()
+        for rest in (tensor(2, 3, 3, seed=2), tensor(2, 1, 3, seed=2)):
+            whole = mlp(torch.cat([h, rest.expand(2, 3, 3)], -1))
+            torch.testing.assert_close(mlp((h, rest)), whole)
+            ours, theirs = (
+                torch.autograd.grad(y.square().sum(), [h, *mlp.parameters()]) for y in (mlp((h, rest)), whole)
+            )
+            torch.testing.assert_close(ours, theirs)
+
+
+class TestSampledLstm:
+    """The loop with a gradient of its own, against the loop frame by frame."""
+
+    @staticmethod
+    def found(dtype, monkeypatch, *, time, rest=()):
+        """What comes out, and the gradients of all that goes in; in one, or frame by frame."""
+        torch.manual_seed(0)
+        d_h, head = InternalState(3 + 2, 4), nn.Linear(5 + 4, 6)
+        for parameter in d_h.parameters():
+            nn.init.normal_(parameter, std=0.7)
+        d_h, head = d_h.to(dtype), head.to(dtype)
+        u, known, epsilon = (tensor(2, time, n, seed=n).float().to(dtype) for n in (2, 5, 3))
+        start = [tensor(2, 4, seed=seed).float().to(dtype).requires_grad_() for seed in (7, 8)]
+        leaves = [u.requires_grad_(), known.requires_grad_(), *start, *d_h.parameters(), *head.parameters()]
+        calls = []
+
+        def counted(*args):
+            calls.append(1)
+            return sampled_lstm(*args)
+
+        monkeypatch.setattr("dvae_lib.networks.recurrence.sampled_lstm", counted)
+        values = sample_with_state(
+            FrameByFrame(d_h, u), PrecomputedInput([head, *rest], known), nn.Identity(), epsilon, start=tuple(start)
+        )
+        loss = sum((tensor(*v.shape, seed=9 + i).to(dtype) * v).sum() for i, v in enumerate(values))
+        return [*values, *torch.autograd.grad(loss, leaves)], len(calls)
+
+    @pytest.mark.parametrize("time", [1, 2, 6])
+    def test_is_the_loop(self, time, monkeypatch):
+        ours, calls = self.found(torch.float32, monkeypatch, time=time)
+        assert calls == 1
+        plain, calls = self.found(torch.float32, monkeypatch, time=time, rest=[nn.Identity()])
+        assert calls == 0
+        truth, calls = self.found(torch.float64, monkeypatch, time=time)
+        assert calls == 0
+        assert all(value.is_contiguous() for value in ours[:3])
+        for value, same, exact in zip(ours, plain, truth, strict=True):
+            torch.testing.assert_close(value, same, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(value.double(), exact, rtol=1e-4, atol=1e-5)
+
+    def test_frozen_weights_and_no_gradients(self):
+        d_h, head, u = InternalState(3, 4), nn.Linear(4, 6), torch.zeros(2, 5, 0)
+        d_h.requires_grad_(False)
+        epsilon = torch.randn(2, 5, 3)
+
+        def run():
+            return sample_with_state(FrameByFrame(d_h, u), PrecomputedInput([head], u), nn.Identity(), epsilon)
+
+        z, *_ = run()
+        z.sum().backward()
+        assert head.weight.grad is not None
+        with torch.no_grad():
+            torch.testing.assert_close(run()[0], z.detach())
+
+    def test_when(self):
+        value = torch.zeros(2, 3, 4)
+        assert samples_in_one(value, value)
+        assert not samples_in_one(value, value.double())
+        assert not samples_in_one(value.clone().requires_grad_(), value)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not samples_in_one(value, value)
+        assert not torch.func.vmap(lambda v: v + samples_in_one(v, v))(value).any()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from dvae_lib.models.base import DVAE
-from dvae_lib.networks import LocallyLinear, Memory
+from dvae_lib.networks import LocallyLinear, Memory, side_by_side
 
 __all__ = [
     "FRAMES",
@@ -197,7 +197,7 @@ def _run(model: DVAE, process: Process) -> _Run:
 
     def hook(name: str) -> Any:
         def cut(part: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-            call = _Call(name, args[0], result=output)
+            call = _Call(name, side_by_side(args[0]), result=output)
             run.calls.append(call)
             first, *rest = output if isinstance(output, tuple) and isinstance(output[0], Tensor) else (output,)
             if not isinstance(first, Tensor):  # a distribution, which no other part reads

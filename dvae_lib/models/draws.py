@@ -1,6 +1,6 @@
 """Where the value of a latent variable comes from: it is given, or drawn from a posterior, a prior or a proposal."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -270,7 +270,7 @@ class Past:
         self,
         name: str,
         recurrence: nn.Module,
-        inputs: Float[Tensor, "batch time in_dim"],
+        inputs: Float[Tensor, "batch time in_dim"] | Sequence[Tensor],
         lengths: Tensor | None = None,
     ) -> Float[Tensor, "batch time h_dim"]:
         """The states of a recursion over the frames; a backward one sees the chunk as the sequence's end.
@@ -278,7 +278,7 @@ class Past:
         Arguments:
             name: Of what is carried over.
             recurrence: A `Recurrence` or a causal `Memory`, such as an `InternalState`.
-            inputs: The frames.
+            inputs: The frames; of a `Recurrence`, or parts of them.
             lengths: The sequences' lengths in a padded batch.
         """
         last: Any

@@ -176,9 +176,9 @@ class DSAE(DVAE):
         v = draws("v", self.v_head(self._summary(seen, lengths, past)))  # (11.15), (11.16)
         if self.inference_model == "factorised":
             return Context({"known": seen}, {"v": v})
-        seen = torch.cat([seen, v.sample[:, None].expand(-1, seen.shape[1], -1)], -1)
         # (11.17)-(11.19)
-        known = torch.cat([past.run(f"gz_{i}", e, seen, lengths) for i, e in enumerate(self.e_gz)], -1)
+        both = (seen, v.sample[:, None])
+        known = torch.cat([past.run(f"gz_{i}", e, both, lengths) for i, e in enumerate(self.e_gz)], -1)
         if self.head_rnn is not None:
             known = past.run("head", self.head_rnn, known)
         return Context({"known": known}, {"v": v})

@@ -149,7 +149,7 @@ class SRNN(DVAE):
 
     def _context(self, x: Tensor, u: Tensor | None, lengths: Tensor | None, draws: Draws, past: Past) -> Context:
         h = past.run("h", self.d_h, append_input(self.phi_x(past.shift("x", x)), u))  # (9.1)
-        known = self.encoder(torch.cat([h, x], -1))
+        known = self.encoder((h, x))
         if self.e_g is not None:
             known = past.run("g", self.e_g, known, lengths)  # (9.10)
         return Context({"known": known}, states={"h": h})

@@ -10,6 +10,7 @@ from dvae_lib.networks.layers import (
     ObservationHead,
     append_input,
     prepend_input,
+    side_by_side,
 )
 from dvae_lib.networks.memory import MEMORIES, TCN, CausalAttention, LinearRecurrence, make_memory
 from dvae_lib.networks.recurrence import (
@@ -48,4 +49,5 @@ __all__ = [
     "sample_chain",
     "sample_with_state",
     "shift",
+    "side_by_side",
 ]

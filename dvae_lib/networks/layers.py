@@ -25,8 +25,31 @@ __all__ = [
     "GaussianHead",
     "ObservationHead",
     "append_input",
+    "linear",
     "prepend_input",
+    "side_by_side",
 ]
+
+
+def side_by_side(parts: Tensor | Sequence[Tensor]) -> Tensor:
+    """Parts of vectors as one; of shape (batch, 1, .) where a part is the same in all frames."""
+    if isinstance(parts, Tensor):
+        return parts
+    lead = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+    return torch.cat([part.expand(*lead, -1) for part in parts], -1)
+
+
+def linear(parts: Tensor | Sequence[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
+    """A linear layer on vectors whose parts stand side by side.
+
+    Where some of them are data, and others have gradients, each part is multiplied on its own: no gradient of the data
+    is computed, which would cost as much as the product itself.
+    """
+    if isinstance(parts, Tensor) or len({part.requires_grad for part in parts}) == 1 or not torch.is_grad_enabled():
+        return F.linear(side_by_side(parts), weight, bias)
+    weights = weight.split([part.shape[-1] for part in parts], 1)
+    first, *others = (F.linear(part, w) for part, w in zip(parts, weights, strict=True))
+    return sum(others, first + bias)
 
 
 class MLP(nn.Sequential):
@@ -54,6 +77,17 @@ class MLP(nn.Sequential):
         super().__init__(*layers)
         self.in_dim = in_dim
         self.out_dim = [in_dim, *sizes][-1]
+
+    def forward(self, inputs: Tensor | Sequence[Tensor]) -> Tensor:
+        """The outputs, of vectors or of their parts, which stand side by side (`linear`)."""
+        if isinstance(inputs, Tensor) or not len(self):
+            return super().forward(side_by_side(inputs))  # type: ignore[no-any-return, no-untyped-call]
+        first, *rest = self
+        assert isinstance(first, nn.Linear)
+        outputs = linear(inputs, first.weight, first.bias)
+        for layer in rest:
+            outputs = layer(outputs)
+        return outputs
 
 
 class GaussianHead(nn.Module):

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dvae_lib.networks.causal import Memory
-from dvae_lib.networks.layers import MLP
+from dvae_lib.networks.layers import MLP, side_by_side
+from dvae_lib.networks.lstm import lstm_on_data, reads_data, sampled_lstm, samples_in_one
 
 __all__ = [
     "FrameByFrame",
@@ -130,11 +131,12 @@ class FrameByFrame:
         self.activation = torch.relu if getattr(d_h.layers, "nonlinearity", "tanh") == "relu" else torch.tanh
         # Slices and sums of weights are made once, not in each frame: their gradients are as large as the weights.
         if d_h.cell == "gru":  # whose reset gate acts on the recurrent part of the candidate alone
-            self.known = F.linear(known, w_in[:, :n], b_in).unbind(1)
+            self.inputs = F.linear(known, w_in[:, :n], b_in)
             self.w_in, self.w_rec, self.b_rec = w_in[:, n:].t(), w_rec.t(), b_rec
         else:
-            self.known = (F.linear(known, w_in[:, :n], b_in) + b_rec).unbind(1)
+            self.inputs = F.linear(known, w_in[:, :n], b_in) + b_rec
             self.weight = torch.cat([w_in[:, n:], w_rec], 1).t()
+        self.known = self.inputs.unbind(1)
 
     def start(self, batch_size: int) -> tuple[Tensor, ...]:
         """The initial state: h, and the LSTM's c, each of shape (B, h_dim)."""
@@ -170,7 +172,8 @@ class PrecomputedInput:
         if not isinstance(first, nn.Linear):
             raise TypeError(f"the first layer must be linear; got {type(first).__name__}")
         n = known.shape[-1]
-        self.known = F.linear(known, first.weight[:, :n], first.bias).unbind(1)
+        self.inputs = F.linear(known, first.weight[:, :n], first.bias)
+        self.known = self.inputs.unbind(1)
         self.weight = first.weight[:, n:].t()
 
     def __call__(self, t: int, rest: Float[Tensor, "batch rest_dim"]) -> Float[Tensor, "batch out_dim"]:
@@ -233,6 +236,10 @@ def sample_with_state(
         All :math:`\mathbf{z}_t`, :math:`\mathbf{h}_t` and outputs of `e_z`, each of shape (B, T, .).
     """
     state = next_state.start(epsilon.shape[0]) if start is None else start
+    if next_state.cell == "lstm" and not e_z.rest and isinstance(phi_z, nn.Identity):
+        known, weights = (e_z.inputs, next_state.inputs), (e_z.weight, next_state.weight)
+        if samples_in_one(epsilon, *known, *weights):
+            return sampled_lstm(known[0], weights[0], known[1], weights[1], epsilon, (state[0], state[1]))
     samples, states, outputs = [], [], []
     for t, epsilon_t in enumerate(epsilon.unbind(1)):
         outputs.append(e_z(t, state[0]))
@@ -264,21 +271,33 @@ class Recurrence(nn.Module):
         self.out_dim, self.backward = h_dim, backward
 
     def forward(
-        self, inputs: Float[Tensor, "batch time in_dim"], lengths: Int[Tensor, " batch"] | None = None
+        self,
+        inputs: Float[Tensor, "batch time in_dim"] | Sequence[Tensor],
+        lengths: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch time h_dim"]:
-        """The internal state after each frame, from a state of zeros."""
+        """The internal state after each frame, from a state of zeros.
+
+        Arguments:
+            inputs: The frames; or parts of them, which stand side by side, data first. A part that is the same in all
+                frames has the shape (batch, 1, .).
+            lengths: The sequences' lengths in a padded batch.
+        """
+        parts = [inputs] if isinstance(inputs, Tensor) else inputs
+        if (lengths is None or not self.backward) and reads_data(self.network, parts):
+            return lstm_on_data(self.network, parts, backward=self.backward)
+        inputs = side_by_side(inputs)
         if not self.backward:
             return self.network(inputs)[0]  # type: ignore[no-any-return]
         states = self.network(reverse_time(inputs, lengths))[0]
         return reverse_time(states, lengths)
 
     def resume(
-        self, inputs: Float[Tensor, "batch time in_dim"], last: tuple[Tensor, ...] | None = None
+        self, inputs: Float[Tensor, "batch time in_dim"] | Sequence[Tensor], last: tuple[Tensor, ...] | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The internal states, and what the next frames are to be resumed from.
 
         Arguments:
-            inputs: The frames after those of the call before.
+            inputs: The frames after those of the call before, or parts of them.
             last: What that call returned beside the states; None at the start of the sequence.
 
         Raises:
@@ -286,6 +305,7 @@ class Recurrence(nn.Module):
         """
         if self.backward:
             raise ValueError("a backward recurrence starts from the last frame: it can't be resumed frame by frame")
+        inputs = side_by_side(inputs)
         if isinstance(self.network, nn.LSTM):
             return self.network(inputs, last)  # type: ignore[no-any-return]
         states, after = self.network(inputs, None if last is None else last[0])
