@@ -27,7 +27,9 @@ from torch import Tensor
 
 from dvae_lib.distributions import DiagonalGaussian, kl_divergence, standard_normal
 from dvae_lib.models import DVAE, build_model
+from dvae_lib.models.draws import Draws
 from dvae_lib.models.replay import replay_recursion
+from dvae_lib.networks import shift
 
 MODELS = {
     "storn": {},
@@ -57,29 +59,16 @@ def negative_bound(x: Tensor, q: DiagonalGaussian, generated: tuple) -> Tensor:
 
 def flat(model: DVAE) -> Loss:
     """The lower limit: the past of z is noise, given beforehand."""
-    kind = type(model).__name__
 
     def loss(x: Tensor) -> Tensor:
-        z = torch.randn(*x.shape[:2], model.z_dim, device=x.device)
-        if kind == "SRNN":
-            h = model._states(x, None)
-            q = model._infer(x, h, None, z, "sample", None).posterior
-            return negative_bound(x, q, model._generated(h, q.rsample()))
-        if kind == "VRNN":
-            latent, h, _ = model._infer(x, None, None, z, "sample", None)
-            q = latent.posterior
-            return negative_bound(x, q, model._generated(h, model.phi_z(q.rsample())))
-        if kind == "ImprovedVRNN":
-            past, b = model._read(x, None, None)
-            latent, h = model._infer(past, b, z, "sample", None)
-            q = latent.posterior
-            sample = q.rsample()
-            auxiliary = model._auxiliary(x, b, sample, None)
-            return negative_bound(x, q, model._generated(h)) - sum(term.sum() for term in auxiliary.values())
-        if model.inference_model == "smoother":
-            latent, h = model._smooth(x, None, None, z, "sample", None)
-            return negative_bound(x, latent.posterior, model._generated(z, h))
-        return library(model)(x)  # nothing recurs in this inference
+        if type(model).__name__ == "STORN" and model.inference_model != "smoother":
+            return library(model)(x)  # nothing recurs in this inference
+        noise = torch.randn(*x.shape[:2], model.z_dim, device=x.device)
+        latents, states = model._infer(x, None, None, Draws({"z": noise}))
+        z = {"z": latents["z"].posterior.rsample()}
+        auxiliary = model._auxiliary(x, z, None, states)
+        bound = negative_bound(x, latents["z"].posterior, model._generate(x, z, None, None, states))
+        return bound - sum(term.sum() for term in auxiliary.values())
 
     return loss
 
@@ -100,8 +89,8 @@ def plain(model: DVAE, name: str) -> Loss | None:
         return total
 
     def srnn(x: Tensor) -> Tensor:
-        h = model._states(x, None)
-        g = model.e_g(model.encoder(torch.cat([h, x], -1)), None)
+        h, _ = model.d_h(model.phi_x(shift(x)))
+        g = model.e_g(model.encoder((h, x)))
         z, total = x.new_zeros(len(x), model.z_dim), x.new_zeros(())
         for t in range(x.shape[1]):
             q = model.z_head(model.e_z(torch.cat([g[:, t], z], -1)))

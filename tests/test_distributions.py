@@ -138,6 +138,22 @@ def test_gamma_is_the_power_of_a_circular_complex_gaussian():
         assert stats.kstest(power[:, d].numpy(), stats.expon(scale=scale.item()).cdf).pvalue > 1e-3
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # forward mode's own
+def test_gamma_of_data_has_its_own_gradient():
+    """Of data, which have no gradient, in fewer passes: the value, and derivatives of both orders."""
+    logvar, x = random(Gamma, 3, 4, 5).logvar.double().requires_grad_(), random(Gamma, 3, 4, 5, seed=9).mean.double()
+    own = Gamma(logvar).log_prob(x)
+    assert "LogDensity" in type(own.grad_fn).__name__
+    torch.testing.assert_close(own, Gamma(logvar).log_prob_per_dim(x).sum(-1))
+    assert torch.autograd.gradcheck(lambda v: Gamma(v).log_prob(x), logvar)
+    assert torch.autograd.gradgradcheck(lambda v: Gamma(v).log_prob(x), logvar)
+    tangent = torch.func.jvp(lambda v: Gamma(v).log_prob(x), (logvar,), (torch.ones_like(logvar),))[1]
+    torch.testing.assert_close(tangent, (x * (-logvar).exp() - 1).sum(-1))
+    free = x.clone().requires_grad_()
+    Gamma(logvar).log_prob(free).sum().backward()
+    torch.testing.assert_close(free.grad, -(-logvar).exp())
+
+
 def test_gamma_likelihood_is_the_itakura_saito_divergence():
     p = random(Gamma, 3, 4, 5)
     x = p.sample(generator=torch.Generator().manual_seed(0))

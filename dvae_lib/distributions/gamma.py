@@ -1,7 +1,7 @@
 r"""The Gamma distribution of shape 1 of power spectrograms, and its divergence: Itakura-Saito."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -9,6 +9,7 @@ from torch import Generator, Size, Tensor
 from torch.distributions import Distribution, constraints
 
 from dvae_lib.distributions.base import FactorisedDistribution
+from dvae_lib.scans import records_steps
 
 __all__ = ["Gamma", "itakura_saito"]
 
@@ -60,6 +61,13 @@ class Gamma(FactorisedDistribution):
         """Log-density of each (non-negative) entry, in nats."""
         return -self.logvar - value * (-self.logvar).exp()
 
+    def log_prob(self, value: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch"]:
+        """Log-density of the vector, in nats: the sum of `log_prob_per_dim` over the last dimension."""
+        known = self.logvar.requires_grad and not value.requires_grad and value.shape == self.logvar.shape
+        if not known or torch.compiler.is_compiling() or records_steps(self.logvar, value):
+            return super().log_prob(value)
+        return _LogDensity.apply(self.logvar, value)  # type: ignore[no-any-return, no-untyped-call]
+
     def entropy_per_dim(self) -> Tensor:
         """Entropy of each entry, in nats."""
         return 1 + self.logvar
@@ -77,6 +85,23 @@ class Gamma(FactorisedDistribution):
             self._extended_shape(Size(sample_shape)), dtype=self.logvar.dtype, device=self.logvar.device
         ).exponential_(generator=generator)
         return self.logvar.exp() * noise
+
+
+class _LogDensity(torch.autograd.Function):
+    """The log-density of data, in half of the passes over them."""
+
+    @staticmethod
+    def forward(ctx: Any, logvar: Tensor, value: Tensor) -> Tensor:
+        ratio = logvar.neg().exp_().mul_(value)
+        ctx.save_for_backward(logvar, value, ratio)
+        return -(logvar.sum(-1) + ratio.sum(-1))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        logvar, value, ratio = ctx.saved_tensors
+        if torch.is_grad_enabled():  # with create_graph, to be differentiated again
+            ratio = value * (-logvar).exp()
+        return gradient[..., None] * (ratio - 1), None
 
 
 def itakura_saito(x: Float[Tensor, "*shape"], y: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
