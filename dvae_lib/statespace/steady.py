@@ -113,7 +113,13 @@ def smooth_steady(
 
 def tensor_like(value: Matrix, like: Tensor) -> Tensor:
     """On the device of `like`."""
-    return torch.from_numpy(np.ascontiguousarray(value)).to(like.device)
+    return torch.from_numpy(in_a_row(value)).to(like.device)
+
+
+def in_a_row(value: Matrix) -> Matrix:
+    """The matrix as neighbours in memory, which PyTorch takes. To NumPy one number counts as that in any direction."""
+    value = np.ascontiguousarray(value)
+    return value.copy() if min(value.strides, default=0) < 0 else value
 
 
 # ---- what does not depend on the data --------------------------------------------------------------------------
@@ -228,8 +234,7 @@ def _covariances(model: SteadyFilter, seen: Matrix, slopes: Matrix, V: Matrix, T
 
 def _products(left: Matrix, right: Matrix) -> Tensor:
     """left right^T of every step; layouts in which the sums are over neighbours in memory cost half as much."""
-    left, right = (np.ascontiguousarray(value) for value in (left, right))
-    return torch.from_numpy(left) @ torch.from_numpy(right).mT
+    return torch.from_numpy(in_a_row(left)) @ torch.from_numpy(in_a_row(right)).mT
 
 
 # ---- means -----------------------------------------------------------------------------------------------------

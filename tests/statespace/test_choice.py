@@ -76,12 +76,21 @@ def case(name: str) -> tuple[LinearGaussianSSM, Tensor, Tensor | None]:
         ssm = ssm.replace(A=torch.tensor([[1 - 1e-9, 1.0], [0.0, 0.3]]).double())
     if name == "float32":
         ssm, x = ssm.to(torch.float32), x.float()
+    if name == "white noise":
+        ssm, x = random_ssm(1, 1, seed=6).replace(A=torch.zeros(1, 1).double()), x[..., :1]
+    if name == "forgets in two steps":
+        ssm = ssm.replace(A=torch.tensor([[0.0, 1.0], [0.0, 0.0]]).double())
+    if name == "one state, three sensors":
+        ssm, x = random_ssm(1, 3, seed=6), numbers(3, T, 3)
+    if name == "three states, one sensor":
+        ssm, x = random_ssm(3, 1, seed=6), x[..., :1]
     return ssm, x, u
 
 
 CASES = (
     "constant", "inputs", "one step", "two steps", "short", "gaps", "the same gaps", "inputs and gaps", "per step",
     "several models", "a vague start", "a known start", "nearly a unit root", "float32",
+    "white noise", "forgets in two steps", "one state, three sensors", "three states, one sensor",
 )  # fmt: skip
 
 
@@ -101,7 +110,7 @@ def test_so_does_the_forecast(given):
     ssm, x, u = case(given)
     u = None if u is None else torch.cat([u, numbers(4, 1)])
     # A matrix that is given per step, though it is the same: then what lies ahead counts as missing.
-    per_step = ssm.replace(A=ssm.A.expand(x.shape[-2] + 4, 2, 2))
+    per_step = ssm.replace(A=ssm.A.expand(x.shape[-2] + 4, *ssm.A.shape))
     wanted = forecast(per_step, x, 4, u, method="sequential")
     for method in ("auto", "sequential", "parallel"):
         for a, b in zip(forecast(ssm, x, 4, u, method=method), wanted, strict=True):
