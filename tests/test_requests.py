@@ -23,11 +23,13 @@ from dvae_lib.statespace import (
     diffuse_log_likelihood,
     fit_components,
     fit_em,
+    fit_supervised,
     forecast,
     kalman_filter,
     level,
     local_level,
     ssm_at_times,
+    standard_errors,
     trend,
 )
 from dvae_lib.training import TrainingConfig, fit
@@ -107,9 +109,11 @@ def test_em_keeps_single_elements_and_floors_of_variances():
     assert kept.A == start.A
 
 
-def test_standard_errors_of_variances():
+def test_standard_errors():
     found = fit_components(level(), NILE)
     assert set(found.standard_errors) == set(found.variances)
+    walk = fit_em(local_level(1.0, 1.0, mean=100.0, variance=9.0), NILE, update="Lambda").ssm
+    assert standard_errors(walk, NILE, update="Lambda")["Lambda"] > 0
 
 
 def test_exact_diffuse_initialisation():
@@ -122,9 +126,10 @@ def test_a_fully_observed_linear_system():
     for t in range(1, len(z)):
         z[t] = [[0.9, 0.1], [0.0, 0.7]] @ z[t - 1] + rng.standard_normal(2)
     eye = torch.eye(2, dtype=torch.float64)
-    seen = LinearGaussianSSM(0.5 * eye, eye, eye, 1e-9 * eye, mu_1=eye[0] * 0, Lambda_1=eye)
-    A = fit_em(seen, z, update=("A", "Lambda"), num_iterations=20).ssm.A
-    torch.testing.assert_close(A, torch.tensor([[0.9, 0.1], [0.0, 0.7]], dtype=A.dtype), atol=0.05, rtol=0)
+    blank = LinearGaussianSSM(0 * eye, 0 * eye[:1], eye, eye[:1, :1], mu_1=0 * eye[0], Lambda_1=eye)
+    found = fit_supervised(blank, z @ [[3.0], [2.0]] + rng.standard_normal((4000, 1)), z)
+    torch.testing.assert_close(found.A, torch.tensor([[0.9, 0.1], [0.0, 0.7]]).double(), atol=0.05, rtol=0)
+    torch.testing.assert_close(found.C, torch.tensor([[3.0, 2.0]]).double(), atol=0.05, rtol=0)
 
 
 def test_data_frames_in_and_out():

@@ -1,11 +1,12 @@
 """State-space models: Kalman filter and smoother, posterior samples, EM, and their nonlinear relatives.
 
 `LinearGaussianSSM` holds a model after Eqs. (3.16) and (3.17). `kalman_filter`, `kalman_smoother`, `log_likelihood`,
-`sample_posterior` and `forecast` infer in it, in the fastest way unless told how, `sample` draws from it, `fit_em`
-fits it. `level`, `trend`, `season` and `regression` are the parts of structural time series, added by +, which
-`fit_components` fits under an exact flat prior of the first state; the tests of their `Innovations` say whether they
-leave anything to explain. `NonlinearGaussianSSM` with `extended_kalman_filter` and `unscented_kalman_filter`, and their
-smoothers, covers Eqs. (3.9) to (3.12).
+`sample_posterior` and `forecast` infer in it, in the fastest way unless told how, and `sample` draws from it. `fit_em`
+fits it, `fit_supervised` does where its states are known, and `standard_errors` says how surely. `level`, `trend`,
+`season` and `regression` are the parts of structural time series, added by +, which `fit_components` fits under an
+exact flat prior of the first state; the tests of their `Innovations` say whether they leave anything to explain.
+`NonlinearGaussianSSM` with `extended_kalman_filter` and `unscented_kalman_filter`, and their smoothers, covers Eqs.
+(3.9) to (3.12).
 `structure_cost` says what an inference model of a given structure loses. `GaussianChain` is a Gaussian over a whole
 sequence of states, as posteriors that are joint over time need it. `HiddenMarkovModel` is the chain of discrete states,
 with its own filter, smoother, posterior samples and most probable path. `GaussianProcess` gives sequences a prior by a
@@ -74,6 +75,7 @@ from dvae_lib.statespace.nonlinear import (
     unscented_kalman_filter,
     unscented_kalman_smoother,
 )
+from dvae_lib.statespace.standard_errors import standard_errors
 from dvae_lib.statespace.structure import (
     BestInference,
     GaussianPath,
@@ -82,6 +84,7 @@ from dvae_lib.statespace.structure import (
     structure_cost,
     visible,
 )
+from dvae_lib.statespace.supervised import fit_supervised
 
 __all__ = [
     "BestInference",
@@ -123,6 +126,7 @@ __all__ = [
     "extended_kalman_smoother",
     "fit_components",
     "fit_em",
+    "fit_supervised",
     "forecast",
     "gaussian_path",
     "hmm_filter",
@@ -144,6 +148,7 @@ __all__ = [
     "sample",
     "sample_posterior",
     "season",
+    "standard_errors",
     "ssm_at_times",
     "structure_cost",
     "trend",

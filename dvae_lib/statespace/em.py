@@ -120,18 +120,19 @@ def fit_em(
     u = None if u is None else as_series(u, "u", dtype, device, padding=0.0)
     mask = None if mask is None else as_mask(mask, device)
     diagonal = {diagonal} if isinstance(diagonal, str) else set(diagonal)
-    names = _checked_names(ssm, x, u, update, diagonal)
+    names = checked_names(ssm, x, u, update, diagonal)
     if min_variance is not None and not min_variance > 0:
         raise ValueError(f"min_variance must be positive, got {min_variance}")
     with torch.no_grad():
         ssm = in_double(ssm.map(torch.Tensor.detach))
         given = Restrictions(ssm, names, kept or {}, diagonal, priors or {})
-        start = _raised(dict(ssm.parameters()), given, diagonal, min_variance or 0.0)
+        start = raised(dict(ssm.parameters()), given, diagonal, min_variance or 0.0)
         ssm = ssm.replace(**start, validate_args=False)
 
         def improve(ssm: LinearGaussianSSM, smoothed: SmootherResult) -> LinearGaussianSSM:
-            changes = _changes(ssm, smoothed, x, u, mask, names, given)
-            changes |= _raised(changes, given, diagonal, min_variance or 0.0)
+            observed = observed_components(x, mask)
+            changes = m_step(ssm, smoothed, x, u, observed, _within(observed, smoothed), names, given)
+            changes |= raised(changes, given, diagonal, min_variance or 0.0)
             if not all(bool(torch.isfinite(value).all()) for value in changes.values()):
                 raise ValueError("a parameter is no longer finite")
             if (
@@ -188,18 +189,17 @@ def _after_a_fall(gain: float, value: float, tolerance: float) -> tuple[bool, st
     )
 
 
-def _changes(
+def m_step(
     ssm: LinearGaussianSSM,
     smoothed: SmootherResult,
     x: Tensor,
     u: Tensor | None,
-    mask: Tensor | None,
+    observed: Tensor | None,
+    within: Tensor | None,
     names: set[str],
     given: Restrictions,
 ) -> Changes:
-    """The M step."""
-    observed = observed_components(x, mask)
-    within = _within(observed, smoothed)
+    """The M step, from the frames within and from what is observed of them; None: all."""
     changes = _fit_transition(ssm, smoothed, u, within, names, given)
     changes |= _fit_observation(ssm, smoothed, x, observed, within, names, given)
     return changes | _fit_first(ssm.replace(**changes, validate_args=False), smoothed, u, names, given)
@@ -225,25 +225,26 @@ def _singular(covariance: Tensor, dtype: torch.dtype) -> bool:
     return not bool((torch.linalg.eigvalsh(correlation.nan_to_num()) > least).all())
 
 
-def _raised(values: Changes, given: Restrictions, diagonal: set[str], least: float) -> Changes:
+def raised(values: Changes, given: Restrictions, diagonal: set[str], least: float) -> Changes:
     """The fitted covariances with no direction of less variance than `least`, diagonal where they are to be."""
-    raised = {}
+    found = {}
     for name in set(given.blocks) & set(values):
         value = torch.diag_embed(values[name].diagonal()) if name in diagonal else values[name]
-        raised[name] = given.raised(name, value, least)
-    return raised
+        found[name] = given.raised(name, value, least)
+    return found
 
 
-def _checked_names(
+def checked_names(
     ssm: LinearGaussianSSM, x: Tensor, u: Tensor | None, update: str | Collection[str] | None, diagonal: set[str]
 ) -> set[str]:
+    """The names of the parameters to fit."""
     given = [name for name, _ in ssm.parameters()]
     alone = x.shape[:-2].numel() == 1
     left = ssm.fixed | ({"Lambda_1"} if alone else set())
     names = set(given) - left if update is None else {update} if isinstance(update, str) else set(update)
     if len(ssm.batch_shape) > 0:
         raise ValueError(
-            f"fit_em fits one model to all series; this one has the batch dimensions {tuple(ssm.batch_shape)}. "
+            f"One model is fitted to all series; this one has the batch dimensions {tuple(ssm.batch_shape)}. "
             "Give a model without batch dimensions, and the series as the batch of x"
         )
     if not names <= set(_NAMES):

@@ -248,7 +248,7 @@ def test_a_fall_is_no_convergence(monkeypatch):
     """An M step that goes wrong ends the iterations with the better model."""
     from dvae_lib.statespace import em
 
-    right = em._changes
+    right = em.m_step
     calls = []
 
     def spoilt(*arguments):
@@ -256,7 +256,7 @@ def test_a_fall_is_no_convergence(monkeypatch):
         changes = right(*arguments)
         return {name: 5 * value for name, value in changes.items()} if len(calls) == 4 else changes
 
-    monkeypatch.setattr(em, "_changes", spoilt)
+    monkeypatch.setattr(em, "m_step", spoilt)
     fitted = fit_em(local_level(1.0, 1.0), noisy_level(), update=("Lambda", "Sigma"))
     assert not fitted.converged
     assert "lower the log-likelihood" in fitted.reason
