@@ -4,7 +4,8 @@
   const status = document.querySelector(".errata-shown"), links = document.querySelectorAll(".errata-filter");
   const entries = [...document.querySelectorAll(".errata-entry")];
   if (!status || !links.length) return;
-  const groups = [...document.querySelectorAll(".bd-article section:has(.errata-entry), .bd-article details:has(.errata-entry)")];
+  const groups = [...document.querySelectorAll(".bd-article section, .bd-article details")]
+    .filter(group => group.querySelector(".errata-entry"));
   const opened = new Map(groups.filter(group => group.open !== undefined).map(group => [group, group.open]));
 
   function show(chapter, weight, name) {

@@ -41,8 +41,8 @@
   }
 
   window.bookFormulas = async function () {
-    waiting = [...document.querySelectorAll(".math:not(:has(mjx-container))")]
-      .filter((formula) => !formula.parentElement.closest(".math"));
+    waiting = [...document.querySelectorAll(".math")]
+      .filter((formula) => !formula.querySelector("mjx-container") && !formula.parentElement.closest(".math"));
     keepPlace();
     // Typeset, a formula is smaller than its TeX: others come into view.
     let first = 0;

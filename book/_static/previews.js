@@ -56,7 +56,7 @@
     box.style.visibility = "hidden";
     box.hidden = false;
     // Where the build has not typeset them, the page may have nothing that does.
-    const raw = [...box.querySelectorAll(".math:not(:has(mjx-container))")];
+    const raw = [...box.querySelectorAll(".math")].filter(formula => !formula.querySelector("mjx-container"));
     if (raw.length && window.MathJax && window.MathJax.typesetPromise) await window.MathJax.typesetPromise(raw).catch(() => {});
     else raw.forEach(formula => formula.replaceWith("\u2026"));
     await Promise.all([...box.querySelectorAll("img")].map(image => image.decode().catch(() => image.remove())));

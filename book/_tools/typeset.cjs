@@ -24,12 +24,14 @@ require(path.join(folder, "adaptors/liteDOM.js"));
 
 async function typeset(tex, display, adaptor) {
   MathJax.texReset();
-  const html = adaptor.outerHTML(await MathJax.tex2chtmlPromise(tex, { display }));
+  let html;
+  try { html = adaptor.outerHTML(await MathJax.tex2chtmlPromise(tex, { display })); }
+  catch (error) { return { left: error.message.split("\n")[0] }; }
   const error = /<mjx-merror data-mjx-error="([^"]*)"/.exec(html);
   if (error) return { left: error[1] };
   // A letter that MathJax's fonts lack has the width that a reader's own font gives it.
   if (html.includes("<mjx-utext")) return { left: "a letter without a font of MathJax" };
-  return html.replaceAll(' style="height: NaNem;"', "");  // a browser takes no notice of it either
+  return html.replace(/ style="height: NaNem;"/g, "");  // a browser takes no notice of it either
 }
 
 MathJax.startup.promise.then(async () => {

@@ -33,7 +33,10 @@ FORMULA = re.compile(
     r"\\(?:\((?P<inline>[^<]*?)\\\)|\[(?P<display>[^<]*?)\\\])(?P<end>\s*</(?P=tag)>)"
 )
 # Commands that give a meaning to other formulas of a page, or take one from them: such a page needs MathJax as a whole.
-CONNECTED = re.compile(r"\\(?:label|(?:eq)?ref|(?:re)?newcommand|newenvironment|[gex]?def|let|DeclareMathOperator)\b")
+CONNECTED = re.compile(
+    r"\\(?:label|(?:eq)?ref|(?:re|provide)?newcommand|providecommand|(?:re)?newenvironment|[gex]?def|let|require"
+    r"|definecolor|newtagform|DeclareMathOperator|DeclarePairedDelimiters?X?P?)\b"
+)
 SETTINGS = re.compile(r"window\.MathJax = (\{.*\})")
 TEX = re.compile(r"\\\(.*?\\\)|\\\[.*?\\\]|\$\$.*?\$\$|\\begin\{", re.DOTALL)
 UNSEEN = re.compile(r"<(script|style|pre|code|textarea|noscript)\b.*?</\1>|<[^>]*>", re.DOTALL)
@@ -45,13 +48,13 @@ Formula = tuple[str, bool]  # TeX, and whether it is displayed
 
 
 def typeset(site: Path, kept: Path) -> None:
-    """Do it to the pages and previews of a site, in place.
+    """Do it to the pages and previews of a site, in place, and once: of typeset pages it would find no formulas.
 
     Arguments:
         kept: Where the formulas are kept for the next build: as long as none has changed, it takes them from there.
     """
     if shutil.which("node") is None or not (site / MATHJAX / vendor.ADAPTOR).is_file():
-        print("Without node and MathJax from npm, formulas are typeset by the browser.")
+        print("Without node, or MathJax's scripts for it, formulas are typeset by the browser.")
         return
     pages = {page: page.read_text(encoding="utf-8") for page in lighten.pages(site)}
     shown = sorted((site / previews.FOLDER).rglob("*.js"))
@@ -93,13 +96,20 @@ def in_node(mathjax: Path, request: dict[str, Any], kept: Path) -> tuple[dict[Fo
     """The HTML of formulas, of those that have one, and their style sheet."""
     scripts = [*sorted(mathjax.rglob("*.js")), SCRIPT]
     made_of = hashlib.sha256(b"".join(path.read_bytes() for path in scripts) + json.dumps(request).encode()).hexdigest()
-    answer = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
-    if answer.get("made_of") != made_of:
+    try:
+        answer = json.loads(kept.read_text(encoding="utf-8"))
+        fresh = answer["made_of"] == made_of
+    except (OSError, ValueError, KeyError, TypeError):  # there is none, or it was half written
+        fresh = False
+    if not fresh:
         print(f"Typesetting {len(request['formulas'])} formulas ...", flush=True)
         command = ["node", str(SCRIPT), str(mathjax)]
         made = subprocess.run(command, input=json.dumps(request), capture_output=True, encoding="utf-8", check=False)
         if made.returncode:
-            raise SystemExit(f"Formulas could not be typeset:\n{made.stderr}")
+            raise SystemExit(
+                f"{shutil.which('node')} could not typeset the formulas; a newer one may, and without any node the "
+                f"browser does:\n{made.stderr}"
+            )
         answer = {"made_of": made_of, **json.loads(made.stdout)}
         kept.write_text(json.dumps(answer), encoding="utf-8")
     known = {}
@@ -139,4 +149,4 @@ def finished(page: str, link: str) -> str:
 def typesets(script: re.Match[str]) -> bool:
     """Whether a script is MathJax, tells it something, or says when it does what."""
     attributes, body = script.groups()
-    return "vendor/mathjax/" in attributes or "_static/formulas.js" in attributes or "MathJax" in body
+    return "mathjax" in attributes.lower() or "_static/formulas.js" in attributes or "MathJax" in body

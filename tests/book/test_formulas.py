@@ -1,6 +1,7 @@
 """Formulas stand in the pages; those that the build leaves to the browser are typeset where a reader is first."""
 
 import gzip
+import json
 import re
 import shutil
 import subprocess
@@ -251,6 +252,42 @@ def test_formulas_of_an_unchanged_site_are_kept(small_site, tmp_path, monkeypatc
     site_of(small_site, {"a.html": FORMULA % "x_1"})
     typeset.typeset(small_site, tmp_path / "kept.json")
     assert (small_site / "a.html").read_text() != first
+
+
+@pytest.mark.parametrize("written", ["", '{"made_of": "', "[]", "{}"])
+def test_kept_formulas_that_cannot_be_read_are_made_anew(small_site, tmp_path, written):
+    (tmp_path / "kept.json").write_text(written)
+    typeset.typeset(site_of(small_site, {"a.html": FORMULA % "x"}), tmp_path / "kept.json")
+    assert "<mjx-container" in (small_site / "a.html").read_text()
+
+
+def test_a_formula_that_breaks_mathjax_keeps_no_other_from_being_typeset(small_site):
+    request = {"config": {}, "fonts": "", "formulas": [[r"\require{nosuch}y", False], ["x", False]]}
+    command = ["node", str(typeset.SCRIPT), str(vendor.VENDOR / "mathjax")]
+    made = subprocess.run(command, input=json.dumps(request), capture_output=True, encoding="utf-8", check=True)
+    broken, whole = json.loads(made.stdout)["formulas"]
+    assert "nosuch" in broken["left"]
+    assert "<mjx-container" in whole
+
+
+def test_a_node_that_fails_is_named(small_site, tmp_path, monkeypatch):
+    failed = subprocess.CompletedProcess([], 127, "", "no such version")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(SystemExit, match=r"node could not typeset.*a newer one may[\s\S]*no such version"):
+        typeset.typeset(site_of(small_site, {"a.html": FORMULA % "x"}), tmp_path / "kept.json")
+
+
+def test_a_page_that_changes_the_meaning_of_commands_is_left_as_a_whole(small_site, tmp_path):
+    bodies = {"a.html": FORMULA % r"\require{physics}\abs{y}" + FORMULA % "x", "b.html": FORMULA % "x"}
+    typeset.typeset(site_of(small_site, bodies), tmp_path / "kept.json")
+    assert [(small_site / name).read_text().count("<mjx-container") for name in bodies] == [0, 1]
+
+
+def test_scripts_ask_for_nothing_that_browsers_of_2022_lack():
+    """A style that a browser does not know is left out; a selector that it does not know ends a script."""
+    scripts = sorted((vendor.ROOT / "book/_static").glob("*.js"))
+    assert scripts
+    assert [path.name for path in scripts if ":has(" in path.read_text(encoding="utf-8")] == []
 
 
 @pytest.mark.parametrize("lacks", ["node", "MathJax"])
