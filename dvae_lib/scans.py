@@ -225,6 +225,11 @@ def is_differentiated(*values: Tensor) -> bool:
     return (torch.is_grad_enabled() and any(value.requires_grad for value in values)) or records_steps(*values)
 
 
+def writes_down() -> bool:
+    """Whether torch.compile or torch.jit writes down what is done, which must not be a function of Python then."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+
+
 def records_steps(*values: Tensor) -> bool:
     """Whether a derivative may be asked for in another way than by `backward` and `torch.autograd.grad`."""
     # Within a transform of torch.func a tensor does not show what the outer transforms ask of it.

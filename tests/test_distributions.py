@@ -154,6 +154,23 @@ def test_gamma_of_data_has_its_own_gradient():
     torch.testing.assert_close(free.grad, -(-logvar).exp())
 
 
+def test_gamma_keeps_the_precision_of_what_is_more_precise():
+    logvar, x = torch.zeros(2, 513).requires_grad_(), torch.rand(2, 513)
+    assert Gamma(logvar.bfloat16()).log_prob(x).dtype == torch.float32  # as under autocast
+    assert Gamma(logvar).log_prob(x.double()).dtype == torch.float64
+    expected = -x.bfloat16().double().sum(-1).float()
+    torch.testing.assert_close(Gamma(logvar.bfloat16()).log_prob(x.bfloat16().float()), expected, rtol=1e-6, atol=0)
+
+
+def test_a_family_made_of_gamma_has_its_own_density():
+    class Powers(Gamma):
+        def log_prob_per_dim(self, value):
+            return super().log_prob_per_dim(value.clamp(min=1.0))
+
+    logvar, x = torch.zeros(1, 3), torch.zeros(1, 3)
+    assert Powers(logvar.requires_grad_()).log_prob(x).item() == -3
+
+
 def test_gamma_likelihood_is_the_itakura_saito_divergence():
     p = random(Gamma, 3, 4, 5)
     x = p.sample(generator=torch.Generator().manual_seed(0))

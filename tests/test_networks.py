@@ -3,6 +3,8 @@
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
+from torch.nn.utils import prune
 
 from dvae_lib.networks import (
     MLP,
@@ -15,6 +17,7 @@ from dvae_lib.networks import (
     sample_with_state,
     shift,
 )
+from dvae_lib.networks.layers import linear
 from dvae_lib.networks.lstm import reads_data, sampled_lstm, samples_in_one
 
 KINDS = [("rnn", "tanh"), ("rnn", "relu"), ("gru", "tanh"), ("lstm", "tanh")]
@@ -233,6 +236,68 @@ class TestData:
         with torch.autocast("cpu", torch.bfloat16):
             assert not reads_data(network.network, [x, v])
 
+    @staticmethod
+    def of_a_penalised_gradient(states, leaves):
+        """The gradient of a sum and of the squared norm of its own gradient, and many gradients at once."""
+        (slope,) = torch.autograd.grad(states.sum(), leaves[:1], create_graph=True)
+        by_grad = torch.autograd.grad(states.sum() + slope.square().sum(), leaves, retain_graph=True)
+        many = torch.autograd.grad(
+            states.sum((1, 2)), leaves, torch.eye(len(states)), is_grads_batched=True, retain_graph=True
+        )
+        for leaf in leaves:
+            leaf.grad = None
+        (states.sum() + slope.square().sum()).backward()
+        return [*by_grad, *many, *(leaf.grad.clone() for leaf in leaves)]
+
+    @pytest.mark.parametrize("backward", [False, True])
+    def test_gradients_have_gradients(self, backward):
+        network, x, _ = self.network("lstm", backward, parts=(256, 0))
+        assert reads_data(network.network, [x])
+        weights = [network.network.weight_hh_l0, network.network.weight_ih_l0]
+        ours = self.of_a_penalised_gradient(network(x), weights)
+        theirs = self.of_a_penalised_gradient(network(x.clone().requires_grad_()), weights)
+        for value, expected in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-3)
+        network.network.weight_hh_l0.requires_grad_(False)
+        network(x).sum().backward()
+
+    @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+    def test_a_traced_network_can_be_saved(self, tmp_path):
+        network, x, _ = self.network("lstm", False, parts=(300, 0))
+        torch.jit.trace(network, x, check_trace=False).save(tmp_path / "traced.pt")
+        torch.testing.assert_close(torch.jit.load(tmp_path / "traced.pt")(x), network(x))
+
+    def test_hooks_are_called_and_pruned_weights_trained(self):
+        network, x, _ = self.network("lstm", False, parts=(300, 0))
+        mlp, h = MLP(8, [7]), torch.randn(2, 3, 5, requires_grad=True)
+        for inner, run in ((network.network, lambda: network(x)), (mlp[0], lambda: mlp((h, torch.randn(2, 3, 3))))):
+            calls = []
+            handle = inner.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+            run()
+            assert calls == [1]
+            handle.remove()
+            name = "weight" if inner is mlp[0] else "weight_hh_l0"
+            prune.l1_unstructured(inner, name, 0.5)
+            for _ in range(2):  # the second time no graph of the first may be needed
+                run().sum().backward()
+
+    def test_what_replaced_a_layer_is_asked(self):
+        class Doubled(nn.Linear):
+            def forward(self, x):
+                return 2 * super().forward(x)
+
+        h, data = torch.randn(2, 3, 5, requires_grad=True), torch.randn(2, 3, 3)
+        for layer in (Doubled(8, 7), nn.Sequential(nn.Linear(8, 7))):
+            mlp = MLP(8, [7])
+            mlp[0] = layer
+            torch.testing.assert_close(mlp((h, data)), mlp(torch.cat([h, data], -1)))
+
+    def test_precision_does_not_depend_on_who_has_a_gradient(self):
+        h, data, layer = torch.randn(2, 3, 5), torch.randn(2, 3, 3), nn.Linear(8, 7)
+        with torch.autocast("cpu", torch.bfloat16):
+            kinds = {linear((part, data), layer.weight, layer.bias).dtype for part in (h, h.clone().requires_grad_())}
+        assert kinds == {torch.bfloat16}
+
     @pytest.mark.parametrize("sizes", [[7], [7, 6], []])
     def test_layers(self, sizes):
         mlp, h = MLP(8, sizes).double(), tensor(2, 3, 5).requires_grad_()
@@ -284,6 +349,31 @@ class TestSampledLstm:
         for value, same, exact in zip(ours, plain, truth, strict=True):
             torch.testing.assert_close(value, same, rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(value.double(), exact, rtol=1e-4, atol=1e-5)
+
+    def test_gradients_have_gradients(self):
+        torch.manual_seed(0)
+        d_h, head = InternalState(3 + 2, 4), nn.Linear(5 + 4, 6)
+        u, known, epsilon = torch.randn(2, 5, 2), torch.randn(2, 5, 5), torch.randn(2, 5, 3)
+        leaves = [head.weight, d_h.layers.weight_hh_l0]
+        found = []
+        for rest in ([], [nn.Identity()]):
+            z, *_ = sample_with_state(
+                FrameByFrame(d_h, u), PrecomputedInput([head, *rest], known), nn.Identity(), epsilon
+            )
+            found.append(TestData.of_a_penalised_gradient(z, leaves))
+        for ours, plain in zip(*found, strict=True):
+            torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # forward mode's own
+    def test_a_tangent_of_the_first_state_comes_through(self):
+        d_h, head, u = InternalState(3, 4), nn.Linear(4, 6), torch.zeros(2, 5, 0)
+        epsilon = torch.randn(2, 5, 3)
+        with forward_ad.dual_level():
+            start = forward_ad.make_dual(torch.zeros(2, 4), torch.ones(2, 4)), torch.zeros(2, 4)
+            z, *_ = sample_with_state(
+                FrameByFrame(d_h, u), PrecomputedInput([head], u), nn.Identity(), epsilon, start=start
+            )
+            assert forward_ad.unpack_dual(z).tangent.abs().min() > 0
 
     def test_frozen_weights_and_no_gradients(self):
         d_h, head, u = InternalState(3, 4), nn.Linear(4, 6), torch.zeros(2, 5, 0)

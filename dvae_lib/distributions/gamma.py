@@ -9,7 +9,7 @@ from torch import Generator, Size, Tensor
 from torch.distributions import Distribution, constraints
 
 from dvae_lib.distributions.base import FactorisedDistribution
-from dvae_lib.scans import records_steps
+from dvae_lib.scans import records_steps, writes_down
 
 __all__ = ["Gamma", "itakura_saito"]
 
@@ -63,10 +63,12 @@ class Gamma(FactorisedDistribution):
 
     def log_prob(self, value: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch"]:
         """Log-density of the vector, in nats: the sum of `log_prob_per_dim` over the last dimension."""
-        known = self.logvar.requires_grad and not value.requires_grad and value.shape == self.logvar.shape
-        if not known or torch.compiler.is_compiling() or records_steps(self.logvar, value):
-            return super().log_prob(value)
-        return _LogDensity.apply(self.logvar, value)  # type: ignore[no-any-return, no-untyped-call]
+        data = self.logvar.requires_grad and not value.requires_grad
+        own = type(self).log_prob_per_dim is Gamma.log_prob_per_dim  # not so of a class that is derived from this one
+        fit = data and own and not (writes_down() or records_steps(self.logvar, value))
+        if fit and value.shape == self.logvar.shape and value.dtype == self.logvar.dtype:
+            return _LogDensity.apply(self.logvar, value)  # type: ignore[no-any-return, no-untyped-call]
+        return super().log_prob(value)
 
     def entropy_per_dim(self) -> Tensor:
         """Entropy of each entry, in nats."""

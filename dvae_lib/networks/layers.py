@@ -49,7 +49,7 @@ def linear(parts: Tensor | Sequence[Tensor], weight: Tensor, bias: Tensor) -> Te
         return F.linear(side_by_side(parts), weight, bias)
     weights = weight.split([part.shape[-1] for part in parts], 1)
     first, *others = (F.linear(part, w) for part, w in zip(parts, weights, strict=True))
-    return sum(others, first + bias)
+    return sum(others, first + bias.to(first.dtype))  # under autocast the products are of less precision
 
 
 class MLP(nn.Sequential):
@@ -80,12 +80,17 @@ class MLP(nn.Sequential):
 
     def forward(self, inputs: Tensor | Sequence[Tensor]) -> Tensor:
         """The outputs, of vectors or of their parts, which stand side by side (`linear`)."""
-        if isinstance(inputs, Tensor) or not len(self):
+        first = next(iter(self), None)
+        # Only a plain layer may be taken apart: not one with hooks, such as those of pruning, nor what replaced it.
+        if (
+            isinstance(inputs, Tensor)
+            or type(first) is not nn.Linear
+            or first._forward_hooks
+            or first._forward_pre_hooks
+        ):
             return super().forward(side_by_side(inputs))  # type: ignore[no-any-return, no-untyped-call]
-        first, *rest = self
-        assert isinstance(first, nn.Linear)
         outputs = linear(inputs, first.weight, first.bias)
-        for layer in rest:
+        for layer in list(self)[1:]:
             outputs = layer(outputs)
         return outputs
 

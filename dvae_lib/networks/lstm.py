@@ -1,15 +1,15 @@
 r"""An LSTM on data: what torch's own computes, without the gradient of the data, which nobody asks for."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from dvae_lib.networks.layers import linear
-from dvae_lib.scans import records_steps
+from dvae_lib.scans import records_steps, writes_down
 
 __all__ = ["lstm_on_data", "reads_data"]
 
@@ -24,13 +24,14 @@ def reads_data(network: nn.Module, parts: Sequence[Tensor]) -> bool:
     data = parts[0]
     return (
         isinstance(network, nn.LSTM)
+        and not writes_down()
+        and not (network._forward_hooks or network._forward_pre_hooks)  # such as those of pruning
         and data.shape[-1] >= 4 * network.hidden_size >= 256
         and torch.is_grad_enabled()
         and not data.requires_grad
         and data.device.type == "cpu"
         and data.dtype == network.weight_ih_l0.dtype == torch.float32  # in others oneDNN is not asked
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
         and not records_steps(*parts, *network.parameters())
     )
 
@@ -82,16 +83,13 @@ def sampled_lstm(
 
 
 def samples_in_one(epsilon: Tensor, *others: Tensor) -> bool:
-    """Whether `sampled_lstm` may stand for the loop that it equals: it has a first derivative, by a backward pass.
-
-    That is where torch's own LSTM has no other, either.
-    """
+    """Whether `sampled_lstm` may stand for the loop that it equals: it has derivatives by backward passes alone."""
     return (
         epsilon.device.type == "cpu"
         and all(value.dtype == torch.float32 for value in (epsilon, *others))
         and not epsilon.requires_grad
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
+        and not writes_down()
         and not records_steps(epsilon, *others)
     )
 
@@ -148,6 +146,55 @@ class _CellGradients:
         return self.at[t]
 
 
+def _again(*gradients: Tensor) -> bool:
+    """Whether the gradient is to be differentiated again, or many are asked for at once (`is_grads_batched`)."""
+    batched = torch._C._functorch.is_legacy_batchedtensor
+    return torch.is_grad_enabled() or any(batched(value) for value in gradients) or records_steps(*gradients)
+
+
+# What follows is the same recursion in plain steps, whose gradients torch records, so that these have gradients, too.
+
+
+def _recorded(
+    function: Callable[..., Any], given: Sequence[Tensor], needed: Sequence[bool], gradients: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """The gradients of those that are needed, by a function whose steps are recorded."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        values = function(*given)
+    wanted = [value for value, need in zip(given, needed, strict=False) if need]
+    found = iter(torch.autograd.grad(values, wanted, gradients, create_graph=create_graph, allow_unused=True))
+    return [next(found) if need else None for _, need in zip(given, needed, strict=False)]
+
+
+def _recorded_cell(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    i, f, g, o = gates.chunk(4, -1)
+    c = torch.addcmul(f.sigmoid() * c, i.sigmoid(), g.tanh())
+    return o.sigmoid() * c.tanh(), c
+
+
+def _recorded_states(inputs: Tensor, w_rec: Tensor, *, backward: bool) -> Tensor:
+    h = c = inputs.new_zeros(inputs.shape[1], w_rec.shape[1])
+    states = []
+    for inputs_t in inputs.flip(0) if backward else inputs:
+        h, c = _recorded_cell(torch.addmm(inputs_t, h, w_rec.t()), c)
+        states.append(h)
+    return torch.stack(states[::-1] if backward else states)
+
+
+def _recorded_samples(
+    known: Tensor, inputs: Tensor, epsilon: Tensor, w_z: Tensor, w_h: Tensor, h: Tensor, c: Tensor
+) -> tuple[Tensor, ...]:
+    frames = []
+    for known_t, inputs_t, epsilon_t in zip(known, inputs, epsilon, strict=True):
+        output = torch.addmm(known_t, h, w_z)
+        mean, logvar = output.chunk(2, -1)
+        z = torch.addcmul(mean, (0.5 * logvar).exp(), epsilon_t)
+        h, c = _recorded_cell(torch.addmm(inputs_t, torch.cat([z, h], -1), w_h), c)
+        frames.append((z, h, output))
+    return tuple(torch.stack(values) for values in zip(*frames, strict=True))
+
+
 class _States(torch.autograd.Function):
     """All states, from what the inputs add to the gates and the recurrent weights."""
 
@@ -164,14 +211,16 @@ class _States(torch.autograd.Function):
         for t in reversed(range(time)) if backward else range(time):
             torch.addmm(inputs[t], h_before[t], w_rec.t(), out=cells.at[t])
             cells.step(t, c_before[t], c_after[t], h_after[t])
-        ctx.save_for_backward(cells.gates, cells.squashed, h[before], c[before], w_rec)
+        ctx.save_for_backward(inputs, w_rec, cells.gates, cells.squashed, h[before], c[before])
         ctx.backward_in_time = backward
         return h[after]
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        gates, squashed, h_before, c_before, w_rec = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, w_rec, gates, squashed, h_before, c_before = ctx.saved_tensors
+        if _again(gradient):
+            by = functools.partial(_recorded_states, backward=ctx.backward_in_time)
+            return *_recorded(by, (inputs, w_rec), ctx.needs_input_grad, (gradient,)), None
         cells, time = _CellGradients(gates, squashed, c_before), len(gates)
         d_h, d_states = torch.zeros_like(h_before[0]), gradient.unbind(0)
         for t in range(time) if ctx.backward_in_time else reversed(range(time)):
@@ -201,13 +250,17 @@ class _Sampled(torch.autograd.Function):
             torch.addcmul(mean_at[t], std_at[t], epsilon_t, out=z_at[t])
             torch.addmm(inputs_t, z_h_at[t], w_h, out=cells.at[t])
             cells.step(t, c_at[t], c_at[t + 1], h_at[t + 1])
-        ctx.save_for_backward(cells.gates, cells.squashed, z_h[:-1], cell[:-1], std * epsilon, w_z, w_h)
+        ctx.save_for_backward(
+            known, inputs, epsilon, w_z, w_h, h, c, cells.gates, cells.squashed, z_h[:-1], cell[:-1], std * epsilon
+        )
         return samples.clone(), states[1:].clone(), outputs
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, d_z: Tensor, d_states: Tensor, d_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        gates, squashed, z_h, c_before, deviation, w_z, w_h = ctx.saved_tensors
+        *given, gates, squashed, z_h, c_before, deviation = ctx.saved_tensors
+        if _again(d_z, d_states, d_outputs):
+            return tuple(_recorded(_recorded_samples, given, ctx.needs_input_grad, (d_z, d_states, d_outputs)))
+        w_z, w_h = given[3:5]
         cells, z_dim = _CellGradients(gates, squashed, c_before), deviation.shape[-1]
         by_logvar, d_outputs = (0.5 * deviation).unbind(0), d_outputs.clone(memory_format=torch.contiguous_format)
         d_out_at, (d_mean, d_logvar) = d_outputs.unbind(0), (part.unbind(0) for part in d_outputs.chunk(2, -1))

@@ -238,7 +238,7 @@ def sample_with_state(
     state = next_state.start(epsilon.shape[0]) if start is None else start
     if next_state.cell == "lstm" and not e_z.rest and isinstance(phi_z, nn.Identity):
         known, weights = (e_z.inputs, next_state.inputs), (e_z.weight, next_state.weight)
-        if samples_in_one(epsilon, *known, *weights):
+        if samples_in_one(epsilon, *known, *weights, *state):
             return sampled_lstm(known[0], weights[0], known[1], weights[1], epsilon, (state[0], state[1]))
     samples, states, outputs = [], [], []
     for t, epsilon_t in enumerate(epsilon.unbind(1)):

@@ -277,7 +277,7 @@ def forecast(
         horizon: How many steps to predict.
         u: The input, `(*batch, T + horizon, u_dim)`, where the model has B: the future one must be known.
         mask: As in `kalman_filter`, for the T steps observed.
-        method: As in `kalman_filter`.
+        method: As in `kalman_filter`, for the T steps observed; those ahead follow one after the other.
 
     Returns:
         Means and covariances of future observations (with their noise) and states.
