@@ -54,7 +54,7 @@ def sampled_lstm(
     known: Float[Tensor, "batch time outputs"],
     w_z: Float[Tensor, "h_dim outputs"],
     inputs: Float[Tensor, "batch time gates"],
-    w_h: Float[Tensor, "z_dim+h_dim gates"],
+    w_h: Float[Tensor, "inputs_dim gates"],
     epsilon: Float[Tensor, "batch time z_dim"],
     start: tuple[Tensor, Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
