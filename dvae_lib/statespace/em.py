@@ -115,26 +115,20 @@ def fit_em(
             parameter is per step, B is to be fitted with first inputs that differ, `min_variance` is not positive, and
             as `kalman_filter`.
     """
-    dtype, device = ssm.dtype, ssm.device
-    x = as_series(x, "x", dtype, device)
-    u = None if u is None else as_series(u, "u", dtype, device, padding=0.0)
-    mask = None if mask is None else as_mask(mask, device)
-    diagonal = {diagonal} if isinstance(diagonal, str) else set(diagonal)
-    names = checked_names(ssm, x, u, update, diagonal)
+    dtype = ssm.dtype
+    x, u, mask, diagonal, names = read_fit(ssm, x, u, mask, update, diagonal)
     if min_variance is not None and not min_variance > 0:
         raise ValueError(f"min_variance must be positive, got {min_variance}")
     with torch.no_grad():
         ssm = in_double(ssm.map(torch.Tensor.detach))
         given = Restrictions(ssm, names, kept or {}, diagonal, priors or {})
-        start = raised(dict(ssm.parameters()), given, diagonal, min_variance or 0.0)
+        start = _raised(dict(ssm.parameters()), given, diagonal, min_variance or 0.0)
         ssm = ssm.replace(**start, validate_args=False)
 
         def improve(ssm: LinearGaussianSSM, smoothed: SmootherResult) -> LinearGaussianSSM:
             observed = observed_components(x, mask)
-            changes = m_step(ssm, smoothed, x, u, observed, _within(observed, smoothed), names, given)
-            changes |= raised(changes, given, diagonal, min_variance or 0.0)
-            if not all(bool(torch.isfinite(value).all()) for value in changes.values()):
-                raise ValueError("a parameter is no longer finite")
+            within = _within(observed, smoothed)
+            changes = m_step(ssm, smoothed, x, u, observed, within, names, given, diagonal, min_variance or 0.0)
             if (
                 "Sigma" in changes
                 and _singular(changes["Sigma"], dtype)
@@ -198,11 +192,21 @@ def m_step(
     within: Tensor | None,
     names: set[str],
     given: Restrictions,
+    diagonal: set[str],
+    least: float,
 ) -> Changes:
-    """The M step, from the frames within and from what is observed of them; None: all."""
+    """The M step, from the frames within and from what is observed of them; None: all.
+
+    Raises:
+        ValueError: Where a parameter is no longer finite.
+    """
     changes = _fit_transition(ssm, smoothed, u, within, names, given)
     changes |= _fit_observation(ssm, smoothed, x, observed, within, names, given)
-    return changes | _fit_first(ssm.replace(**changes, validate_args=False), smoothed, u, names, given)
+    changes |= _fit_first(ssm.replace(**changes, validate_args=False), smoothed, u, names, given)
+    changes |= _raised(changes, given, diagonal, least)
+    if not all(bool(torch.isfinite(value).all()) for value in changes.values()):
+        raise ValueError("a parameter is no longer finite")
+    return changes
 
 
 def _within(observed: Tensor | None, smoothed: SmootherResult) -> Tensor | None:
@@ -225,7 +229,7 @@ def _singular(covariance: Tensor, dtype: torch.dtype) -> bool:
     return not bool((torch.linalg.eigvalsh(correlation.nan_to_num()) > least).all())
 
 
-def raised(values: Changes, given: Restrictions, diagonal: set[str], least: float) -> Changes:
+def _raised(values: Changes, given: Restrictions, diagonal: set[str], least: float) -> Changes:
     """The fitted covariances with no direction of less variance than `least`, diagonal where they are to be."""
     found = {}
     for name in set(given.blocks) & set(values):
@@ -234,10 +238,25 @@ def raised(values: Changes, given: Restrictions, diagonal: set[str], least: floa
     return found
 
 
-def checked_names(
+def read_fit(
+    ssm: LinearGaussianSSM,
+    x: Series,
+    u: Series | None,
+    mask: Series | None,
+    update: str | Collection[str] | None,
+    diagonal: str | Collection[str],
+) -> tuple[Tensor, Tensor | None, Tensor | None, set[str], set[str]]:
+    """Data and mask as tensors, the covariances that are to be diagonal, and the names of the parameters to fit."""
+    data = as_series(x, "x", ssm.dtype, ssm.device)
+    inputs = None if u is None else as_series(u, "u", ssm.dtype, ssm.device, padding=0.0)
+    seen = None if mask is None else as_mask(mask, ssm.device)
+    diagonal = {diagonal} if isinstance(diagonal, str) else set(diagonal)
+    return data, inputs, seen, diagonal, _checked_names(ssm, data, inputs, update, diagonal)
+
+
+def _checked_names(
     ssm: LinearGaussianSSM, x: Tensor, u: Tensor | None, update: str | Collection[str] | None, diagonal: set[str]
 ) -> set[str]:
-    """The names of the parameters to fit."""
     given = [name for name, _ in ssm.parameters()]
     alone = x.shape[:-2].numel() == 1
     left = ssm.fixed | ({"Lambda_1"} if alone else set())

@@ -6,11 +6,11 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from dvae_lib.statespace.em import checked_names
+from dvae_lib.statespace.em import read_fit
 from dvae_lib.statespace.em_given import COVARIANCES, Restrictions
 from dvae_lib.statespace.kalman import log_likelihood
 from dvae_lib.statespace.model import LinearGaussianSSM, in_double
-from dvae_lib.statespace.series import Series, as_mask, as_series
+from dvae_lib.statespace.series import Series
 
 __all__ = ["standard_errors"]
 
@@ -67,12 +67,8 @@ def standard_errors(
         ValueError: As `fit_em`; where the log-likelihood has no curvature downwards in some direction: another set of
             parameters does as well, or the model is not at a maximum.
     """
-    dtype, device = ssm.dtype, ssm.device
-    data = as_series(x, "x", dtype, device)
-    inputs = None if u is None else as_series(u, "u", dtype, device, padding=0.0)
-    seen = None if mask is None else as_mask(mask, device)
-    diagonal = {diagonal} if isinstance(diagonal, str) else set(diagonal)
-    names = checked_names(ssm, data, inputs, update, diagonal)
+    dtype = ssm.dtype
+    data, inputs, seen, diagonal, names = read_fit(ssm, x, u, mask, update, diagonal)
     ssm = in_double(ssm.map(torch.Tensor.detach))
     places = list(_places(ssm, names, Restrictions(ssm, names, kept or {}, diagonal, {})))
     fitted = {name: getattr(ssm, name) for name in sorted(names)}

@@ -6,12 +6,12 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from dvae_lib.statespace.em import checked_names, m_step, raised
+from dvae_lib.statespace.em import m_step, read_fit
 from dvae_lib.statespace.em_given import Prior, Restrictions
 from dvae_lib.statespace.kalman import SmootherResult
-from dvae_lib.statespace.model import LinearGaussianSSM, check_finite, in_double
+from dvae_lib.statespace.model import LinearGaussianSSM, in_double
 from dvae_lib.statespace.problem import observed_components
-from dvae_lib.statespace.series import Series, as_mask, as_series
+from dvae_lib.statespace.series import Series, as_series
 
 __all__ = ["fit_supervised"]
 
@@ -65,28 +65,23 @@ def fit_supervised(
         ValueError: As `fit_em`; if x and z have different numbers of frames, if a state is missing, and if the states
             do not vary enough to tell the parameters.
     """
-    dtype, device = ssm.dtype, ssm.device
-    x, z = as_series(x, "x", dtype, device), as_series(z, "z", dtype, device)
-    u = None if u is None else as_series(u, "u", dtype, device, padding=0.0)
+    dtype = ssm.dtype
+    x, u, mask, diagonal, names = read_fit(ssm, x, u, mask, update, diagonal)
+    z = as_series(z, "z", dtype, ssm.device)
     known = _known(ssm, x, z)
-    diagonal = {diagonal} if isinstance(diagonal, str) else set(diagonal)
-    names = checked_names(ssm, x, u, update, diagonal)
     if min_variance is not None and not min_variance > 0:
         raise ValueError(f"min_variance must be positive, got {min_variance}")
     with torch.no_grad():
         ssm = in_double(ssm.map(torch.Tensor.detach))
         given = Restrictions(ssm, names, kept or {}, diagonal, priors or {})
-        observed = observed_components(x, None if mask is None else as_mask(mask, device))
+        observed = observed_components(x, mask)
         z = z.nan_to_num()
         squares = z.new_zeros(*z.shape, z.shape[-1])
         states = SmootherResult(z, squares, squares[..., 1:, :, :])
         within = None if bool(known.all()) else known
         for _ in range(num_iterations):
             try:
-                changes = m_step(ssm, states, x, u, observed, within, names, given)
-                changes |= raised(changes, given, diagonal, min_variance or 0.0)
-                for value in changes.values():
-                    check_finite(value)
+                changes = m_step(ssm, states, x, u, observed, within, names, given, diagonal, min_variance or 0.0)
             except (ValueError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
                 raise ValueError(
                     f"the states and inputs do not tell all parameters apart ({error}): give more frames, or leave out "
