@@ -18,6 +18,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,9 @@ CONNECTED = re.compile(
     r"\\(?:label|(?:eq)?ref|(?:re|provide)?newcommand|providecommand|(?:re)?newenvironment|[gex]?def|let|require"
     r"|definecolor|newtagform|DeclareMathOperator|DeclarePairedDelimiters?X?P?)\b"
 )
+LETTERS = re.compile(r"\.((?:MJX-)?TEX[\w-]*) \{\s*font-family: (MJX[\w, -]*);")  # a class, and its fonts
+DRAWN = re.compile(r"<mjx-[^>]*?\b((?:MJX-)?TEX\b[\w-]*|stretchy-[vh])\b")  # a class; or what is put together of pieces
+PIECES = "MJXTEX-S4"
 SETTINGS = re.compile(r"window\.MathJax = (\{.*\})")
 TEX = re.compile(r"\\\(.*?\\\)|\\\[.*?\\\]|\$\$.*?\$\$|\\begin\{", re.DOTALL)
 UNSEEN = re.compile(r"<(script|style|pre|code|textarea|noscript)\b.*?</\1>|<[^>]*>", re.DOTALL)
@@ -70,13 +74,15 @@ def typeset(site: Path, kept: Path) -> None:
     )
     (site / SHEET).write_text(css + STYLE, encoding="utf-8")
     version = hashlib.sha256((site / SHEET).read_bytes()).hexdigest()[:8]
+    known_fonts = fonts(css)
     for page, text in pages.items():
         root = "../" * (len(page.relative_to(site).parts) - 1)
         link = f'<link href="{root}{SHEET}?v={version}" rel="stylesheet" />\n'
         done = with_formulas(text, known)
         for tex in left_over(done):
             print(f"{page.relative_to(site)}: left to the browser: {tex}")
-        page.write_text(finished(done, link), encoding="utf-8")
+        asking = asking_for([f"{root}_static/{font}" for font in needed(done, known_fonts)])
+        page.write_text(finished(done, link, asking), encoding="utf-8")
     for file in shown:
         previews.change(file, lambda text: with_formulas(text, known))
 
@@ -131,17 +137,47 @@ def with_formulas(text: str, known: dict[Formula, str]) -> str:
     return FORMULA.sub(changed, text) if formulas(text) else text
 
 
+def fonts(css: str) -> dict[str, list[str]]:
+    """Where the fonts are, from the style sheet on, that what `DRAWN` finds takes its letters from."""
+    files = dict(re.findall(r'font-family: (MJX[\w-]*);\s*src: url\("([^"]+)"\)', css))
+    found = {name: families.split(", ") for name, families in LETTERS.findall(css)}
+    found |= {"stretchy-v": [PIECES], "stretchy-h": [PIECES]}
+    return {name: [files[family] for family in families if family in files] for name, families in found.items()}
+
+
+def needed(page: str, known: dict[str, list[str]]) -> list[str]:
+    """The fonts of a page's formulas."""
+    names = set(DRAWN.findall(page))
+    return list(dict.fromkeys(font for name, files in known.items() if name in names for font in files))
+
+
+def asking_for(files: Sequence[str]) -> str:
+    """A script that asks for fonts; else a browser does it when it lays out the first letter, which may be late.
+
+    It makes links, and is not them: of a page from the disk a browser takes fonts, and refuses to take them early.
+    """
+    if not files:
+        return ""
+    link = '{rel: "preload", as: "font", type: "font/woff", crossOrigin: "", href}'
+    return (
+        f'<script>if (location.protocol !== "file:") for (const href of {json.dumps(files)}) '
+        f'document.head.append(Object.assign(document.createElement("link"), {link}));</script>\n'
+    )
+
+
 def left_over(page: str) -> list[str]:
     """TeX that MathJax may find in a page's text."""
     return TEX.findall(UNSEEN.sub("", page.partition("</head>")[2]))
 
 
-def finished(page: str, link: str) -> str:
-    """A page that names the style sheet, and MathJax only where there is something left for it to do."""
+def finished(page: str, link: str, asking: str) -> str:
+    """A page that names the style sheet, asks for its fonts, and for MathJax only where something is left for it."""
 
     def scripts(head: str) -> str:
         keeps = left_over(page)
-        return lighten.SCRIPT.sub(lambda found: found[0] if keeps or not typesets(found) else "", head) + link
+        head = lighten.SCRIPT.sub(lambda found: found[0] if keeps or not typesets(found) else "", head)
+        # Early: a script waits for the style sheets that stand before it.
+        return head.replace("</title>", f"</title>\n{asking}", 1) + link
 
     return lighten.in_head(page, scripts)
 
