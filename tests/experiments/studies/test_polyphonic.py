@@ -53,6 +53,23 @@ def test_every_model_is_trained_and_tested(results, name):
     assert ("smc" in record) == (name != "grnn")
 
 
+@pytest.mark.parametrize(
+    ("name", "rises"), [("lvrnn", True), ("lvrnn-cold", False), ("lvrnn-nasmc", False), ("grnn", False)]
+)
+def test_whose_weight_of_the_kl_terms_rises(chords, tmp_path, monkeypatch, name, rises):
+    seen = []
+
+    def train(model, training, validation, config, *_, **__):
+        seen.append(config.schedules)
+        raise Interrupted
+
+    monkeypatch.setattr(polyphonic, "train", train)
+    *_, task = tasks(["jsb"], [name], [0], tmp_path, MusicProtocol(), lambda name: chords)
+    with pytest.raises(Interrupted):
+        task.compute()
+    assert [schedule(0) < schedule(30) == 1 for schedule in seen[0].values()] == [True] * rises
+
+
 def test_what_is_there_is_not_done_again(results, chords, tmp_path):
     file = ResultFile(tmp_path / "polyphonic.json", KEY, ordered=True)
     file.add(results.values())
