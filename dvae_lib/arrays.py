@@ -1,5 +1,6 @@
 """What people hold their numbers in, as tensors: NumPy of every kind, lists, masked arrays, tables of pandas."""
 
+import operator
 from typing import Any, Literal
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["as_tensor"]
+__all__ = ["as_tensor", "whole_number"]
 
 # The unsigned integers that torch can store but hardly compute with, and the next wider ones that it can.
 _WIDER = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
@@ -40,6 +41,9 @@ def as_tensor(value: Any, name: str = "x", *, masked: Literal["refuse", "nan"] =
         tensor([1., nan], dtype=torch.float64)
     """
     if isinstance(value, Tensor):
+        if value.layout != torch.strided or value.is_meta:
+            cure = "it has no values" if value.is_meta else "its values are not in rows and columns: use x.to_dense()"
+            raise TypeError(f"{name} is a tensor on {value.device} with the layout {value.layout}; {cure}")
         return _widened(value) if value.dtype in _WIDER else value
     if value is None:
         raise TypeError(f"{name} is None, not an array of numbers")
@@ -70,6 +74,23 @@ def as_tensor(value: Any, name: str = "x", *, masked: Literal["refuse", "nan"] =
     if not array.flags.writeable or any(stride < 0 for stride in array.strides):
         array = array.copy()
     return torch.as_tensor(array, device="cpu")  # whatever the default device
+
+
+def whole_number(value: Any, name: str, least: int) -> int:
+    """A number that counts something, as an int of Python.
+
+    Raises:
+        ValueError: No whole number, or one below the least.
+
+    Example:
+        >>> whole_number(np.int64(3), "horizon", 1)
+        3
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise ValueError(f"{name} must be a whole number, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return operator.index(value)
 
 
 def _refuse_columns(value: Any, name: str) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from dvae_lib.arrays import as_tensor
+from dvae_lib.arrays import as_tensor, whole_number
 
 VALUES = np.array([[0, 1, 2], [3, 4, 5]])
 
@@ -106,3 +106,11 @@ def test_tables_of_pandas() -> None:
         as_tensor(table.assign(when=pandas.date_range("2024", periods=2)))
     with pytest.raises(TypeError, match="texts"):
         as_tensor(pandas.DataFrame({"a": [1, 2], "who": ["x", "y"]}, dtype=object))
+
+
+@pytest.mark.parametrize("wrong", [2.0, True, "3", None, torch.tensor(3)])
+def test_what_counts_is_whole(wrong: object) -> None:
+    with pytest.raises(ValueError, match="horizon must be a whole number, got"):
+        whole_number(wrong, "horizon", 1)
+    with pytest.raises(ValueError, match="horizon must be at least 1, got 0"):
+        whole_number(np.int8(0), "horizon", 1)

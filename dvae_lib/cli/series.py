@@ -10,7 +10,7 @@ import numpy as np
 import typer
 
 from dvae_lib.cli import console
-from dvae_lib.cli.outputs import check_folder
+from dvae_lib.cli.outputs import check_output
 
 if TYPE_CHECKING:
     from dvae_lib.data.steps import TimeSteps
@@ -36,6 +36,7 @@ QUANTILES = Annotated[
     list[float] | None,
     typer.Option("--quantile", "-q", help=f"A level between 0 and 1; may be repeated. Default: {LEVELS}."),
 ]
+OVERWRITE = Annotated[bool, typer.Option("--overwrite", help="Allow to write over the series.")]
 SEED = Annotated[int, typer.Option(min=0, help="Of the samples.")]
 
 
@@ -56,6 +57,7 @@ def forecast(
     samples: Annotated[int, typer.Option(min=1, help="Futures that are drawn.")] = 1000,
     inputs: INPUTS = None,
     output: OUTPUT = None,
+    overwrite: OVERWRITE = False,
     seed: SEED = 0,
 ) -> None:
     """Say what comes after a series: mean and quantiles of each value, in the units of the data.
@@ -70,7 +72,7 @@ def forecast(
     """
     if at and steps not in (None, len(at)):
         raise typer.BadParameter(f"{steps} frames to come, but {len(at)} --at; leave --steps out", param_hint="--steps")
-    trained, x, names = _opened(model, series, output)
+    trained, x, names = _opened(model, series, inputs, output, overwrite)
     options: dict[str, Any] = {"quantiles": quantile or LEVELS, "num_samples": samples, "seed": seed, "missing": True}
     if at:
         options["future_times"] = _moments(at)
@@ -85,6 +87,7 @@ def impute(
     samples: Annotated[int, typer.Option(min=1, help="Samples that are drawn.")] = 200,
     inputs: INPUTS = None,
     output: OUTPUT = None,
+    overwrite: OVERWRITE = False,
     seed: SEED = 0,
 ) -> None:
     """Fill in the empty cells of a series, with quantiles, looking back and ahead.
@@ -93,7 +96,7 @@ def impute(
 
     dvae impute runs/mine series.csv -o filled.csv
     """
-    trained, x, names = _opened(model, series, output)
+    trained, x, names = _opened(model, series, inputs, output, overwrite)
     found = trained.impute(
         x, inputs=_numbers(inputs, trained), quantiles=quantile or LEVELS, num_samples=samples, seed=seed
     )
@@ -106,6 +109,7 @@ def score(
     particles: Annotated[int, typer.Option(min=1, help="Of the particle filter.")] = 200,
     inputs: INPUTS = None,
     output: OUTPUT = None,
+    overwrite: OVERWRITE = False,
     seed: SEED = 0,
 ) -> None:
     """Say how expected each frame of a series was: its log-density given the past, in nats. Odd frames score low.
@@ -114,17 +118,21 @@ def score(
 
     dvae score runs/mine series.csv -o scores.csv
     """
-    trained, x, _ = _opened(model, series, output)
+    trained, x, _ = _opened(model, series, inputs, output, overwrite)
     found = trained.score(x, inputs=_numbers(inputs, trained), num_particles=particles, missing=True, seed=seed)
     _write(output, ["log_density"], 0, found.to_frame() if hasattr(found, "iloc") else found[:, None], {})
 
 
-def _opened(model: str, series: Path, output: Path | None) -> tuple[Any, Any, list[str]]:
+def _opened(
+    model: str, series: Path, inputs: Path | None, output: Path | None, overwrite: bool
+) -> tuple[Any, Any, list[str]]:
     """The model, and the series with the names of its columns. What would fail at the end fails now."""
     from dvae_lib.series import TrainedModel
 
     if output is not None:
-        check_folder(output)
+        for file, what in ((series, "the series"), (inputs, "the file of the inputs")):
+            if file is not None:
+                check_output(file, output, what, overwrite=overwrite)
     trained = TrainedModel.from_pretrained(model)
     x, names = _read(series, trained.columns, trained.time_steps)
     return trained, x, names
@@ -140,7 +148,9 @@ def _read(
     from dvae_lib.data.own_files import read_numpy
     from dvae_lib.data.tables import read_csv_folder
 
-    if file.suffix.lower() == ".csv" and file.is_file():
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no file {file}: expected one CSV or NumPy file")
+    if file.suffix.lower() == ".csv":
         column = None if time_steps is None else time_steps.column
         options: dict[str, Any] = {"time": column, "uneven": time_steps is not None}
         (table,) = read_csv_folder(file, columns=columns, missing=True, **options)
@@ -185,7 +195,10 @@ def _dates(index: Any) -> list[str]:
 
 
 def _write(output: Path | None, names: Sequence[str], start: int, mean: Any, quantiles: dict[float, Any]) -> None:
-    """A CSV: the frame's time, or its number where it has none, then the columns and their quantiles."""
+    """A CSV: the frame's time, or its number where it has none, then the columns and their quantiles.
+
+    So many digits give a measured number back as it was written, also one that is large against its changes.
+    """
     from dvae_lib.files import write_atomically
 
     text = io.StringIO()
@@ -196,7 +209,7 @@ def _write(output: Path | None, names: Sequence[str], start: int, mean: Any, qua
     )
     rows = np.concatenate([mean, *quantiles.values()], axis=1)
     first = range(start, start + len(rows)) if times is None else times
-    writer.writerows([when, *(f"{value:.6g}" for value in row)] for when, row in zip(first, rows, strict=True))
+    writer.writerows([when, *(f"{value:.15g}" for value in row)] for when, row in zip(first, rows, strict=True))
     if output is None:
         typer.echo(text.getvalue(), nl=False)
         return

@@ -19,11 +19,19 @@ ArrayLike = NDArray[Any] | Tensor | Any
 def one_by_one(arrays: Iterable[ArrayLike] | ArrayLike, single: str) -> list[ArrayLike]:
     """The sequences as a list; one array of them all is (N, T, dim), and one sequence alone is refused."""
     if isinstance(arrays, list | tuple) or not hasattr(arrays, "shape"):
-        if isinstance(arrays, str | bytes | dict):
+        if isinstance(arrays, str | bytes | dict) or not (
+            hasattr(arrays, "__iter__") or hasattr(arrays, "__getitem__")
+        ):
+            cures = {
+                dict: ": the arrays of a dictionary d are list(d.values()), their names list(d)",
+                str: ": files are read by dvae_lib.data.load(path), folders of CSV files by from_csv_folder",
+            }
             raise TypeError(
-                f"Expected a list of arrays of shape (frames, dimensions), got {type(arrays).__name__}: "
-                "the arrays of a dictionary d are list(d.values()), their names list(d)"
+                f"Expected a list of arrays of shape (frames, dimensions), got {type(arrays).__name__}"
+                f"{cures.get(str if hasattr(arrays, '__fspath__') else type(arrays), '')}"
             )
+        return list(arrays)
+    if len(arrays.shape) == 1 and str(getattr(arrays, "dtype", "")) == "object":  # arrays of different lengths
         return list(arrays)
     if len(arrays.shape) < 3:
         raise ValueError(
@@ -62,7 +70,7 @@ def checked_clips(
                 f"{label} has {clip.shape[1]} dimensions, {names[0]} has {clips[0].shape[1]}; all must have the same"
             )
         advice = "Fill in or drop these frames before training"
-        if what == "sequence":
+        if what == "sequence" and not bool(clip.isinf().any()):
             advice += "; or say missing=True (on the command line --missing), for a model of what was observed"
         advice += "."
         _refuse_non_finite(clip, clip, label, advice, missing)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from dvae_lib.data.steps import TimeSteps
 
-__all__ = ["Labels", "column_names", "column_numbers", "difference", "frequency_of", "labels_of"]
+__all__ = ["Labels", "check_dates_ahead", "column_names", "column_numbers", "difference", "frequency_of", "labels_of"]
 
 
 class Labels(NamedTuple):
@@ -45,13 +45,18 @@ def labels_of(sequences: Iterable[Any], inputs: Iterable[Any] | None, names: Seq
         names: One for each sequence, for messages.
 
     Raises:
-        ValueError: Tables of different columns, or of the same ones in another order.
+        ValueError: Tables of different columns, or of the same ones in another order; dates that run backwards or
+            repeat, or that are others than those of the inputs.
     """
-    tables = list(sequences)
+    tables, driving = list(sequences), None if inputs is None else list(inputs)
+    for number, (name, table) in enumerate(zip(names, tables, strict=False)):
+        _check_dates(table, f"Sequence {name}")
+        if driving is not None and number < len(driving):
+            _check_same_dates(table, driving[number], f"sequence {name}")
     frequencies = {frequency_of(getattr(table, "index", None)) for table in tables}
     return Labels(
         _common(tables, names, "Sequence"),
-        None if inputs is None else _common(list(inputs), names, "Input of sequence"),
+        None if driving is None else _common(driving, names, "Input of sequence"),
         frequencies.pop() if len(frequencies) == 1 else None,
     )
 
@@ -141,6 +146,47 @@ def frequency_of(index: Any) -> str | None:
         index = pd.DatetimeIndex(index, freq="infer")
     known: str | None = index.freqstr
     return known
+
+
+def check_dates_ahead(x: Any, inputs: Any) -> None:
+    """Refuse inputs whose dates do not begin with those of x; they may reach further.
+
+    Raises:
+        ValueError: Other dates.
+    """
+    _check_same_dates(x, inputs, "x")
+
+
+def _dates(table: Any) -> Any:
+    """The dates of a table, or the starts of its periods; None where it has neither."""
+    index = getattr(table, "index", None)
+    if hasattr(index, "to_timestamp"):
+        return index.to_timestamp()
+    return index if hasattr(index, "tz") else None
+
+
+def _check_dates(table: Any, name: str) -> None:
+    dates = _dates(table)
+    if dates is None or (dates.is_monotonic_increasing and dates.is_unique):
+        return
+    wrong = next(i for i in range(1, len(dates)) if not dates[i] > dates[i - 1])
+    what = "repeat" if dates[wrong] == dates[wrong - 1] else "run backwards"
+    raise ValueError(
+        f"{name}: its dates {what} at frame {wrong}, from {dates[wrong - 1]} to {dates[wrong]}. Each row is one time "
+        "step: sort them, x.sort_index(); several series in one table become one table each"
+    )
+
+
+def _check_same_dates(table: Any, inputs: Any, name: str) -> None:
+    own, theirs = _dates(table), _dates(inputs)
+    if own is None or theirs is None or len(theirs) < len(own):
+        return
+    if not (own == theirs[: len(own)]).all():
+        wrong = int((own != theirs[: len(own)]).argmax())
+        raise ValueError(
+            f"frame {wrong} of {name} is of {own[wrong]}, but its input of {theirs[wrong]}: take the inputs of the "
+            "same dates, such as u.loc[x.index]"
+        )
 
 
 def _common(tables: Sequence[Any], names: Sequence[str], what: str) -> tuple[str, ...] | None:

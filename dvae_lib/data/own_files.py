@@ -3,9 +3,11 @@
 import inspect
 import logging
 import re
+import zlib
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -169,7 +171,9 @@ def read_numpy(path: str | Path) -> dict[str, NDArray[Any]]:
             arrays = (
                 {f"{label}:{key}": loaded[key] for key in loaded} if file.suffix.lower() == ".npz" else {label: loaded}
             )
-        except (ValueError, OSError, EOFError) as error:
+        except FileNotFoundError:
+            raise FileNotFoundError(f"There is no file {file}") from None
+        except (ValueError, OSError, EOFError, BadZipFile, NotImplementedError, zlib.error) as error:
             raise ValueError(
                 f"{file} is not a NumPy file of numbers ({error}). Expected what numpy.save or numpy.savez writes; a "
                 "list of arrays of different lengths goes into one .npz file: numpy.savez(file, *arrays)"
@@ -234,7 +238,8 @@ def load_files(
         if split == "group" and len(arrays) < 3:
             raise ValueError(
                 f"{path} holds {len(arrays)} sequence(s); training, validation and test need one each at least. "
-                "Cut long recordings into several sequences, or let them be cut in time: split='time'"
+                "Cut long recordings into several sequences, or let them be cut in time: split='time' (on the command "
+                "line --split time)"
             )
         splits = from_arrays(
             list(arrays.values()),

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torch.utils.data._utils.collate import default_collate_fn_map
 
+from dvae_lib.arrays import whole_number
 from dvae_lib.data.checks import ArrayLike, checked_clips, one_by_one
 from dvae_lib.data.labels import Labels, labels_of
 from dvae_lib.data.standardize import Standardizer
@@ -219,9 +220,11 @@ class SequenceDataset(Dataset[Tensor]):
     ) -> None:
         if sequence_length is None and hop is not None:
             raise ValueError("hop says where the next piece starts, so it needs a sequence_length")
-        hop = sequence_length if hop is None else hop
-        if sequence_length is not None and (sequence_length < 1 or hop is None or hop < 1):
-            raise ValueError(f"sequence_length and hop are at least 1, not {sequence_length} and {hop}")
+        if sequence_length is not None:
+            sequence_length = whole_number(sequence_length, "sequence_length", 1)
+            hop = sequence_length if hop is None else whole_number(hop, "hop", 1)
+        if min_length is not None:
+            min_length = whole_number(min_length, "min_length", 0)
         if len(starts) == 0:
             raise ValueError("A dataset needs at least one sequence, and there is none")
         if standardizer is not None and len(standardizer.mean) != self._frames.shape[1]:
@@ -332,10 +335,15 @@ class SequenceDataset(Dataset[Tensor]):
         Arguments:
             indices: Which ones; negative numbers count from the end.
 
+        Raises:
+            TypeError: On what is no list of whole numbers, such as a mask.
+            ValueError: On an empty one.
+            IndexError: On numbers beyond the last.
+
         Returns:
             The batch; its ``lengths`` is None where all its sequences have the same length.
         """
-        which = torch.as_tensor(indices, dtype=torch.int64, device="cpu").flatten()
+        which = _whole(indices)
         if len(which) == 0:
             raise ValueError("A batch needs at least one index")
         if int(which.min()) < -len(self) or int(which.max()) >= len(self):
@@ -366,7 +374,7 @@ class SequenceDataset(Dataset[Tensor]):
 
     def select(self, indices: Sequence[int]) -> "SequenceDataset":
         """Some of the sequences, in the order given. Nothing is copied."""
-        which = torch.as_tensor(list(indices), dtype=torch.int64)
+        which = _whole(indices if hasattr(indices, "__array__") else list(indices))
         if len(which) == 0 or int(which.min()) < 0 or int(which.max()) >= len(self):
             raise ValueError(f"Indices lie between 0 and {len(self) - 1}, and there is one at least; got {indices}")
         chosen = type(self).__new__(type(self))
@@ -440,6 +448,17 @@ class SequenceDataset(Dataset[Tensor]):
 
 # Frames that are looked at together.
 _BLOCK = 16_384
+
+
+def _whole(indices: Sequence[int] | Tensor) -> Tensor:
+    """Indices as int64. A mask, as 0 and 1, and fractions, cut off, would be those of other sequences."""
+    which = torch.as_tensor(indices, device="cpu").flatten()
+    if len(which) and (which.dtype == torch.bool or which.is_floating_point() or which.is_complex()):
+        raise TypeError(
+            f"indices must be whole numbers, got {which.dtype}; those of a mask are mask.nonzero()[:, 0] of a tensor, "
+            "numpy.flatnonzero(mask) of an array"
+        )
+    return which.to(torch.int64)
 
 
 def _rounded(clips: list[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:

@@ -23,6 +23,7 @@ _DELIMITERS = ";\t,"
 _MISSING = frozenset(("", "-", "--", "?", "na", "n/a", "#n/a", "nan", "nat", "none", "null", "missing", "<na>"))
 _NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
+_GROUPED = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")  # a thousand, or one to three decimals
 _CLOCK = r"\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?( ?[AP]M)?"
 _DAY = r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}"
 _ZONE = r"(Z|UTC|[+-]\d{2}:?\d{2})"
@@ -92,8 +93,9 @@ def read_csv_folder(
 
     Raises:
         FileNotFoundError: No such folder, or no file that matches.
-        ValueError: A file that is empty, not a table, lacks a value, or has other columns than the first one;
-            times that run backwards, repeat or, if asked for, jump; none, where a model is to read them.
+        ValueError: A file that is empty, not a table, lacks a value, or has other columns than the first one; commas
+            between commas or tabs that may set off thousands as well as decimals; times that run backwards, repeat or,
+            if asked for, jump; none, where a model is to read them.
     """
     files = _files(Path(folder), pattern)
     sheets = [_read(file, decimal) for file in files]
@@ -178,6 +180,8 @@ class _Sheet:
         if _TIME.fullmatch(text):
             return ValueError(f"{where}: expected a number, found the time {text!r}. Choose other columns=[...].")
         hint = " A decimal comma? decimal=',' reads it." if _DECIMAL_COMMA.fullmatch(text) else ""
+        if _GROUPED.fullmatch(text):
+            hint += " A thousand is written without one."
         return ValueError(
             f"{where}: expected a number, found {text[:60]!r}.{hint or ' columns=[...] chooses the columns to read.'}"
         )
@@ -231,6 +235,13 @@ def _read(file: Path, decimal: str | None) -> _Sheet:
         and any(_DECIMAL_COMMA.fullmatch(cell) for cell in cells)
         and not any("." in cell for cell in cells if _NUMBER.fullmatch(cell))
     )
+    if comma and decimal is None and delimiter != ";":  # by which files with decimal commas are separated
+        with_commas = [field for field in cells if _DECIMAL_COMMA.fullmatch(field)]
+        if all(_GROUPED.fullmatch(field) for field in with_commas):
+            raise ValueError(
+                f"{file}: {with_commas[0]!r} may be a thousand and more, or a number with three decimals. decimal=',' "
+                "says that it is the latter; thousands are written without a comma"
+            )
     return _Sheet(file, rows, lines, comma, names)
 
 

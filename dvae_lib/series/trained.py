@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from dvae_lib.arrays import as_tensor
-from dvae_lib.data.labels import Labels, column_names
+from dvae_lib.data.labels import Labels, check_dates_ahead, column_names
 from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.data.steps import TimeSteps
 from dvae_lib.devices import on_the_host
@@ -336,10 +336,11 @@ class TrainedModel:
     # ---------------------------------------------------------------- units, and the filter
 
     def _check_labels(self, x: Table, inputs: Table | None) -> None:
-        """Refuse DataFrames with other columns than in training, or at another rhythm."""
+        """Refuse DataFrames with other columns than in training, or at another rhythm, and inputs of other dates."""
         columns, input_columns, frequency, _ = self._labels
         check_labels(x, columns, frequency, "x")
         check_labels(inputs, input_columns, frequency, "inputs")
+        check_dates_ahead(x, inputs)
 
     def _following(self, x: Table, steps: int, times: Any, future_times: Any) -> Any:
         """The times of the frames to come, of a DataFrame; None of an array."""

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dvae_lib.arrays import whole_number
 from dvae_lib.statespace.diagnostics import Innovations
 from dvae_lib.statespace.diffuse import (
     diffuse_forecast,
@@ -315,7 +316,7 @@ def fit_components(
     Raises:
         ValueError: An unknown name, series without variation, and as `diffuse_log_likelihood`.
     """
-    series = _several(x)
+    num_iterations, series = whole_number(num_iterations, "num_iterations", 1), _several(x)
     names = (*component.names, "noise")
     kept = {fixed} if isinstance(fixed, str) else set(fixed)
     if not kept <= set(names):

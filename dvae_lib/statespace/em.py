@@ -8,6 +8,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from dvae_lib.arrays import whole_number
 from dvae_lib.statespace.choice import Choice
 from dvae_lib.statespace.em_given import COVARIANCES, Prior, Restrictions
 from dvae_lib.statespace.kalman import SmootherResult, likelihood_and_smoother
@@ -112,10 +113,12 @@ def fit_em(
         TypeError: As `kalman_filter`; a prior of the wrong kind.
         ValueError: If the model has batch dimensions, a name in `update` or `diagonal` is unknown or not given in
             the model, one in `kept` or `priors` is not fitted, a mask or a prior has another shape, an updated
-            parameter is per step, B is to be fitted with first inputs that differ, `min_variance` is not positive, and
-            as `kalman_filter`.
+            parameter is per step, B is to be fitted with first inputs that differ, `min_variance` is not positive,
+            `num_iterations` or `tolerance` is negative, and as `kalman_filter`.
     """
-    dtype = ssm.dtype
+    num_iterations, dtype = whole_number(num_iterations, "num_iterations", 0), ssm.dtype
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance must be a number of at least 0, got {tolerance}")
     x, u, mask, diagonal, names = read_fit(ssm, x, u, mask, update, diagonal)
     if min_variance is not None and not min_variance > 0:
         raise ValueError(f"min_variance must be positive, got {min_variance}")

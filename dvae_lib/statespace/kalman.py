@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dvae_lib.arrays import whole_number
 from dvae_lib.scans import affine_recursion
 from dvae_lib.statespace.choice import LEAST_STEADY_STEPS, Choice
 from dvae_lib.statespace.model import (
@@ -286,8 +287,7 @@ def forecast(
         TypeError: As `kalman_filter`.
         ValueError: As `kalman_filter`, if `horizon` is below 1, and if a list of series of different lengths is given.
     """
-    if horizon < 1:
-        raise ValueError(f"horizon must be at least 1, got {horizon}")
+    horizon = whole_number(horizon, "horizon", 1)
     if isinstance(x, list | tuple) and len({len(series) for series in x if getattr(series, "ndim", 0) == 2}) > 1:
         raise ValueError("The series end at different times, so they have no common horizon: forecast them one by one")
     dtype, ssm, (x, u, mask) = ssm.dtype, in_double(ssm), read_data(ssm, x, u, mask)

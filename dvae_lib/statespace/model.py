@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dvae_lib.arrays import whole_number
 from dvae_lib.scans import affine_recursion
 from dvae_lib.statespace.series import Series, as_series
 
@@ -410,8 +411,7 @@ def sample(
         >>> sample(walk, 5, sample_shape=(3,)).x.shape
         torch.Size([3, 5, 1])
     """
-    if num_steps < 1:
-        raise ValueError(f"num_steps must be at least 1, got {num_steps}")
+    num_steps = whole_number(num_steps, "num_steps", 1)
     inputs = None if u is None else as_series(u, "u", ssm.dtype, ssm.device, padding=0.0)
     wide = in_double(ssm)  # a small step is lost beside a large level
     check_input(wide, inputs, num_steps)

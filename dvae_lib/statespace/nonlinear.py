@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dvae_lib.arrays import whole_number
 from dvae_lib.statespace.kalman import (
     SINGULAR_INNOVATION,
     FilterResult,
@@ -130,8 +131,7 @@ class NonlinearGaussianSSM:
         Raises:
             ValueError: If `num_steps` is below 1 or does not fit the model or the input.
         """
-        if num_steps < 1:
-            raise ValueError(f"num_steps must be at least 1, got {num_steps}")
+        num_steps = whole_number(num_steps, "num_steps", 1)
         dtype, linear = self.mu_1.dtype, in_double(self._linear)
         inputs = None if u is None else as_series(u, "u", dtype, self.mu_1.device, padding=0.0)
         _check_steps(self, inputs, num_steps)

@@ -6,6 +6,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from dvae_lib.arrays import whole_number
 from dvae_lib.statespace.em import m_step, read_fit
 from dvae_lib.statespace.em_given import Prior, Restrictions
 from dvae_lib.statespace.kalman import SmootherResult
@@ -65,7 +66,7 @@ def fit_supervised(
         ValueError: As `fit_em`; if x and z have different numbers of frames, if a state is missing, and if the states
             do not vary enough to tell the parameters.
     """
-    dtype = ssm.dtype
+    num_iterations, dtype = whole_number(num_iterations, "num_iterations", 1), ssm.dtype
     x, u, mask, diagonal, names = read_fit(ssm, x, u, mask, update, diagonal)
     z = as_series(z, "z", dtype, ssm.device)
     known = _known(ssm, x, z)

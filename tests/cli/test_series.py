@@ -73,7 +73,8 @@ def test_inputs_of_a_driven_model(run):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("forecast", "run", "nowhere.csv"), "expected one CSV or NumPy file"),
+        (("forecast", "run", "nowhere.csv"), "There is no file nowhere.csv: expected one CSV or NumPy file"),
+        (("forecast", "run", "nowhere.npy"), "There is no file nowhere.npy"),
         (("forecast", "run", "series.csv", "-q", "2"), "between 0 and 1"),
         (("score", "run", "series.csv", "-o", "no/where.csv"), "There is no folder"),
         (("impute", "nowhere", "series.csv"), "nowhere"),
@@ -180,3 +181,21 @@ class TestTimeSteps:
         assert "leave --steps out" in dvae("forecast", "run", "visits.csv", *options, "--steps", 3, code=2)
         np.save("visits.npy", visits.to_numpy())
         assert "has no times" in dvae("score", "run", "visits.npy", code=1)
+
+
+@pytest.mark.parametrize("command", ["forecast", "impute", "score"])
+def test_the_series_is_not_written_over(run, command):
+    before = Path("series.csv").read_text()
+    assert "the series itself" in dvae(command, "run", "series.csv", "-o", "./series.csv", code=1)
+    assert Path("series.csv").read_text() == before
+    assert "Written" in dvae(command, "run", "series.csv", "-o", "series.csv", "--overwrite")
+    assert Path("series.csv").read_text() != before
+
+
+def test_what_was_measured_comes_back_as_it_was_written(run):
+    lines = ["heat,level", "101325.27,20240101.5", "101325.31,", "0.1,-3"]
+    Path("gaps.csv").write_text("\n".join(lines) + "\n")
+    dvae("impute", "run", "gaps.csv", "--samples", 10, "-o", "filled.csv")
+    rows = table(Path("filled.csv").read_text())
+    assert [row["heat"] for row in rows] == ["101325.27", "101325.31", "0.1"]
+    assert [rows[0]["level"], rows[2]["level q0.5"]] == ["20240101.5", "-3"]

@@ -62,6 +62,21 @@ class TestStandardisation:
         assert load_source("pendulum").observation == "gaussian"
 
 
+@pytest.mark.parametrize("content", [b"PK\x03\x04 cut", b""])
+def test_a_damaged_file(tmp_path, content):
+    (tmp_path / "all.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"all\.npz is not a NumPy file of numbers.*numpy\.savez"):
+        read_numpy(tmp_path / "all.npz")
+    np.savez_compressed(tmp_path / "spoiled.npz", np.zeros((500, 2)), np.ones((500, 2)))
+    spoiled = bytearray((tmp_path / "spoiled.npz").read_bytes())
+    spoiled[60:70] = b"0123456789"
+    (tmp_path / "spoiled.npz").write_bytes(spoiled)
+    with pytest.raises(ValueError, match=r"spoiled\.npz is not a NumPy file of numbers"):
+        read_numpy(tmp_path / "spoiled.npz")
+    with pytest.raises(FileNotFoundError, match="There is no file"):
+        read_numpy(tmp_path / "nowhere.npz")
+
+
 class TestSplitting:
     def test_one_series_in_time(self, tmp_path):
         series = RNG.normal(size=(100, 2)).cumsum(0)

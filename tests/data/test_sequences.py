@@ -523,3 +523,48 @@ class TestYourOwnData:
         self.write(tmp_path, "a.csv", "x,y\n1,2\n")
         with pytest.raises(ValueError, match="No column z in"):
             from_csv_folder(tmp_path, columns=["z"])
+
+
+class TestIndices:
+    @pytest.mark.parametrize("wrong", [torch.tensor([True, False, True]), [True, False, True], [0.0, 1.7]])
+    def test_a_mask_is_no_list_of_numbers(self, wrong):
+        data = SequenceDataset(ramps(3, 4, 5))
+        for method in (data.batch, data.select):
+            with pytest.raises(TypeError, match=r"indices must be whole numbers, got torch\.(bool|float32)"):
+                method(wrong)
+
+    def test_whole_numbers_of_any_kind(self):
+        data = SequenceDataset(ramps(3, 4, 5))
+        for which in ([2, 0], np.array([2, 0], np.uint16), torch.tensor([2, 0], dtype=torch.int32), range(2, -1, -2)):
+            assert data.select(which).names == ("2", "0")
+            assert data.batch(which).lengths.tolist() == [5, 3]
+        assert data[np.int64(1)].shape == (4, 2)
+
+
+class TestWhatIsAskedFor:
+    @pytest.mark.parametrize("name", ["sequence_length", "hop", "min_length"])
+    def test_lengths_are_whole(self, name):
+        options = {"sequence_length": 2} | {name: True}
+        with pytest.raises(ValueError, match=f"{name} must be a whole number, got True"):
+            SequenceDataset(ramps(3, 4), **options)
+
+    def test_what_is_no_list_of_sequences(self, tmp_path):
+        for path in (tmp_path, "a.csv"):
+            with pytest.raises(TypeError, match=r"got (PosixPath|WindowsPath|str): files are read by"):
+                from_arrays(path)
+        with pytest.raises(TypeError, match=r"Expected a list of arrays.*got NoneType$"):
+            from_arrays(None)
+        with pytest.raises(TypeError, match=r"Sequence 0 is a tensor on cpu.*sparse_coo.*to_dense"):
+            SequenceDataset([torch.eye(2).to_sparse()])
+        with pytest.raises(TypeError, match=r"Sequence 0 is a tensor on meta.*it has no values"):
+            SequenceDataset([torch.eye(2, device="meta")])
+
+    def test_an_array_of_arrays_is_a_list(self):
+        arrays = np.empty(2, dtype=object)
+        arrays[:] = [np.zeros((3, 2)), np.ones((4, 2))]
+        assert SequenceDataset(arrays).lengths.tolist() == [3, 4]
+
+    @pytest.mark.parametrize("missing", [True, False])
+    def test_infinity_is_not_cured_by_missing(self, missing):
+        with pytest.raises(ValueError, match=r"is not finite: inf at frame 0.*before training\.$"):
+            SequenceDataset([[[np.inf], [1.0]]], missing=missing)

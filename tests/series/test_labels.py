@@ -198,3 +198,30 @@ class TestTraining:
         model = fit(DVAE.from_pretrained(folder), data, data, QUICK).best_model
         assert model.metadata["table"] == {"columns": ["heat", "level"], "frequency": "D"}
         assert Path(folder, "config.json").read_text().count('"table"') == 1
+
+
+class TestDates:
+    @pytest.mark.parametrize(("order", "what"), [([2, 1, 0], "run backwards"), ([0, 0, 1], "repeat")])
+    def test_they_run_forwards(self, order, what):
+        table = sensors(3).iloc[order]
+        for wrong in (table, table.set_axis(table.index.to_period("D"))):
+            with pytest.raises(ValueError, match=f"Sequence 1: its dates {what} at frame 1, .*sort_index"):
+                SequenceDataset([sensors(3), wrong])
+
+    def test_a_model_reads_them_forwards(self, folder):
+        with pytest.raises(ValueError, match=r"run backwards|one every '-1D'"):
+            TrainedModel.from_pretrained(folder).encode(sensors()[::-1])
+
+    def test_those_of_inputs_are_those_of_the_data(self):
+        drive = sensors(columns=("u",))
+        train, *_ = from_arrays([sensors()], [drive], split="time")
+        assert train.u_dim == 1
+        late = sensors(start="2020-01-02", columns=("u",))
+        with pytest.raises(ValueError, match=r"frame 0 of sequence 0 is of 2020-01-01.*its input of 2020-01-02"):
+            from_arrays([sensors()], [late], split="time")
+        driven = TrainedModel(build_model("rssm", x_dim=2, z_dim=1, u_dim=1))
+        past, ahead = sensors(), sensors(43, columns=("u",))
+        driven.forecast(past, 3, inputs=ahead, num_samples=2)
+        driven.forecast(past, 3, inputs=ahead.to_numpy(), num_samples=2)
+        with pytest.raises(ValueError, match=r"frame 0 of x is of 2020-01-01.*its input of 2020-01-02"):
+            driven.forecast(past, 3, inputs=sensors(43, start="2020-01-02", columns=("u",)), num_samples=2)

@@ -6,9 +6,12 @@ from brute_force import random_ssm
 
 from dvae_lib.statespace import (
     LinearGaussianSSM,
+    fit_components,
+    fit_em,
     forecast,
     kalman_filter,
     kalman_smoother,
+    level,
     log_likelihood,
     sample,
     sample_posterior,
@@ -157,3 +160,22 @@ def test_models_describe_and_copy_themselves():
     assert ssm.to(torch.float32).dtype == torch.float32
     assert torch.equal(ssm.replace(Sigma=2 * ssm.Sigma).Sigma, 2 * ssm.Sigma)
     assert ssm.replace(m=None).m is None
+
+
+def test_numbers_that_count():
+    ssm, x = LinearGaussianSSM(**parts()), torch.zeros(9, 1).double()
+    calls = {
+        "horizon": lambda n: forecast(ssm, x, n),
+        "num_steps": lambda n: sample(ssm, n),
+        "num_iterations": lambda n: fit_em(ssm, x, num_iterations=n),
+    }
+    for name, call in calls.items():
+        with pytest.raises(ValueError, match=f"{name} must be a whole number, got True"):
+            call(True)
+        with pytest.raises(ValueError, match=f"{name} must be at least [01], got -1"):
+            call(-1)
+    with pytest.raises(ValueError, match="num_iterations must be at least 1, got -1"):
+        fit_components(level(), x, num_iterations=-1)
+    for tolerance in (-1.0, float("nan")):
+        with pytest.raises(ValueError, match="tolerance must be a number of at least 0"):
+            fit_em(ssm, x, tolerance=tolerance)
