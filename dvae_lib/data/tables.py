@@ -238,9 +238,10 @@ def _read(file: Path, decimal: str | None) -> _Sheet:
     if comma and decimal is None and delimiter != ";":  # by which files with decimal commas are separated
         with_commas = [field for field in cells if _DECIMAL_COMMA.fullmatch(field)]
         if all(_GROUPED.fullmatch(field) for field in with_commas):
+            cure = "decimal=','" if delimiter == "\t" else "a semicolon between the columns"
             raise ValueError(
-                f"{file}: {with_commas[0]!r} may be a thousand and more, or a number with three decimals. decimal=',' "
-                "says that it is the latter; thousands are written without a comma"
+                f"{file}: {with_commas[0]!r} may be a thousand and more, or a number with three decimals. {cure} says "
+                "that it is the latter; thousands are written without a comma"
             )
     return _Sheet(file, rows, lines, comma, names)
 
