@@ -22,13 +22,13 @@ def one_by_one(arrays: Iterable[ArrayLike] | ArrayLike, single: str) -> list[Arr
         if isinstance(arrays, str | bytes | dict) or not (
             hasattr(arrays, "__iter__") or hasattr(arrays, "__getitem__")
         ):
-            cures = {
-                dict: ": the arrays of a dictionary d are list(d.values()), their names list(d)",
-                str: ": files are read by dvae_lib.data.load(path), folders of CSV files by from_csv_folder",
-            }
+            cure = ""
+            if isinstance(arrays, dict):
+                cure = ": the arrays of a dictionary d are list(d.values()), their names list(d)"
+            elif isinstance(arrays, str) or hasattr(arrays, "__fspath__"):
+                cure = ": files are read by dvae_lib.data.load(path), folders of CSV files by from_csv_folder"
             raise TypeError(
-                f"Expected a list of arrays of shape (frames, dimensions), got {type(arrays).__name__}"
-                f"{cures.get(str if hasattr(arrays, '__fspath__') else type(arrays), '')}"
+                f"Expected a list of arrays of shape (frames, dimensions), got {type(arrays).__name__}{cure}"
             )
         return list(arrays)
     if len(arrays.shape) == 1 and str(getattr(arrays, "dtype", "")) == "object":  # arrays of different lengths

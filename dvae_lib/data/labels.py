@@ -159,7 +159,7 @@ def check_dates_ahead(x: Any, inputs: Any) -> None:
 
 def _dates(table: Any) -> Any:
     """The dates of a table, or the starts of its periods; None where it has neither."""
-    index = getattr(table, "index", None)
+    index: Any = getattr(table, "index", None)
     if hasattr(index, "to_timestamp"):
         return index.to_timestamp()
     return index if hasattr(index, "tz") else None

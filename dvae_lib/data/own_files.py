@@ -166,11 +166,11 @@ def read_numpy(path: str | Path) -> dict[str, NDArray[Any]]:
     sequences: dict[str, NDArray[Any]] = {}
     for file in files:
         try:
-            loaded = np.load(file, allow_pickle=False)
             label = file.relative_to(path).as_posix() if path.is_dir() else file.name
-            arrays = (
-                {f"{label}:{key}": loaded[key] for key in loaded} if file.suffix.lower() == ".npz" else {label: loaded}
-            )
+            with file.open("rb") as opened:
+                loaded = np.load(opened, allow_pickle=False)
+                zipped = file.suffix.lower() == ".npz"
+                arrays = {f"{label}:{key}": loaded[key] for key in loaded} if zipped else {label: loaded}
         except FileNotFoundError:
             raise FileNotFoundError(f"There is no file {file}") from None
         except (ValueError, OSError, EOFError, BadZipFile, NotImplementedError, zlib.error) as error:

@@ -329,7 +329,7 @@ class SequenceDataset(Dataset[Tensor]):
         return [self.batch(indices)]
 
     @on_the_host()
-    def batch(self, indices: Sequence[int] | Tensor) -> Batch:
+    def batch(self, indices: ArrayLike) -> Batch:
         """Some sequences as one batch, padded with zeros to the longest.
 
         Arguments:
@@ -372,7 +372,7 @@ class SequenceDataset(Dataset[Tensor]):
         u = None if self._inputs is None else gather(self._inputs, self._inputs_rest, self.input_standardizer)
         return (BatchWithGaps if self.missing else Batch)(x, None if equal else lengths.to(rows.device), u)
 
-    def select(self, indices: Sequence[int]) -> "SequenceDataset":
+    def select(self, indices: ArrayLike) -> "SequenceDataset":
         """Some of the sequences, in the order given. Nothing is copied."""
         which = _whole(indices if hasattr(indices, "__array__") else list(indices))
         if len(which) == 0 or int(which.min()) < 0 or int(which.max()) >= len(self):
@@ -450,7 +450,7 @@ class SequenceDataset(Dataset[Tensor]):
 _BLOCK = 16_384
 
 
-def _whole(indices: Sequence[int] | Tensor) -> Tensor:
+def _whole(indices: ArrayLike) -> Tensor:
     """Indices as int64. A mask, as 0 and 1, and fractions, cut off, would be those of other sequences."""
     which = torch.as_tensor(indices, device="cpu").flatten()
     if len(which) and (which.dtype == torch.bool or which.is_floating_point() or which.is_complex()):
