@@ -8,16 +8,17 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution
 
-from dvae_lib.experiments.scalar_models import GrowthModel, LinearModel, ScalarStateSpace
+from dvae_lib.experiments.scalar_models import GridPosterior, GrowthModel, LinearModel, ScalarStateSpace
 from dvae_lib.graphs import DependencySpec
 from dvae_lib.models.draws import Context, Draws, Past
-from dvae_lib.networks import MLP, FlowHead, GaussianHead, Recurrence, append_input
+from dvae_lib.networks import MLP, FlowHead, GaussianHead, Recurrence, append_input, shift
 
 __all__ = [
     "InferredGrowth",
     "InferredLinear",
     "best_filter_bound",
     "greedy_filter_bound",
+    "one_sided_bound",
     "mean_structure_gap",
 ]
 
@@ -188,3 +189,46 @@ def greedy_filter_bound(model: LinearModel, x: Float[Tensor, "batch time 1"]) ->
         mean = a * mean + gain * surprise
         variance = ((1 - gain) * a).square() * variance + spread
     return bound
+
+
+@torch.no_grad()
+def one_sided_bound(
+    model: ScalarStateSpace,
+    x: Float[Tensor, "batch time 1"],
+    u: Float[Tensor, "batch time inputs"] | None,
+    exact: GridPosterior,
+    *,
+    num_samples: int = 1000,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, " batch"]:
+    r"""The bound of Gaussians that the exact posterior places: one a frame, independent of the others.
+
+    A frame's Gaussian has the mean and the variance of the smoothed density on that side of zero where more of its mass
+    is. A trained posterior that is far below this bound is not far below because of its family.
+
+    Arguments:
+        model: The model.
+        x: The frames.
+        u: The inputs.
+        exact: The smoothed densities, from `dvae_lib.experiments.scalar_models.grid_smoother`.
+        num_samples: Draws that the bound is averaged over.
+        generator: Their source of randomness.
+
+    Returns:
+        In nats, in double precision.
+    """
+    z, width = exact.points, exact.points[1] - exact.points[0]
+    right = (exact.density * (z > 0)).sum(-1, keepdim=True) * width > 0.5
+    side = exact.density * torch.where(right, z > 0, z <= 0)
+    side = side / side.sum(-1, keepdim=True)
+    mean = (side * z).sum(-1)
+    q = torch.distributions.Normal(mean, (side * (z - mean[..., None]).square()).sum(-1).sqrt())
+    total = torch.zeros(len(x), dtype=torch.float64)
+    for _ in range(num_samples):
+        noise = torch.randn(mean.shape, generator=generator, dtype=torch.float64)
+        states = (q.mean + q.stddev * noise)[..., None]
+        (moved, spread), (seen, scatter) = model.transition(shift(states), u), model.emission(states)
+        prior, emission = (torch.distributions.Normal(m, v**0.5) for m, v in ((moved, spread), (seen, scatter)))
+        joint = prior.log_prob(states) + emission.log_prob(x.double())
+        total += (joint[..., 0] - q.log_prob(states[..., 0])).sum(1)
+    return total / num_samples

@@ -1,5 +1,7 @@
 """What a filter can reach at best, against draws, averages over data, and filters that are moved away from it."""
 
+import math
+
 import pytest
 import torch
 from torch import Generator
@@ -13,8 +15,9 @@ from dvae_lib.experiments.inference_gaps import (
     best_filter_bound,
     greedy_filter_bound,
     mean_structure_gap,
+    one_sided_bound,
 )
-from dvae_lib.experiments.scalar_models import LinearModel
+from dvae_lib.experiments.scalar_models import GrowthModel, LinearModel, grid_smoother, growth_data
 from dvae_lib.graphs import verify_dependencies
 from dvae_lib.statespace import LinearGaussianSSM, log_likelihood
 
@@ -108,3 +111,24 @@ def test_inference_networks_have_the_arrows_that_they_say(cls, structure, poster
 def test_an_unknown_structure_is_refused():
     with pytest.raises(ValueError, match=r"structure must be one of smoother, filter; got 'past'"):
         InferredLinear("past")
+
+
+def test_on_one_of_two_equal_distant_modes_a_gaussian_loses_the_logarithm_of_two():
+    model, first = GrowthModel(), torch.tensor([[[0.0, 1.0]]])
+    x = torch.full((1, 1, 1), 20.0)  # so the state is about 20 or about -20
+    exact = grid_smoother(model, x, first, low=-45.0, high=45.0, size=4000)
+    bound = one_sided_bound(model, x, first, exact, generator=Generator().manual_seed(0))
+    assert float(exact.evidence - bound) == pytest.approx(math.log(2), abs=1e-2)
+
+
+def test_one_sided_gaussians_stay_below_the_likelihood_and_lose_more_when_moved():
+    model = GrowthModel()
+    x, u, _ = growth_data(8, 6, Generator().manual_seed(0))
+    exact = grid_smoother(model, x, u, low=-45.0, high=45.0, size=1500)
+
+    def bound(posterior):
+        return one_sided_bound(model, x, u, posterior, generator=Generator().manual_seed(1))
+
+    placed, turned = bound(exact), bound(exact._replace(density=exact.density.flip(-1)))
+    assert (placed < exact.evidence + 0.05).all()
+    assert (turned < placed - 1).all()  # the other sign, wherever the model has told it

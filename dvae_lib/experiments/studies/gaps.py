@@ -8,8 +8,8 @@ inference models, for a fixed number of steps; of the growth model also a smooth
 Then, on sequences that nobody trained on, the smoother's posteriors are refined by gradients, with Gaussians and with
 planar flows, and by a learned update; and amortized variational filtering goes from the prior. Nothing is chosen by any
 result. The result is data/results/gaps.json: bounds in nats per frame of each test sequence, beside the log-likelihood,
-which is exact but for the chorales, where a particle filter estimates it. A model and a seed take one to five minutes
-on a core.
+which is exact but for the chorales, where a particle filter estimates it; and of the growth model where the trained
+smoother believes the states to be. A model and a seed take one to five minutes on a core.
 """
 
 import math
@@ -59,12 +59,14 @@ class Bench(NamedTuple):
         sequences: So many sequences of so many frames, for training or for the test.
         known: What is known exactly of test sequences, by name: log-likelihood ("truth") and bounds, in nats, (B,).
         trained_flow: Whether a smoother with flows is trained, too.
+        path: Whether the trained smoother's means are kept, of latents of one entry.
     """
 
     build: Callable[[str, str], DVAE]
     sequences: Callable[[int, int, Generator, bool], Measured]
     known: Callable[[DVAE, Measured], Mapping[str, Tensor]]
     trained_flow: bool = False
+    path: bool = False
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ def _known_chorales(model: DVAE, test: Measured) -> dict[str, Tensor]:
 
 BENCHES: dict[str, Bench] = {
     "linear": Bench(InferredLinear, _linear, _known_linear),
-    "growth": Bench(InferredGrowth, _growth, _known_growth, trained_flow=True),
+    "growth": Bench(InferredGrowth, _growth, _known_growth, trained_flow=True, path=True),
     "chorales": Bench(_chorale_model, _chorales, _known_chorales),
 }
 """The generative models."""
@@ -234,6 +236,13 @@ def stairs(
     return found
 
 
+@torch.no_grad()
+def _path(model: DVAE, test: Measured) -> list[list[float]]:
+    """The posterior's means, each given the one before, of each test sequence."""
+    found = model.inference(test.x, test.u, draw="mean")["z"].sample[..., 0]
+    return [[round(value, 2) for value in sequence] for sequence in found.tolist()]
+
+
 def gap_task(name: str, seed: int, protocol: GapProtocol | None = None) -> Task:
     """Train the inference models of a frozen generative model, and climb the stairs.
 
@@ -259,8 +268,9 @@ def gap_task(name: str, seed: int, protocol: GapProtocol | None = None) -> Task:
         found = stairs(bench, models, test, seed, settings)
         per_frame = {key: [round(v / settings.frames, 4) for v in value.tolist()] for key, value in found.items()}
         seconds = round(time.perf_counter() - started)
+        path = {"path": _path(models["smoother"], test)} if bench.path else {}
         sizes = {"sequences": settings.sequences, "frames": settings.frames, "steps": settings.steps}
-        return [{"model": name, "seed": seed, **sizes, "bounds": per_frame, "seconds": seconds}]
+        return [{"model": name, "seed": seed, **sizes, "bounds": per_frame, **path, "seconds": seconds}]
 
     return Task([{"model": name, "seed": seed}], compute)
 

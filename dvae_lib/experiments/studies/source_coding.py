@@ -56,6 +56,7 @@ __all__ = [
     "opus_task",
     "packet_bytes",
     "rate_task",
+    "rates_of",
     "speech_facts",
     "validation_speech",
 ]
@@ -182,21 +183,36 @@ def rate_task(
     key = {"part": "rates", "name": name, "step": rounded(step), "loop": loop}
 
     def compute() -> list[Record]:
-        rows: dict[str, list[float]] = {"rate": [], "code_rate": [], "estimated_rate": [], "distance": []}
-        played, informed = [], []
-        for waveform in speech:
-            file = encode_speech(model, waveform, step=step, loop=loop, name=name)
-            analysis = front_end.analyse(waveform / waveform.abs().max())
-            rows["rate"].append(file.bits_per_second)
-            rows["code_rate"].append(file.code_bits / file.seconds)
-            rows["estimated_rate"].append(file.estimated_bits / file.seconds)
-            rows["distance"].append(log_spectral_distance(analysis.power, file.power))
-            played.append(decode_speech(model, file.data)[0])
-            informed.append(front_end.synthesise(file.power.float(), analysis.phase, analysis.length))
-        scores = _scores(speech, played, "played") | _scores(speech, informed, "phases")
-        return [{**key, **_means(rows), **scores, "data": speech_facts(speech)}]
+        return [{**key, **rates_of(model, loop, step, speech, front_end, name=name), "data": speech_facts(speech)}]
 
     return Task([key], compute)
+
+
+def rates_of(
+    model: DVAE, loop: Loop, step: float, speech: Sequence[Tensor], front_end: SpeechFrontEnd, *, name: str = ""
+) -> Record:
+    """Rates (bit/s), distances (dB) and scores of utterances coded by a model: means, and values of each.
+
+    Arguments:
+        model: The codec's model.
+        loop: See `dvae_lib.coding.encode`.
+        step: The quantiser's.
+        speech: Waveforms, (samples,).
+        front_end: Of the model.
+        name: The model's, in the files.
+    """
+    rows: dict[str, list[float]] = {"rate": [], "code_rate": [], "estimated_rate": [], "distance": []}
+    played, informed = [], []
+    for waveform in speech:
+        file = encode_speech(model, waveform, step=step, loop=loop, name=name)
+        analysis = front_end.analyse(waveform / waveform.abs().max())
+        rows["rate"].append(file.bits_per_second)
+        rows["code_rate"].append(file.code_bits / file.seconds)
+        rows["estimated_rate"].append(file.estimated_bits / file.seconds)
+        rows["distance"].append(log_spectral_distance(analysis.power, file.power))
+        played.append(decode_speech(model, file.data)[0])
+        informed.append(front_end.synthesise(file.power.float(), analysis.phase, analysis.length))
+    return _means(rows) | _scores(speech, played, "played") | _scores(speech, informed, "phases")
 
 
 def opus_task(bitrate: int, speech: Sequence[Tensor], rate: int) -> Task:

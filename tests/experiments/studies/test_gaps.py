@@ -58,6 +58,7 @@ def test_only_inference_is_trained_and_every_step_of_the_stairs_is_there(name, m
     assert set(record["bounds"]) == STAIRS | KNOWN[name]
     assert all(len(values) == 2 for values in record["bounds"].values())
     assert (record["sequences"], record["frames"], record["steps"]) == (2, 4, 2)
+    assert [len(path) for path in record.get("path", [])] == ([4, 4] if name == "growth" else [])
     torch.manual_seed(3)
     fresh = BENCHES[name].build("smoother", "gaussian").state_dict()
     frozen = {key for key, weight in trained[0].named_parameters() if not weight.requires_grad}
