@@ -98,7 +98,8 @@ class STORN(DVAE):
     Inference models:
 
     - "filter": :math:`q_\phi(\mathbf{z}_t | \mathbf{x}_{1:t})`, Eqs. (7.15)-(7.17), as the review corrects the paper;
-    - "lagged": :math:`q_\phi(\mathbf{z}_t | \mathbf{x}_{1:t-1})`, the paper's own, one frame late (Section 7.2);
+    - "lagged": :math:`q_\phi(\mathbf{z}_t | \mathbf{x}_{1:t-1})`, one frame late: the paper's, as the review
+      reads it (Section 7.2);
     - "smoother": :math:`q_\phi(\mathbf{z}_t | \mathbf{z}_{1:t-1}, \mathbf{x}_{1:T})`, the structure of the exact
       posterior (7.12). The past comes in through :math:`\mathbf{h}_{t-1}` and :math:`\mathbf{x}_{t-1}`, which are all
       that the future knows of it; a backward network reads :math:`\mathbf{x}_{t:T}`.
