@@ -6,9 +6,9 @@ The recordings of people that come with the library (`mocap-excerpt`), at 15 fra
 in pieces of 32 frames. Three models of about as many weights, trained alike: the *clockwork*, whose slow level is
 refreshed every 8 frames, about twice a second; the same networks *without a clock*, refreshed in every frame; and *one
 level*, a deep Kalman filter with as many latent entries as the two levels have together. The rate and the noise of the
-likelihood were settled by short trials of the clockwork on the validation part. The test part, people whom no model has
-seen, is looked at once. After that came a fourth, to find out why: the *narrow* clockwork, whose fast level has few of
-these entries.
+likelihood were settled by short trials of the clockwork on the validation part. Nothing was chosen by the test part,
+people whom no model has seen. But after first results on it came, to find out why, the regressions below and a fourth
+model: the *narrow* clockwork, whose fast level has few of these entries.
 
 Bounds are in nats per frame, of frames in units of `unit`. Errors are mean distances of joints, in centimetres, at
 posterior means (`error`); of two levels also with the posterior of the slow one alone, the fast one following its
