@@ -8,7 +8,8 @@ each from its own initial weights and alike but for that: twelve epochs of the t
 13.1 (which has thirty), the epoch chosen by the validation bound with that :math:`\beta`. Each then codes beginnings of
 validation utterances with several steps, as in `source_coding`: rates in bit/s, log-spectral distance in dB, PESQ and
 ESTOI. No test speaker is heard, and nothing but the epoch is chosen. What was interrupted goes on with the same
-command. The result is data/results/rate_distortion.json; a training takes two to seven minutes on a CPU core.
+command. The result is data/results/rate_distortion.json; a training takes three to
+twenty minutes on two busy CPU cores.
 """
 
 import sys
