@@ -9,8 +9,8 @@ Then, on sequences that nobody trained on, the smoother's posteriors are refined
 planar flows, and by a learned update; and amortized variational filtering goes from the prior. Nothing is chosen by any
 result. The result is data/results/gaps.json: bounds in nats per frame of each test sequence, beside the log-likelihood,
 which is exact but for the chorales, where a particle filter estimates it; and of the growth model where the trained
-smoother believes the states to be. A model and a seed take one to eight minutes
-on two busy cores.
+smoother believes the states to be. A model and a seed take one to eight minutes on two
+busy cores.
 """
 
 import math
