@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +38,7 @@ from torch.nn import functional as F
 from dvae_lib.data.motion import load_mocap
 from dvae_lib.data.sequences import SequenceDataset
 from dvae_lib.experiments.corpora import data_facts, evenly
+from dvae_lib.experiments.readout import linear_readout
 from dvae_lib.experiments.records import Record
 from dvae_lib.experiments.results import ResultFile, Task
 from dvae_lib.experiments.studies.command import RESULTS, completed, parser, select
@@ -266,12 +268,8 @@ def explained(
         features: What it reads, of sequences to fit it to, and of others to judge it by.
         poses: What it is to tell, of both.
     """
-    (seen, unseen), (known, asked) = (
-        [F.pad(value, (0, int(with_one)), value=1.0).flatten(0, 1).double() for value in pair]
-        for pair, with_one in ((features, True), (poses, False))
-    )
-    fitted = torch.linalg.lstsq(seen, known, driver="gelsd").solution
-    left, spread = asked - unseen @ fitted, asked - asked.mean(0)
+    (seen, unseen), (known, asked) = ([part.flatten(0, 1).double() for part in pair] for pair in (features, poses))
+    left, spread = asked - linear_readout(seen, known, unseen), asked - asked.mean(0)
     return round(float(1 - left.square().sum() / spread.square().sum()), 4)
 
 
@@ -353,13 +351,7 @@ def main(arguments: Sequence[str] | None = None, protocol: ClockworkProtocol | N
     chosen = options.parse_args(arguments)
     names = select(options, chosen.names, [LINES, *CONTESTANTS])
     settings = ClockworkProtocol() if protocol is None else protocol
-    made: list[Pieces] = []
-
-    def pieces() -> Pieces:
-        if not made:
-            made.append(load_pieces(settings))
-        return made[0]
-
+    pieces = cache(lambda: load_pieces(settings))  # when a task needs them
     # Seed by seed, so that an early end leaves all contestants with equally many.
     tasks = [_task(name, seed, pieces, settings) for seed in chosen.seeds for name in names if name != LINES]
     if LINES in names:

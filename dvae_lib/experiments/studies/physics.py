@@ -36,6 +36,7 @@ from dvae_lib.data.toy import PendulumTask, falling_ball, falling_path, pendulum
 from dvae_lib.data.toy.images import discs
 from dvae_lib.experiments.corpora import data_facts
 from dvae_lib.experiments.protocol import falling
+from dvae_lib.experiments.readout import linear_readout
 from dvae_lib.experiments.records import Record
 from dvae_lib.experiments.results import ResultFile, Task
 from dvae_lib.experiments.studies.command import DATA, RESULTS, RUNS, completed, parser, select
@@ -256,9 +257,7 @@ def explained(
     new_truth: Float[Tensor, "m d"],
 ) -> list[float]:
     """R^2 of a linear regression on other data than it was learned on: 1 less the error's share of the variance."""
-    design, other = (torch.cat([f, torch.ones_like(f[:, :1])], 1).double() for f in (known, new))
-    guess = other @ torch.linalg.lstsq(design, truth.double(), driver="gelsd").solution
-    error = (guess - new_truth).square().mean(0) / new_truth.double().var(0, correction=0)
+    error = (linear_readout(known, truth, new) - new_truth).square().mean(0) / new_truth.double().var(0, correction=0)
     return [round(value, 4) for value in (1 - error).tolist()]
 
 

@@ -8,14 +8,15 @@ each from its own initial weights and alike but for that: twelve epochs of the t
 13.1 (which has thirty), the epoch chosen by the validation bound with that :math:`\beta`. Each then codes beginnings of
 validation utterances with several steps, as in `source_coding`: rates in bit/s, log-spectral distance in dB, PESQ and
 ESTOI. No test speaker is heard, and nothing but the epoch is chosen. What was interrupted goes on with the same
-command. The result is data/results/rate_distortion.json; a training takes three to
-twenty minutes on two busy CPU cores.
+command. The result is data/results/rate_distortion.json; a training takes three to twenty minutes on two busy CPU
+cores.
 """
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -102,15 +103,15 @@ def rate_distortion_tasks(
             for name in names:
                 keys: list[Record] = [
                     {"name": name, "beta": beta, "seed": seed, "step": rounded(step), "loop": loop}
-                    for loop in LOOPS[name]
-                    for step in settings.steps
+                    for loop, step in product(LOOPS[name], settings.steps)
                 ]
-                yield Task(keys, partial(_measure, name, beta, seed, runs, settings, load))
+                yield Task(keys, partial(_measure, keys, runs, settings, load))
 
 
 def _measure(
-    name: str, beta: float, seed: int, runs: Path, settings: RateDistortionProtocol, load: Callable[[], ExperimentData]
+    keys: Sequence[Record], runs: Path, settings: RateDistortionProtocol, load: Callable[[], ExperimentData]
 ) -> list[Record]:
+    name, beta, seed = (keys[0][entry] for entry in ("name", "beta", "seed"))
     data = load()
     x_dim = data.train[0].shape[-1]
     model = starting_model(seed, lambda: codec_model(name, x_dim))
@@ -126,15 +127,10 @@ def _measure(
         "seconds": round(sum(float(epoch["seconds"]) for epoch in result.history)),
     }
     _, speech = validation_speech(settings.coded)
+    front_end, heard = SpeechFrontEnd(), speech_facts(speech)
     return [
-        {
-            **{"name": name, "beta": beta, "seed": seed, "step": rounded(step), "loop": loop},
-            **facts,
-            **rates_of(model, loop, step, speech, SpeechFrontEnd()),
-            "data": speech_facts(speech),
-        }
-        for loop in LOOPS[name]
-        for step in settings.steps
+        {**key, **facts, **rates_of(model, loop, step, speech, front_end), "data": heard}
+        for key, (loop, step) in zip(keys, product(LOOPS[name], settings.steps), strict=True)
     ]
 
 
