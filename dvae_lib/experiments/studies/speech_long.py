@@ -4,7 +4,9 @@
     python -m dvae_lib.experiments.studies.speech_long curves [NAME ...] [--runs FOLDER]
     python -m dvae_lib.experiments.studies.speech_long tones [NAME ...] [--runs FOLDER]
     python -m dvae_lib.experiments.studies.speech_long test [NAME ...] [--runs FOLDER] [--output FILE]
-    python -m dvae_lib.experiments.studies.speech_long test vae --wide
+    python -m dvae_lib.experiments.studies.speech_long test vae --control wide
+    python -m dvae_lib.experiments.studies.speech_long test dkf dsae --control vae-networks
+    python -m dvae_lib.experiments.studies.speech_long test dkf --control own-weights
 
 The architectures are those of Appendix B, with the same numbers of weights. What differs from the benchmark: the
 networks read the standardised logarithms of the powers, and the output layer starts at their mean; training sequences
@@ -18,9 +20,11 @@ by `test` alone. On one CPU core the eight models take about two and a half hour
 validation speakers, and of the benchmark's model of that name, whose networks read powers. The file of `test` is
 data/results/speech-long.json.
 
-`--wide` is a control: a VAE with as many weights as the SRNN, trained and tested in the same way. What it lacks of the
-SRNN's scores is not due to the number of weights. Its file is data/results/speech-wide.json; a training takes about
-fifteen minutes.
+`--control` trains and tests in the same way what says which part of a model its scores are due to (`CONTROLS`): `wide`,
+a VAE with as many weights as the SRNN (about fifteen minutes); `vae-networks`, DKF and DSAE with the encoder and the
+decoder of the VAE, so that they differ from it in their dynamical model, and the DSAE in v, alone (about seven and
+fifteen minutes); `own-weights`, such a DKF as large as Appendix B's (fifteen). Their files are
+data/results/speech-wide.json and so on.
 """
 
 import csv
@@ -45,9 +49,10 @@ from dvae_lib.training.run_folder import HISTORY
 from dvae_lib.training.schedules import Schedule
 
 __all__ = [
+    "CONTROLS",
     "CORPUS",
     "NAMES",
-    "WIDE",
+    "control_protocol",
     "curve",
     "curves",
     "jobs",
@@ -65,8 +70,19 @@ NAMES = (*FIRST, *(name + SCHEDULED_ENDING for name in SCHEDULED))
 """In the order in which they are trained: first those of which the review says the most."""
 
 
-WIDE: dict[str, Any] = {"encoder": (822,), "decoder": (822,)}
-"""Hidden layers with which a VAE of speech has as many weights as the SRNN."""
+CONTROLS: dict[str, dict[str, dict[str, Any]]] = {
+    "wide": {"vae": {"encoder": (822,), "decoder": (822,)}},
+    "vae-networks": {
+        "dkf": {"inference_model": "instantaneous", "encoder": (), "g_dim": 128, "head": (), "decoder": (128,)},
+        "dsae": {"inference_model": "factorised", "g_dim": 128, "decoder": (128,)},
+    },
+    "own-weights": {
+        "dkf": {"inference_model": "instantaneous", "encoder": (), "g_dim": 478, "head": (), "decoder": (478,)},
+    },
+}
+"""By name, for each model that has it, the options that differ. "wide": hidden layers with which a VAE of speech has as
+many weights as the SRNN; "vae-networks": the VAE's own networks, q(z_t | x_t) and p(x_t | .), around another dynamical
+model; "own-weights": the same, as wide as the number of weights of Appendix B's DKF allows."""
 
 
 def to_the_floor(rate: float, epochs: int) -> Schedule:
@@ -113,6 +129,18 @@ def long_protocol(epochs: int = 30, scheduled_epochs: int = 10, warm_up: int = 3
         test_limit=60,
         command=f"{COMMAND} train",
     )
+
+
+def control_protocol(control: str, name: str) -> Protocol:
+    """How a model of a control is trained and tested: as all others, with options of its own.
+
+    Where the dynamical model changes beside the VAE's networks, the KL terms count in full from the first step: in the
+    warm-up's first epoch, in which they weigh nothing, the DKF's became infinite (seed 0).
+    """
+    protocol = long_protocol()
+    training = protocol.training if control == "wide" else replace(protocol.training, schedules={})
+    command = f"{COMMAND} train {name} --control {control}"
+    return replace(protocol, training=training, options=CONTROLS[control][name], command=command)
 
 
 def jobs(
@@ -195,17 +223,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("what", choices=["train", "curves", "tones", "test"])
     options.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
     options.add_argument("--seeds", type=int, default=1, help="so many of them: 0, 1, ...")
-    options.add_argument("--wide", action="store_true", help="the VAE alone, with as many weights as the SRNN")
+    options.add_argument("--control", choices=[*CONTROLS], help="the models of a control, in place of Appendix B's")
     options.add_argument("--runs", type=Path, help="where the trainings are kept")
     options.add_argument("--output", type=Path, help="of the test")
     chosen = options.parse_args(arguments)
-    if chosen.wide and chosen.names not in ([], ["vae"]):
-        options.error(f"--wide is for the vae alone, not for {', '.join(chosen.names)}")
-    names = ["vae"] if chosen.wide else select(options, chosen.names, NAMES)
-    kind = "speech-wide" if chosen.wide else "speech-long"
+    known = tuple(CONTROLS[chosen.control]) if chosen.control else NAMES
+    names = select(options, chosen.names, known)
+    kind = f"speech-{chosen.control or 'long'}"
     chosen.runs, chosen.output = chosen.runs or RUNS / kind, chosen.output or RESULTS / f"{kind}.json"
-    protocol = long_protocol()
-    wanted = jobs(names, chosen.seeds, protocol=_wide(protocol) if chosen.wide else protocol)
+    protocol, data = long_protocol(), None
+    if chosen.control:
+        data = long_data(protocol)  # once for all models, whose protocols differ in their options
+        each = [(name, control_protocol(chosen.control, name)) for name in names]
+        wanted = [job for name, p in each for job in jobs([name], chosen.seeds, data=data, protocol=p)]
+    else:
+        wanted = jobs(names, chosen.seeds, protocol=protocol)
     if chosen.what == "curves":
         print(curves(wanted, chosen.runs))
         return 0
@@ -219,10 +251,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, text in outcome.errors.items():
         print(f"{name}: {text}", file=sys.stderr)
     return 130 if outcome.interrupted else int(bool(outcome.errors))
-
-
-def _wide(protocol: Protocol) -> Protocol:
-    return replace(protocol, options=WIDE, command=f"{COMMAND} train vae --wide")
 
 
 def _do(wanted: Sequence[Job], root: Path, *, train_only: bool) -> Outcome:

@@ -7,7 +7,7 @@ import pytest
 from dvae_lib.experiments.records import RECORD, read_records
 from dvae_lib.experiments.runs import MODEL, run_all
 from dvae_lib.experiments.studies import speech_long
-from dvae_lib.experiments.studies.speech_long import NAMES, curve, curves, jobs, long_data, long_protocol
+from dvae_lib.experiments.studies.speech_long import CONTROLS, NAMES, curve, curves, jobs, long_data, long_protocol
 from dvae_lib.models import DVAE, build_model
 
 TINY = replace(
@@ -74,17 +74,47 @@ def test_a_queue_is_trained_then_tested(here, tmp_path, capsys):
     assert trained.metadata["made_by"] == f"{speech_long.COMMAND} train"
 
 
-def test_the_wide_vae_is_trained_and_tested_alike(here, tmp_path, capsys):
-    assert here("test", "vae", "--wide") == 0
+def test_the_wide_vae_is_as_large_as_the_srnn_and_trained_and_tested_alike(here, tmp_path, capsys):
+    assert here("test", "vae", "--control", "wide") == 0
     (record,) = read_records(tmp_path / "long.json")
     srnn = sum(p.numel() for p in build_model("srnn", "speech").parameters())
     assert record["weights"] == pytest.approx(srnn, rel=1e-3)
+    assert record["config"]["schedules"] == TINY.training.to_dict()["schedules"]
     assert record["training"]["epochs"] == TINY.training.max_epochs
     (kept,) = (path.parent for path in (tmp_path / "runs").rglob(f"{MODEL}/config.json"))
-    assert DVAE.from_pretrained(kept).metadata["made_by"] == f"{speech_long.COMMAND} train vae --wide"
+    assert DVAE.from_pretrained(kept).metadata["made_by"] == f"{speech_long.COMMAND} train vae --control wide"
     with pytest.raises(SystemExit):
-        here("test", "srnn", "--wide")
-    assert "--wide is for the vae alone, not for srnn" in capsys.readouterr().err
+        here("test", "srnn", "--control", "wide")
+    assert "there is no srnn; there are vae" in capsys.readouterr().err
+
+
+def test_around_the_networks_of_the_vae_only_the_dynamical_model_differs(here, tmp_path):
+    assert here("test", "--control", "vae-networks", "--seeds", "2") == 0
+    records = read_records(tmp_path / "long.json")
+    assert {(r["model"], r["seed"]) for r in records} == {(m, s) for m in ("dkf", "dsae") for s in (0, 1)}
+    assert all(record["config"]["schedules"] == {} for record in records)
+    kept = {path.parent for path in (tmp_path / "runs").rglob(f"{MODEL}/config.json")}
+    assert len(kept) == len(records)
+
+
+def test_the_networks_of_the_vae_are_those_of_the_vae():
+    shapes = {name: tuple(value.shape) for name, value in build_model("vae", "speech").named_parameters()}
+    own = {"dkf": {"e_z": "e_local"}, "dsae": {"d_x": None}}
+    for model, options in CONTROLS["vae-networks"].items():
+        network = dict(build_model(model, "speech", **options).named_parameters())
+        for name, shape in shapes.items():
+            part, _, rest = name.partition(".")
+            called = own[model].get(part, part)
+            assert called is None or tuple(network[f"{called}.{rest}"].shape) == shape
+    assert tuple(network["d_x.0.weight"].shape) == (128, 32)  # the DSAE decodes z_t and v
+
+
+def test_the_dkf_with_its_own_number_of_weights_has_it():
+    sizes = [
+        sum(p.numel() for p in build_model("dkf", "speech", **options).parameters())
+        for options in ({}, CONTROLS["own-weights"]["dkf"])
+    ]
+    assert sizes[1] == pytest.approx(sizes[0], rel=1e-3)
 
 
 def test_what_was_interrupted_goes_on(data, tmp_path):
