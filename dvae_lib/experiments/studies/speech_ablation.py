@@ -107,7 +107,7 @@ CONFIGURATIONS: dict[str, Configuration] = {
         "z_t is inferred from frame t alone, and the VAE's decoder", options=_both(_OF_A_FRAME, _SHALLOW)
     ),
     "vae-encoder": Configuration("the VAE's encoder, one layer of 128 units", options=_VAE_ENCODER),
-    # Without a warm-up, as in speech_long: with it two of three trainings of the DKF became infinite in the first epoch.
+    # No warm-up, as in speech_long: with it two of three trainings of the DKF became infinite in the first epoch.
     "vae-networks": Configuration(
         "the VAE's encoder and decoder, KL terms in full", {"schedules": {}}, CONTROLS["vae-networks"]
     ),
