@@ -75,9 +75,10 @@ def _both(first: Options, second: Options) -> Options:
 _SHALLOW: Options = {model: {"decoder": (128,)} for model in ("dkf", "dsae")}
 _NO_HEAD: Options = {"dkf": {"head": ()}}
 _OF_A_FRAME: Options = {"dkf": {"inference_model": "instantaneous"}}
+_VAE_NETWORKS: Options = {name: o for name, o in CONTROLS["vae-networks"].options.items() if o}
 _VAE_ENCODER: Options = {
     model: {name: value for name, value in options.items() if name != "decoder"}
-    for model, options in CONTROLS["vae-networks"].items()
+    for model, options in _VAE_NETWORKS.items()
 }
 
 CONFIGURATIONS: dict[str, Configuration] = {
@@ -96,7 +97,7 @@ CONFIGURATIONS: dict[str, Configuration] = {
     "overlap": Configuration("training sequences begin at every 25th frame", hop=25),
     "half": Configuration("half of the recordings", fraction=0.5),
     "quarter": Configuration("a quarter of the recordings", fraction=0.25),
-    "wide": Configuration("hidden layers of 822 units: as many weights as the SRNN", options=CONTROLS["wide"]),
+    "wide": Configuration("hidden layers of 822 units: as many weights as the SRNN", options=CONTROLS["wide"].options),
     "shallow-decoder": Configuration("the VAE's decoder, one layer of 128 units", options=_SHALLOW),
     "no-head": Configuration("no layer of 32 units before the code", options=_NO_HEAD),
     "shallow-no-head": Configuration(
@@ -106,11 +107,11 @@ CONFIGURATIONS: dict[str, Configuration] = {
     "shallow-frame": Configuration(
         "z_t is inferred from frame t alone, and the VAE's decoder", options=_both(_OF_A_FRAME, _SHALLOW)
     ),
-    "vae-encoder": Configuration("the VAE's encoder, one layer of 128 units", options=_VAE_ENCODER),
     # No warm-up, as in speech_long: with it two of three trainings of the DKF became infinite in the first epoch.
-    "vae-networks": Configuration(
-        "the VAE's encoder and decoder, KL terms in full", {"schedules": {}}, CONTROLS["vae-networks"]
+    "vae-encoder": Configuration(
+        "the VAE's encoder, one layer of 128 units; KL terms in full", {"schedules": {}}, _VAE_ENCODER
     ),
+    "vae-networks": Configuration("the VAE's encoder and decoder; KL terms in full", {"schedules": {}}, _VAE_NETWORKS),
     "wide-transition": Configuration("64 units in the transition", options={"dkf": {"transition": 64}}),
 }
 """By name, in the order in which they are trained."""

@@ -5,7 +5,7 @@
     python -m dvae_lib.experiments.studies.speech_long tones [NAME ...] [--runs FOLDER]
     python -m dvae_lib.experiments.studies.speech_long test [NAME ...] [--runs FOLDER] [--output FILE]
     python -m dvae_lib.experiments.studies.speech_long test vae --control wide
-    python -m dvae_lib.experiments.studies.speech_long test dkf dsae --control vae-networks
+    python -m dvae_lib.experiments.studies.speech_long test --control vae-networks
     python -m dvae_lib.experiments.studies.speech_long test dkf --control own-weights
 
 The architectures are those of Appendix B, with the same numbers of weights. What differs from the benchmark: the
@@ -20,11 +20,10 @@ by `test` alone. On one CPU core the eight models take about two and a half hour
 validation speakers, and of the benchmark's model of that name, whose networks read powers. The file of `test` is
 data/results/speech-long.json.
 
-`--control` trains and tests in the same way what says which part of a model its scores are due to (`CONTROLS`): `wide`,
-a VAE with as many weights as the SRNN (about fifteen minutes); `vae-networks`, DKF and DSAE with the encoder and the
-decoder of the VAE, so that they differ from it in their dynamical model, and the DSAE in v, alone (about seven and
-fifteen minutes); `own-weights`, such a DKF as large as Appendix B's (fifteen). Their files are
-data/results/speech-wide.json and so on.
+`--control` trains and tests what says which part of a model its scores are due to (`CONTROLS`): `wide`, in the same
+way, a VAE with as many weights as the SRNN (about fifteen minutes); `vae-networks`, without a warm-up, DKF and DSAE
+with the encoder and the decoder of the VAE, and this VAE (about five, seven and fifteen minutes); `own-weights`, such a
+DKF as large as Appendix B's (fifteen). Their files are data/results/speech-wide.json and so on.
 """
 
 import csv
@@ -32,7 +31,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -70,19 +69,37 @@ NAMES = (*FIRST, *(name + SCHEDULED_ENDING for name in SCHEDULED))
 """In the order in which they are trained: first those of which the review says the most."""
 
 
-CONTROLS: dict[str, dict[str, dict[str, Any]]] = {
-    "wide": {"vae": {"encoder": (822,), "decoder": (822,)}},
-    "vae-networks": {
-        "dkf": {"inference_model": "instantaneous", "encoder": (), "g_dim": 128, "head": (), "decoder": (128,)},
-        "dsae": {"inference_model": "factorised", "g_dim": 128, "decoder": (128,)},
-    },
-    "own-weights": {
-        "dkf": {"inference_model": "instantaneous", "encoder": (), "g_dim": 478, "head": (), "decoder": (478,)},
-    },
+class Control(NamedTuple):
+    """What is trained in place of Appendix B's models.
+
+    Attributes:
+        options: Those of each model that differ, by its name.
+        warm_up: Whether the KL terms are warmed up, as in all other trainings.
+    """
+
+    options: dict[str, dict[str, Any]]
+    warm_up: bool
+
+
+CONTROLS: dict[str, Control] = {
+    "wide": Control({"vae": {"encoder": (822,), "decoder": (822,)}}, warm_up=True),
+    "vae-networks": Control(
+        {
+            "vae": {},
+            "dkf": {"inference_model": "instantaneous", "encoder": (), "head": (), "decoder": (128,)},
+            "dsae": {"inference_model": "factorised", "decoder": (128,)},
+        },
+        warm_up=False,
+    ),
+    "own-weights": Control(
+        {"dkf": {"inference_model": "instantaneous", "encoder": (), "g_dim": 478, "head": (), "decoder": (478,)}},
+        warm_up=False,
+    ),
 }
-"""By name, for each model that has it, the options that differ. "wide": hidden layers with which a VAE of speech has as
-many weights as the SRNN; "vae-networks": the VAE's own networks, q(z_t | x_t) and p(x_t | .), around another dynamical
-model; "own-weights": the same, as wide as the number of weights of Appendix B's DKF allows."""
+"""By name. "wide": hidden layers with which a VAE of speech has as many weights as the SRNN; "vae-networks": the VAE's
+own networks, q(z_t | x_t) and p(x_t | .), around another dynamical model, and the VAE itself; "own-weights": the same,
+as wide as the number of weights of Appendix B's DKF allows. In the first epoch of a warm-up, in which the KL terms
+weigh nothing, those of such a DKF became infinite (seed 0)."""
 
 
 def to_the_floor(rate: float, epochs: int) -> Schedule:
@@ -132,15 +149,11 @@ def long_protocol(epochs: int = 30, scheduled_epochs: int = 10, warm_up: int = 3
 
 
 def control_protocol(control: str, name: str) -> Protocol:
-    """How a model of a control is trained and tested: as all others, with options of its own.
-
-    Where the dynamical model changes beside the VAE's networks, the KL terms count in full from the first step: in the
-    warm-up's first epoch, in which they weigh nothing, the DKF's became infinite (seed 0).
-    """
-    protocol = long_protocol()
-    training = protocol.training if control == "wide" else replace(protocol.training, schedules={})
+    """How a model of a control is trained and tested: as all others, with options of its own."""
+    protocol, chosen = long_protocol(), CONTROLS[control]
+    training = protocol.training if chosen.warm_up else replace(protocol.training, schedules={})
     command = f"{COMMAND} train {name} --control {control}"
-    return replace(protocol, training=training, options=CONTROLS[control][name], command=command)
+    return replace(protocol, training=training, options=chosen.options[name], command=command)
 
 
 def jobs(
@@ -227,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("--runs", type=Path, help="where the trainings are kept")
     options.add_argument("--output", type=Path, help="of the test")
     chosen = options.parse_args(arguments)
-    known = tuple(CONTROLS[chosen.control]) if chosen.control else NAMES
+    known = tuple(CONTROLS[chosen.control].options) if chosen.control else NAMES
     names = select(options, chosen.names, known)
     kind = f"speech-{chosen.control or 'long'}"
     chosen.runs, chosen.output = chosen.runs or RUNS / kind, chosen.output or RESULTS / f"{kind}.json"

@@ -73,7 +73,7 @@ def test_those_of_a_model_change_its_options(data, tmp_path):
     assert len({record["best"] for record in new}) == 1 + len(changed)
 
 
-def test_every_changed_option_builds_and_is_no_preset():
+def test_every_changed_option_changes_the_networks():
     for name, chosen in CONFIGURATIONS.items():
         for model, options in chosen.options.items():
             sizes = [
