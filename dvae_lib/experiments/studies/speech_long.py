@@ -244,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = select(options, chosen.names, known)
     kind = f"speech-{chosen.control or 'long'}"
     chosen.runs, chosen.output = chosen.runs or RUNS / kind, chosen.output or RESULTS / f"{kind}.json"
-    protocol, data = long_protocol(), None
+    protocol = long_protocol()
     if chosen.control:
         data = long_data(protocol)  # once for all models, whose protocols differ in their options
         each = [(name, control_protocol(chosen.control, name)) for name in names]
